@@ -10,7 +10,29 @@ Verdicts (exit codes 1, 4 and 5) are results, not errors: commands return them i
 """
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final, Self
+
+MAX_SHOWN: Final = 1_000
+"""Characters of a message or hint that are shown; a name in a broken file can be megabytes long."""
+
+
+def printable(text: str) -> str:
+    r"""Return `text` safe for a terminal: on one line, and every control, format or lone-surrogate character escaped.
+
+    Names come from strangers' files. Raw, an escape sequence could recolour or rewrite the screen, a newline could
+    forge a second message, and half a surrogate pair (a file name that is not UTF-8) could not be printed at all.
+    """
+    if text.isprintable():
+        return text
+    return "".join(ch if ch.isprintable() else ch.encode("unicode_escape").decode("ascii") for ch in text)
+
+
+def _shorten(text: str) -> str:
+    # The middle goes: a message says what at its beginning and how many at its end.
+    if len(text) <= MAX_SHOWN:
+        return text
+    half = (MAX_SHOWN - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
 
 
 class ExitCode(IntEnum):
@@ -18,7 +40,7 @@ class ExitCode(IntEnum):
 
     meaning: str
 
-    def __new__(cls, value: int, meaning: str) -> "ExitCode":
+    def __new__(cls, value: int, meaning: str) -> Self:
         """Keep the sentence that explains the code beside its number."""
         member = int.__new__(cls, value)
         member._value_ = value
@@ -40,10 +62,10 @@ class Fp8Error(Exception):
     exit_code: ClassVar[ExitCode] = ExitCode.COULD_NOT_RUN
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Remember the message and the hint for the one place that prints them."""
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        """Remember the message and the hint, made safe to show, for the one place that prints them."""
+        self.message = printable(_shorten(message))
+        self.hint = None if hint is None else printable(_shorten(hint))
+        super().__init__(self.message)
 
 
 class UsageError(Fp8Error):

@@ -1,0 +1,177 @@
+"""The front door: words in, exit code out. The only file that knows Typer.
+
+Each command builds a frozen request, hands it to its room in `commands/`, and picks how to print what comes
+back. Imports stand inside the functions, so that `fp8 --help` and a mistyped option cost nothing.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from fp8cli import __version__
+from fp8cli.errors import ExitCode, Fp8Error, Interrupted
+from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
+
+if TYPE_CHECKING:
+    from fp8cli.render.console import Output
+
+_EXIT_CODES = "\n\n".join(f"{code.value}: {code.meaning}" for code in ExitCode)
+_SCHEME_NAMES = ", ".join(SCHEMES)
+
+app = typer.Typer(
+    name="fp8",
+    help="Take a Hugging Face checkpoint to FP8, ready for vLLM, and prove that nothing was lost.",
+    epilog=f"Exit codes\n\n{_EXIT_CODES}",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, with a schema version.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; results, warnings and errors stay.")]
+Details = Annotated[bool, typer.Option("--details", help="List the tensors, repeated layers folded.")]
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it so
+    if wanted:
+        typer.echo(f"fp8 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _fp8(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="Examples: fp8 quantize ./Llama-3-8B · fp8 quantize Qwen/Qwen3-8B --scheme FP8_BLOCK -o out · "
+    "fp8 quantize ./model --dry-run --details"
+)
+def quantize(  # noqa: PLR0913 - one parameter per option
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or a Hub id such as org/name.")],
+    out: Annotated[
+        Path | None, typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-FP8-dynamic, …]")
+    ] = None,
+    scheme: Annotated[str, typer.Option(help=f"One of {_SCHEME_NAMES}, in any case.")] = DEFAULT_SCHEME,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", "--torch-dtype", help="Dtype to quantize from: auto (what config.json says), bfloat16, float16, float32.")
+    ] = "auto",
+    targets: Annotated[
+        list[str] | None, typer.Option(help="Modules to quantize: Linear, a name, a glob or re:REGEX.  [default: Linear]")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Modules to leave alone besides the default: a name, a glob or re:REGEX.")
+    ] = None,
+    no_default_ignore: Annotated[bool, typer.Option("--no-default-ignore", help="Quantize lm_head too.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N. The bytes are the same.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Worker threads.  [default: one per usable CPU]")] = None,
+    max_memory: Annotated[
+        str, typer.Option(help="Memory for tiles, on top of the interpreter with torch, such as 500MB or 2GiB.")
+    ] = "1GiB",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")] = False,
+    details: Details = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output, in one step, when done.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away instead of going on with it.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make the FP8 checkpoint of MODEL."""
+
+    def work(output: "Output") -> ExitCode:
+        from fp8cli.commands import quantize as command
+        from fp8cli.render import quantization
+        from fp8cli.render.progress import QuantizeBar
+
+        request = command.QuantizeRequest(
+            model=model,
+            out=out,
+            scheme=scheme,
+            revision=revision,
+            dtype=dtype,
+            targets=tuple(targets or command.DEFAULT_TARGETS),
+            ignore=tuple(ignore or ()),
+            default_ignore=not no_default_ignore,
+            device=device,
+            workers=workers,
+            max_memory=max_memory,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            restart=restart,
+        )
+        with QuantizeBar(output).running() as bar:
+            report = command.run(request, bar.notify)
+        quantization.show(report, output, details=details)
+        return ExitCode.DONE
+
+    _run("quantize", work, json=json, quiet=quiet)
+
+
+@app.command(epilog="Examples: fp8 inspect · fp8 inspect ./model-FP8-dynamic --details · fp8 inspect x.safetensors --json")
+def inspect(
+    ckpt: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CKPT]", help="Checkpoint folder or .safetensors file.  [default: the one here]"),
+    ] = None,
+    details: Details = False,
+    full: Annotated[bool, typer.Option("--full", help="List every tensor by itself.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what lies in a checkpoint, from its headers alone."""
+
+    def work(output: "Output") -> ExitCode:
+        from fp8cli.commands import inspect as command
+        from fp8cli.render import inspection
+
+        report = command.run(command.InspectRequest(source=ckpt, details=details, full=full))
+        inspection.show(report, output)
+        return report.exit_code
+
+    _run("inspect", work, json=json, quiet=quiet)
+
+
+def _run(command: str, work: "Callable[[Output], ExitCode]", *, json: bool, quiet: bool) -> NoReturn:
+    """Do the work of a command, and turn whatever comes out of it into an exit code."""
+    from fp8cli.render.console import Output
+
+    output = Output.standard(json=json, quiet=quiet)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = work(output)
+    except Fp8Error as error:
+        if os.environ.get("FP8_DEBUG") == "1":
+            raise
+        output.error(error, command=command)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        output.error(Interrupted("interrupted"), command=command)
+        code = ExitCode.INTERRUPTED
+    raise typer.Exit(int(code))
+
+
+def _stop(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Run `fp8` and leave with its exit code."""
+    try:
+        app()
+    except Exception as problem:
+        if os.environ.get("FP8_DEBUG") == "1":
+            raise
+        sys.stderr.write(f"error: this is a fault of fp8 itself: {type(problem).__name__}: {problem}\n\n")
+        sys.stderr.write("hint: run it again with FP8_DEBUG=1 and report what it prints\n")
+        sys.exit(ExitCode.COULD_NOT_RUN)
+    sys.exit(ExitCode.DONE)

@@ -1,0 +1,376 @@
+"""Carries a plan out: many workers, bounded memory, every finished piece in the journal.
+
+The work is cut into pieces: a range of rows of one tensor to quantize, or a range of bytes to copy. Workers take
+them from one list. Copies come first, because they need no arithmetic: while the kernel moves those bytes from
+file to file, torch is imported (a second or more, as long as quantizing 2 GB takes). A committer thread flushes
+what is finished to the disk and only then writes it into the journal.
+
+The order of pieces, their size, the number of workers and the device change nothing in the result.
+"""
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from fp8cli.core.plan import Plan, PlannedTensor
+from fp8cli.core.resources import Resources
+from fp8cli.errors import BadInput, CannotRun, Interrupted
+from fp8cli.formats.safetensors import DTYPES, TensorInfo
+from fp8cli.formats.staging import Harm, Piece, Staging, disk_errors
+from fp8cli.schemes import BLOCK
+
+if TYPE_CHECKING:
+    from fp8cli.core.tiles import TileWorker
+
+_COPY_BYTES: Final = 8 * 2**20
+_COMMIT_SHARE: Final = 0.05
+"""At most this share of the time goes into flushing for the journal; the rest is flushed at the end."""
+
+_CANNOT_COPY_IN_KERNEL: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What `notify` receives, from any worker thread but never from two at once."""
+
+    tensor: str
+    bytes_read: int
+    tensor_finished: bool
+    resumed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarmedRows:
+    """Rows (or bands of blocks) of one tensor whose reference scale loses their values; see core.fp8."""
+
+    tensor: str
+    count: int
+    first: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What came of it."""
+
+    harmed: tuple[HarmedRows, ...]
+    bytes_resumed: int
+    """Bytes of source an earlier run had already done."""
+
+
+def cut(plan: Plan, piece_bytes: int) -> list[Piece]:
+    """Cut the plan into pieces of about `piece_bytes` of source, copies first."""
+    copies: list[Piece] = []
+    conversions: list[Piece] = []
+    for number, tensor in enumerate(plan.tensors):
+        match tensor.action:
+            case "drop":
+                continue
+            case "copy":
+                copies += _ranges(number, tensor.source.bytes, piece_bytes)
+            case "cast":
+                width = DTYPES[tensor.source.dtype].bits // 8
+                conversions += _ranges(number, tensor.source.elements, max(1, piece_bytes // width))
+            case "quantize":
+                rows, columns = tensor.source.shape
+                row_bytes = columns * DTYPES[tensor.source.dtype].bits // 8
+                step = max(1, piece_bytes // max(row_bytes, 1))
+                if plan.scheme.weights == "block":
+                    step = -(-step // BLOCK) * BLOCK
+                conversions += _ranges(number, rows, step)
+    return copies + conversions
+
+
+def execute(
+    plan: Plan,
+    sources: Callable[[str], Path],
+    staging: Staging,
+    resources: Resources,
+    notify: Callable[[Progress], None],
+) -> Written:
+    """Write every shard of the plan into the staging folder, going on from what an earlier run finished.
+
+    sources: from a source shard's name to its file. Raises BadInput for NaN or Inf in a weight or a source that
+    changes meanwhile, CannotRun for a disk that is full or broken, Interrupted on Ctrl-C; the journal is kept.
+    """
+    run = _Run(plan, sources, staging, resources, notify)
+    with disk_errors(staging.out):
+        run.prepare_files()
+    return run.carry_out()
+
+
+def check_duplicates(plan: Plan, sources: Callable[[str], Path]) -> None:
+    """Refuse a tied tensor that is stored twice with different values: readers disagree on which copy counts."""
+    by_name = {tensor.source.name: tensor for tensor in plan.tensors}
+    for dropped, kept in plan.duplicates:
+        one, other = by_name[dropped], by_name[kept]
+        with sources(one.source_shard).open("rb") as first, sources(other.source_shard).open("rb") as second:
+            if _same_bytes(first.fileno(), second.fileno(), one.source, other.source):
+                continue
+        message = f"config.json ties `{dropped}` to `{kept}`, but the checkpoint holds different values for the two"
+        raise BadInput(message, hint='if both are meant, set "tie_word_embeddings": false in config.json')
+
+
+@dataclass
+class _Run:
+    """One execution: the shared state of its worker threads."""
+
+    plan: Plan
+    sources: Callable[[str], Path]
+    staging: Staging
+    resources: Resources
+    notify: Callable[[Progress], None]
+    _todo: Iterator[Piece] = field(init=False)
+    _left: dict[int, int] = field(init=False)
+    _done: dict[Piece, Harm] = field(default_factory=dict)
+    _uncommitted: dict[Piece, Harm] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _arithmetic_ready: threading.Event = field(default_factory=threading.Event)
+    _new_worker: "Callable[[], TileWorker] | None" = None
+
+    def prepare_files(self) -> None:
+        """Create every output shard at its full size, with its header. An earlier run's data stay."""
+        for shard in self.plan.shards:
+            path = self.staging.checkpoint / shard.name
+            mode = file_mode(self.sources(shard.name))
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
+            try:
+                os.truncate(descriptor, shard.header.file_bytes)
+                os.pwrite(descriptor, shard.head, 0)
+            finally:
+                os.close(descriptor)
+
+    def carry_out(self) -> Written:
+        """Run all pieces that are not done yet."""
+        pieces = cut(self.plan, self.resources.piece_bytes)
+        self._done = {piece: self.staging.done[piece] for piece in pieces if piece in self.staging.done}
+        todo = [piece for piece in pieces if piece not in self._done]
+        self._todo = iter(todo)
+        self._left = {}
+        for number, _, _ in todo:
+            self._left[number] = self._left.get(number, 0) + 1
+        resumed = sum(self._announce_resumed(piece) for piece in self._done)
+        committer = threading.Thread(target=self._commit_regularly, name="fp8-commit", daemon=True)
+        committer.start()
+        try:
+            with ThreadPoolExecutor(self.resources.workers, thread_name_prefix="fp8-worker") as pool:
+                try:
+                    jobs = [pool.submit(self._work) for _ in range(self.resources.workers)]
+                    if any(self.plan.tensors[number].action != "copy" for number, _, _ in todo):
+                        self._load_arithmetic()
+                    _wait_for(jobs)
+                finally:
+                    self._stop.set()
+                    self._arithmetic_ready.set()
+        except KeyboardInterrupt:
+            message = f"interrupted; what is done is kept beside `{self.staging.out}`"
+            raise Interrupted(message, hint="run the same command again to go on") from None
+        finally:
+            committer.join()
+            with disk_errors(self.staging.out):
+                self._commit()
+        return Written(harmed=self._merge_harm(), bytes_resumed=resumed)
+
+    def _load_arithmetic(self) -> None:
+        # Imported here, not at the top: see the module docstring. Failing is reported by the one who waits.
+        try:
+            tiles = import_module("fp8cli.core.tiles")
+        except ImportError as problem:
+            message = f"torch cannot be imported: {problem}"
+            raise CannotRun(message, hint="install it anew: pip install --force-reinstall torch") from problem
+        device = tiles.check_device(self.resources.device)
+        elements = tiles.tile_elements(device, self.resources.memory_per_worker, self.plan.widest_tile_elements)
+        granularity = self.plan.scheme.weights
+        self._new_worker = lambda: tiles.TileWorker(granularity=granularity, device=device, tile_elements=elements)
+        self._arithmetic_ready.set()
+
+    def _work(self) -> None:
+        """Take pieces until there are none; keep the two files of the current shard open."""
+        worker: TileWorker | None = None
+        files = _OpenFiles(self.sources, self.staging.checkpoint)
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    piece = next(self._todo, None)
+                if piece is None:
+                    return
+                tensor = self.plan.tensors[piece[0]]
+                if tensor.action != "copy" and worker is None:
+                    self._arithmetic_ready.wait()
+                    if self._new_worker is None:
+                        return
+                    worker = self._new_worker()
+                self._do(piece, tensor, worker, files)
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            files.close()
+
+    def _do(self, piece: Piece, tensor: PlannedTensor, worker: "TileWorker | None", files: "_OpenFiles") -> None:
+        number, begin, end = piece
+        source = files.source(tensor.source_shard)
+        with disk_errors(self.staging.out):
+            target = files.target(tensor.shard)
+            harm: Harm = (0, -1)
+            if tensor.action == "copy":
+                assert tensor.weight is not None  # noqa: S101 - the plan gives every copy a weight
+                copy_range(source, target, tensor.source.begin + begin, tensor.weight.begin + begin, end - begin)
+            elif worker is not None and tensor.action == "cast":
+                worker.cast(tensor, range(begin, end), source, target)
+            elif worker is not None:
+                harm = worker.quantize(tensor, range(begin, end), source, target)
+        with self._lock:
+            self._done[piece] = self._uncommitted[piece] = harm
+            self._left[number] -= 1
+            self.notify(
+                Progress(
+                    tensor=tensor.name, bytes_read=source_bytes(tensor, piece), tensor_finished=not self._left[number]
+                )
+            )
+
+    def _announce_resumed(self, piece: Piece) -> int:
+        tensor = self.plan.tensors[piece[0]]
+        size = source_bytes(tensor, piece)
+        finished = piece[0] not in self._left and piece[1] == 0
+        self.notify(Progress(tensor=tensor.name, bytes_read=size, tensor_finished=finished, resumed=True))
+        return size
+
+    def _merge_harm(self) -> tuple[HarmedRows, ...]:
+        """One entry per harmed tensor, from what its pieces reported, in this run or an earlier one."""
+        merged: dict[int, HarmedRows] = {}
+        for (number, _, _), (count, first) in sorted(self._done.items()):
+            if count:
+                before = merged.get(number, HarmedRows(tensor=self.plan.tensors[number].name, count=0, first=first))
+                merged[number] = HarmedRows(tensor=before.tensor, count=before.count + count, first=before.first)
+        return tuple(merged.values())
+
+    def _commit_regularly(self) -> None:
+        pause = 0.02
+        while not self._stop.wait(pause):
+            begun = time.monotonic()
+            try:
+                self._commit()
+            except OSError:
+                return  # The final commit meets the same error, in the main thread, and reports it.
+            pause = max(0.02, (time.monotonic() - begun) / _COMMIT_SHARE)
+
+    def _commit(self) -> None:
+        """Flush what is finished to the disk, then say so in the journal. The order is what makes it safe."""
+        with self._lock:
+            finished, self._uncommitted = self._uncommitted, {}
+        if not finished:
+            return
+        for name in sorted({self.plan.tensors[number].shard for number, _, _ in finished}):
+            descriptor = os.open(self.staging.checkpoint / name, os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self.staging.record(finished)
+
+
+class _OpenFiles:
+    """The source and target file a worker is in. Pieces come shard by shard, so one of each is enough."""
+
+    def __init__(self, sources: Callable[[str], Path], target_folder: Path) -> None:
+        self._sources = sources
+        self._target_folder = target_folder
+        self._open: dict[str, tuple[str, int]] = {}
+
+    def source(self, shard: str) -> int:
+        """Open file of a source shard, for reading."""
+        return self._get("source", shard, self._sources, os.O_RDONLY)
+
+    def target(self, shard: str) -> int:
+        """Open file of an output shard, for writing."""
+        return self._get("target", shard, lambda name: self._target_folder / name, os.O_RDWR)
+
+    def _get(self, side: str, shard: str, path: Callable[[str], Path], flags: int) -> int:
+        held = self._open.get(side)
+        if held is not None:
+            if held[0] == shard:
+                return held[1]
+            os.close(held[1])
+            del self._open[side]
+        try:
+            descriptor = os.open(path(shard), flags)
+        except FileNotFoundError as problem:
+            message = f"`{shard}` vanished while it was being worked on"
+            raise CannotRun(message, hint="run the same command again") from problem
+        self._open[side] = (shard, descriptor)
+        return descriptor
+
+    def close(self) -> None:
+        """Close what is open."""
+        for _, descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+
+def copy_range(source: int, target: int, read_at: int, write_at: int, size: int) -> None:
+    """Copy bytes from file to file inside the kernel where it can, through a small buffer where it cannot."""
+    while size > 0 and hasattr(os, "copy_file_range"):
+        try:
+            copied = os.copy_file_range(source, target, size, read_at, write_at)
+        except OSError as problem:
+            if problem.errno in _CANNOT_COPY_IN_KERNEL:
+                break
+            raise
+        if copied == 0:
+            break
+        size, read_at, write_at = size - copied, read_at + copied, write_at + copied
+    while size > 0:
+        data = os.pread(source, min(size, _COPY_BYTES), read_at)
+        if not data:
+            message = "a source file became shorter while it was being read"
+            raise BadInput(message, hint="is something else writing to the source?")
+        written = os.pwrite(target, data, write_at)
+        size, read_at, write_at = size - written, read_at + written, write_at + written
+
+
+def _same_bytes(first: int, second: int, one: TensorInfo, other: TensorInfo) -> bool:
+    return one.bytes == other.bytes and all(
+        os.pread(first, _COPY_BYTES, one.begin + position)[: one.bytes - position]
+        == os.pread(second, _COPY_BYTES, other.begin + position)[: one.bytes - position]
+        for position in range(0, one.bytes, _COPY_BYTES)
+    )
+
+
+def file_mode(source: Path) -> int:
+    """Mode for an output shard: the source's, to which the umask applies.
+
+    A source that only its owner may read gets no special treatment: safetensors from 0.8 writes every file so,
+    by accident, and a server under another user could then not load the result.
+    """
+    mode = source.stat().st_mode & 0o666
+    return 0o666 if mode == 0o600 else mode | 0o600  # noqa: PLR2004 - file modes read best as octal
+
+
+def source_bytes(tensor: PlannedTensor, piece: Piece) -> int:
+    """Bytes of source data in a piece."""
+    _, begin, end = piece
+    match tensor.action:
+        case "quantize":
+            return (end - begin) * tensor.source.shape[1] * DTYPES[tensor.source.dtype].bits // 8
+        case "cast":
+            return (end - begin) * DTYPES[tensor.source.dtype].bits // 8
+        case _:
+            return end - begin
+
+
+def _ranges(number: int, length: int, step: int) -> Iterator[Piece]:
+    return ((number, begin, min(begin + step, length)) for begin in range(0, length, step))
+
+
+def _wait_for(jobs: Sequence[Future[None]]) -> None:
+    done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
+    for job in done:
+        job.result()

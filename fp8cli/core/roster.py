@@ -1,0 +1,158 @@
+"""The names of a checkpoint beside the rules of its architecture: what each one is, and whether all are there.
+
+Some published checkpoints leave out the prefix of the bare model (`h.0.…` for `transformer.h.0.…`); transformers
+and vLLM add it on load. Rules, `ignore` and messages to `--ignore` use the full name, the output keeps the name
+on disk.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fp8cli.core.architectures import ALWAYS, ArchitectureRules, TensorRule, numbers_of, pattern_of
+from fp8cli.errors import BadInput, CannotRun
+
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name → safetensors dtype tag and shape, as the headers of a checkpoint have it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roster:
+    """The tensors of one checkpoint, each with the rule of its architecture that fits it."""
+
+    config: Mapping[str, Any]
+    tensors: Tensors
+    rules: ArchitectureRules
+
+    @cached_property
+    def layers(self) -> int | None:
+        """Number of layers the config promises, if it says."""
+        return self.rules.value("num_hidden_layers", self.config)
+
+    @cached_property
+    def full_names(self) -> dict[str, str]:
+        """Name on disk → name with the prefix of the bare model."""
+        return {name: self._complete(name) for name in self.tensors}
+
+    @cached_property
+    def on_disk(self) -> dict[str, str]:
+        """The other way round."""
+        return {full: name for name, full in self.full_names.items()}
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """Full names of all modules that hold a tensor."""
+        return frozenset(full.rpartition(".")[0] for full in self.full_names.values())
+
+    @cached_property
+    def gates(self) -> frozenset[str]:
+        """Modules here that compressed-tensors lists in `ignore` for the name of their class."""
+        wanted = set(self.rules.gates)
+        paths = {path for full in self.full_names.values() for path in parents_of(full)} if wanted else set()
+        return frozenset(path for path in paths if pattern_of(path) in wanted)
+
+    @cached_property
+    def found(self) -> dict[str, TensorRule]:
+        """Name on disk → its rule, for the tensors that are part of the model."""
+        rules = {name: self.rules.find(full) for name, full in self.full_names.items() if not self._is_beyond(full)}
+        return {name: rule for name, rule in rules.items() if rule is not None}
+
+    def check(self, *, head_is_stored: bool) -> None:
+        """Raise BadInput or CannotRun unless this checkpoint is a whole one, of the shapes its config promises."""
+        self._refuse_what_is_unsupported()
+        self._check_shapes()
+        if head_is_stored:
+            self._check_head()
+        self._check_singles()
+        self._check_companions()
+
+    def _is_beyond(self, full: str) -> bool:
+        """Whether a name belongs to a layer after the last one, as layers for multi-token prediction do."""
+        numbers = numbers_of(full)
+        return self.layers is not None and bool(numbers) and numbers[0] >= self.layers
+
+    def _complete(self, name: str) -> str:
+        if self.rules.find(name) is None and self.rules.find(self.rules.base_prefix + name) is not None:
+            return self.rules.base_prefix + name
+        return name
+
+    def _refuse_what_is_unsupported(self) -> None:
+        fused = next((name for name, rule in self.found.items() if rule.role == "fused experts"), None)
+        if fused is not None:
+            size = list(self.tensors[fused][1])
+            raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, which is not supported yet")
+        if not any(rule.role == "linear" for rule in self.rules.tensors):
+            raise CannotRun(f"`{self.rules.name}` has no nn.Linear in its layers, so there is nothing to quantize")
+        if not any(rule.role == "linear" for rule in self.found.values()):
+            wanted = next(rule.pattern for rule in self.rules.tensors if rule.role == "linear")
+            found = next(iter(sorted(self.tensors)), "nothing")
+            raise BadInput(
+                f"no Linear weight of `{self.rules.name}` is here: expected names like `{wanted}`, found `{found}`",
+                hint="look at `architectures` in config.json: does it belong to these weights?",
+            )
+
+    def _check_shapes(self) -> None:
+        for name, rule in self.found.items():
+            if rule.shape is None:
+                continue
+            shape = self.tensors[name][1]
+            wanted = tuple(self.rules.dimension(expression, self.config) for expression in rule.shape)
+            if len(wanted) != len(shape) or any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
+                expected = ", ".join("?" if size is None else str(size) for size in wanted)
+                raise BadInput(
+                    f"`{name}` has shape {list(shape)}, but config.json promises [{expected}]",
+                    hint=f"the dimensions are [{', '.join(text or '?' for text in rule.shape)}]",
+                )
+
+    def _check_head(self) -> None:
+        head = f"{self.rules.output_head}.weight"
+        if head not in self.on_disk:
+            raise BadInput(
+                f"`{head}` is missing, and `tie_word_embeddings` is false",
+                hint="if the output head shares the embedding, config.json must say tie_word_embeddings: true",
+            )
+
+    def _check_singles(self) -> None:
+        """What every layer has, and what is there once."""
+        for rule in self.rules.tensors:
+            for layer in range(self.layers or 0 if "*" in rule.pattern else 1) if rule.presence == ALWAYS else ():
+                for name in self._copies(rule, layer):
+                    if name not in self.on_disk:
+                        raise self._missing(name)
+
+    def _check_companions(self) -> None:
+        """Siblings stand together in a layer, and experts without a gap."""
+        label = {rule.pattern: rule for rule in self.rules.tensors if rule.presence not in ("", ALWAYS)}
+        places: dict[str, set[int]] = defaultdict(set)
+        for name, rule in self.found.items():
+            if rule.pattern in label:
+                places[rule.presence].add(numbers_of(self.full_names[name])[0])
+        for rule in label.values():
+            for layer in sorted(places[rule.presence]):
+                for name in self._copies(rule, layer):
+                    if name not in self.on_disk:
+                        raise self._missing(name)
+
+    def _copies(self, rule: TensorRule, layer: int) -> Iterator[str]:
+        """Names of one rule in one layer: one, or one for each expert."""
+        name = rule.pattern.replace("*", str(layer), 1)
+        if "*" not in name:
+            yield name
+            return
+        for expert in range(self.rules.dimension(rule.count, self.config) or 0):
+            yield name.replace("*", str(expert))
+
+    def _missing(self, name: str) -> BadInput:
+        return BadInput(
+            f"`{name}` is missing: `{self.rules.name}` with {self.layers} layers needs it",
+            hint="the download may be incomplete: compare the shards with model.safetensors.index.json",
+        )
+
+
+def parents_of(name: str) -> Iterator[str]:
+    """`a`, `a.b` for `a.b.c`."""
+    for dot in re.finditer(r"\.", name):
+        yield name[: dot.start()]

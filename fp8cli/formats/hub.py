@@ -1,0 +1,325 @@
+"""Models on the Hugging Face Hub: looked at by range requests, downloaded when their weights are needed.
+
+`HubRepo` is a folder like any other to `open_checkpoint`: the listing gives names and sizes, small files come
+through the cache, and of a shard only the header travels, some 256 KiB instead of gigabytes. The first answer
+pins the commit, and everything after it is asked of that commit, so a push in between cannot mix two versions.
+`download` fetches what a quantization reads and nothing else.
+
+Endpoint, token, proxies, cache and offline mode are huggingface_hub's own (HF_ENDPOINT, HF_TOKEN, HF_HOME,
+HF_HUB_OFFLINE, …). No message from here carries a token (see `hub_errors`).
+"""
+
+# Imports inside functions: huggingface_hub takes a third of a second to load, and a local checkpoint needs none of it.
+# ruff: noqa: PLC0415
+
+import contextlib
+import glob
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final, TypeVar
+
+from fp8cli.errors import BadInput, CannotRun, Fp8Error, UsageError
+from fp8cli.formats.checkpoint import CONFIG, INDEX, MAX_JSON_BYTES, LocalFolder, open_checkpoint
+from fp8cli.formats.hub_errors import HubRequest, explain, is_passing, no_room, not_a_hub, not_cached
+from fp8cli.formats.safetensors import LENGTH_BYTES, Header, header_length, parse_header
+
+FIRST_BYTES: Final = 256 * 2**10
+"""What the first request for a header asks for; headers of most shards fit, of the largest a second one follows."""
+
+_CONNECTIONS: Final = 8
+_PAUSES: Final = (1.0, 2.0)
+"""Seconds to wait before asking again when a server stumbles."""
+_NAME: Final = r"\w(?:[\w.-]{0,94}\w)?"
+_ID: Final = re.compile(rf"(?!.*(?:--|\.\.|\.git$))(?:{_NAME}/)?{_NAME}", re.ASCII)
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloading:
+    """Told to `notify` once, before a download that has something to fetch."""
+
+    repo_id: str
+    commit: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Listing:
+    commit: str
+    files: Mapping[str, int]
+    cached: LocalFolder | None
+    """The snapshot in the cache, when there is nothing but the cache to ask."""
+
+
+@dataclass(frozen=True)
+class HubRepo:
+    """A model repository at one commit. With HF_HUB_OFFLINE, what the cache holds of it."""
+
+    repo_id: str
+    revision: str | None = None
+    """Branch, tag or commit, as the user gave it; None is the main branch."""
+    _headers: dict[str, Header] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        """The Hub id, with the revision if one was asked for."""
+        return self.repo_id if self.revision is None else f"{self.repo_id}@{self.revision}"
+
+    @property
+    def commit(self) -> str:
+        """The commit that everything is read from."""
+        return self._listing.commit
+
+    @property
+    def cached(self) -> LocalFolder | None:
+        """The snapshot in the cache, in offline mode."""
+        return self._listing.cached
+
+    def files(self) -> Mapping[str, int]:
+        """Every file of the commit with its size, from one request."""
+        return self._listing.files
+
+    def read(self, name: str) -> bytes:
+        """Return a small file, through the cache. Raises BadInput if it is far too large for what it is."""
+        if self.cached is not None:
+            return self.cached.read(name)
+        if self.files()[name] > MAX_JSON_BYTES:
+            message = f"`{name}` is {self.files()[name]:,} bytes long, which no such file is"
+            raise BadInput(message)
+        with _explained(self):
+            from huggingface_hub import hf_hub_download
+
+            return Path(hf_hub_download(self.repo_id, name, revision=self.commit)).read_bytes()
+
+    def header(self, name: str) -> Header:
+        """Return the header of one shard. The first call fetches those of all shards, several at a time."""
+        if name not in self._headers:
+            shards = (file for file in self.files() if re.fullmatch(r"model[^/]*\.safetensors", file))
+            names = list({name: None, **dict.fromkeys(shards)})
+            with ThreadPoolExecutor(_CONNECTIONS) as pool:
+                self._headers.update(zip(names, pool.map(self._fetch_header, names), strict=True))
+        return self._headers[name]
+
+    @cached_property
+    def _listing(self) -> _Listing:
+        with _explained(self):
+            from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+            if constants.HF_HUB_OFFLINE:
+                config = try_to_load_from_cache(self.repo_id, CONFIG, revision=self.revision)
+                if not isinstance(config, str):
+                    raise not_cached(_request_of(self))
+                folder = LocalFolder(Path(config).parent)
+                return _Listing(folder.path.name, folder.files(), folder)
+            info = _patiently(
+                lambda: HfApi().model_info(
+                    self.repo_id, revision=self.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+                )
+            )
+        files = {file.rfilename: file.size for file in info.siblings or ()}
+        sizes = {name: size for name, size in files.items() if size is not None}
+        if info.sha is None or len(sizes) < len(files):
+            raise not_a_hub(_request_of(self))
+        return _Listing(info.sha, sizes, None)
+
+    def _fetch_header(self, name: str) -> Header:
+        if self.cached is not None:
+            return self.cached.header(name)
+        size = self.files()[name]
+        text = self._fetch(name, 0, min(size, FIRST_BYTES))
+        end = LENGTH_BYTES + header_length(text, size, name=name)
+        if end > len(text):
+            text += self._fetch(name, len(text), end)
+        return parse_header(text[LENGTH_BYTES:end], size, name=name)
+
+    def _fetch(self, name: str, begin: int, end: int) -> bytes:
+        if begin == end:
+            return b""
+        with _explained(self):
+            piece = _patiently(lambda: self._request(name, begin, end))
+        if len(piece) < end - begin:
+            message = f"`{name}` of `{self.label}` ends at byte {begin + len(piece):,}, before its header does"
+            raise CannotRun(message, hint="run the command again; if it stays so, the repository is broken")
+        return piece
+
+    def _request(self, name: str, begin: int, end: int) -> bytes:
+        """Return bytes [begin, end) of a file, or fewer if it is shorter, reading no further than `end`."""
+        from huggingface_hub import constants, get_session, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # lazy
+
+        url = hf_hub_url(self.repo_id, name, revision=self.commit)
+        # Compressed answers cannot be cut by bytes: a CDN that compresses ignores the range.
+        headers = build_hf_headers() | {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+            hf_raise_for_status(response)
+            partial = response.headers.get("Content-Range", "").startswith(f"bytes {begin}-")
+            if response.status_code == 206 and not partial:
+                raise not_a_hub(_request_of(self))
+            # A server that ignores ranges sends the file from its start; the connection is dropped at `end`.
+            start = begin if partial else 0
+            data = bytearray()
+            for chunk in response.iter_bytes():
+                data += chunk
+                if start + len(data) >= end:
+                    break
+        return bytes(data[begin - start : end - start])
+
+
+def resolve_source(model: str, revision: str | None = None) -> LocalFolder | HubRepo:
+    """Return the folder `model` if there is one, else the Hub repository of that id.
+
+    Raises BadInput for what is neither, UsageError for a revision of a local folder. Asks no server.
+    """
+    try:
+        path = Path(model).expanduser()
+        exists = path.exists() or path.is_symlink()
+    except (OSError, RuntimeError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        message = f"`{model}` cannot be opened: {reason}"
+        raise BadInput(message) from problem
+    if model and exists:
+        if not path.is_dir():
+            what = "a file" if path.exists() else "a link to something that is gone"
+            message = f"`{model}` is {what}, not a checkpoint folder"
+            raise BadInput(message, hint="give the folder that holds config.json and the .safetensors files")
+        if revision is not None:
+            message = f"`{model}` is a folder here, and a folder has no revisions"
+            raise UsageError(message, hint="leave --revision out; it is for models on the Hub")
+        return LocalFolder(path)
+    if "://" in model:
+        message = f"`{model}` is an address"
+        raise BadInput(message, hint="give the Hub id alone, as ORG/NAME")
+    if model.startswith((".", "/", "~")) or model.endswith("/") or model.count("/") > 1:
+        message = f"`{model}` does not exist"
+        raise BadInput(message, hint="give a checkpoint folder, or a model on the Hub as ORG/NAME")
+    if not _ID.fullmatch(model):
+        message = f"`{model}` is neither a folder here nor the id of a model on the Hub"
+        raise BadInput(message, hint="give a checkpoint folder, or a model on the Hub as ORG/NAME")
+    return HubRepo(model, revision)
+
+
+def download(
+    repo: HubRepo, notify: Callable[[Downloading], None] = lambda _: None, *, progress: bool = True
+) -> LocalFolder:
+    """Fetch what a quantization reads into the Hub cache and return the snapshot of `repo.commit`.
+
+    Files that are there already are not fetched again. `progress` shows huggingface_hub's bars on a terminal.
+    Raises BadInput for a broken checkpoint, before any shard is fetched, and CannotRun if it does not fit.
+    """
+    checkpoint = open_checkpoint(repo)
+    if repo.cached is not None:
+        return repo.cached
+    small = [CONFIG, *([INDEX] if checkpoint.has_index else []), *checkpoint.side_files]
+    shards = [shard.name for shard in checkpoint.shards]
+    missing = _missing(repo, [*small, *shards])
+    _check_room(repo, sum(missing))
+    if missing:
+        notify(Downloading(repo_id=repo.repo_id, commit=repo.commit, files=len(missing), bytes=sum(missing)))
+    with _progress_bars(wanted=progress):
+        _snapshot(repo, small)
+        # Shards last: in offline mode, a snapshot with all shards is then a whole one.
+        folder = _snapshot(repo, shards)
+    _remember_revision(repo, folder)
+    return LocalFolder(folder)
+
+
+def _missing(repo: HubRepo, names: Sequence[str]) -> Sequence[int]:
+    """Return the sizes of those files that are not in the cache, at this commit or another one that shares them."""
+    with _explained(repo), _progress_bars(wanted=False):
+        from huggingface_hub import snapshot_download
+
+        plan = snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=_exactly(names), dry_run=True)
+    return [file.file_size or 0 for file in plan if file.will_download]
+
+
+def _snapshot(repo: HubRepo, names: Sequence[str]) -> Path:
+    with _explained(repo):
+        from huggingface_hub import snapshot_download
+
+        patterns = _exactly(names)
+        return Path(_patiently(lambda: snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=patterns)))
+
+
+def _exactly(names: Sequence[str]) -> list[str]:
+    # huggingface_hub takes patterns, and `[` and `*` are legal in the names of files.
+    return [glob.escape(name) for name in names]
+
+
+def _check_room(repo: HubRepo, needed: int) -> None:
+    request = _request_of(repo)
+    existing = next(folder for folder in (request.cache, *request.cache.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise no_room(request, needed=needed, free=free)
+
+
+def _remember_revision(repo: HubRepo, snapshot: Path) -> None:
+    """Note in the cache which commit the revision was, so that it is found offline; asking by commit does not."""
+    if repo.revision == repo.commit:
+        return
+    note = snapshot.parent.parent / "refs" / (repo.revision or "main")
+    # A cache that cannot be written is no reason to fail now that everything is there.
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(repo.commit)
+
+
+@contextmanager
+def _progress_bars(*, wanted: bool) -> Iterator[None]:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # lazy
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    shown = wanted and sys.stderr.isatty()
+    if shown or are_progress_bars_disabled() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _patiently(ask: Callable[[], _Answer]) -> _Answer:
+    """Return what `ask` returns, asking again when a connection breaks off or the server is busy."""
+    for pause in _PAUSES:
+        try:
+            return ask()
+        except Exception as problem:
+            if not is_passing(problem):
+                raise
+        time.sleep(pause)
+    return ask()
+
+
+@contextmanager
+def _explained(repo: HubRepo) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one sentence with the next step."""
+    try:
+        yield
+    except Fp8Error:
+        raise
+    except Exception as problem:
+        raise explain(problem, _request_of(repo)) from problem
+
+
+def _request_of(repo: HubRepo) -> HubRequest:
+    from huggingface_hub import constants
+
+    return HubRequest(
+        repo_id=repo.repo_id, revision=repo.revision, endpoint=constants.ENDPOINT, cache=Path(constants.HF_HUB_CACHE)
+    )
