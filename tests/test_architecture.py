@@ -1,0 +1,227 @@
+"""The direction of imports: cli → render → commands → core → formats → schemes, errors; each library in one room.
+
+The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
+imports, at the top or inside a function, must all stand in that row (or in Python's standard library).
+"""
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LINES = 350
+
+VOCABULARY = ("fp8cli.errors", "fp8cli.schemes")
+BELOW_COMMANDS = ("fp8cli.core", "fp8cli.formats", *VOCABULARY)
+
+ALLOWED: Mapping[str, tuple[str, ...]] = {
+    "fp8cli/__init__.py": ("fp8cli.summary", "pandas"),
+    "fp8cli/__main__.py": ("fp8cli.cli",),
+    "fp8cli/cli.py": ("typer", "fp8cli.render", "fp8cli.commands", *VOCABULARY),
+    "fp8cli/render/": ("rich", "fp8cli.render", "fp8cli.commands", "fp8cli.core", *VOCABULARY),
+    "fp8cli/commands/": BELOW_COMMANDS,
+    "fp8cli/summary.py": ("pandas", "fp8cli.commands"),
+    "fp8cli/core/": BELOW_COMMANDS,
+    "fp8cli/core/engine": ("torch", *BELOW_COMMANDS),
+    "fp8cli/core/fp8.py": ("torch", *VOCABULARY),
+    "fp8cli/core/gpus.py": ("pynvml", *BELOW_COMMANDS),
+    "fp8cli/core/modeling.py": ("torch", "transformers", *BELOW_COMMANDS),
+    "fp8cli/core/tiles.py": ("torch", *BELOW_COMMANDS),
+    "fp8cli/formats/": ("fp8cli.formats", *VOCABULARY),
+    "fp8cli/formats/hub.py": ("huggingface_hub", "fp8cli.formats", *VOCABULARY),
+    "fp8cli/errors.py": (),
+    "fp8cli/schemes.py": ("fp8cli.errors",),
+}
+
+QUICK = ("fp8cli/cli.py", "fp8cli/render/", "fp8cli/core/", "fp8cli/formats/")
+"""Rooms that must not load torch even through another module, unless their own row allows it."""
+
+HEAVY = ("torch", "transformers", "pandas", "numpy")
+
+
+def row_of(path: str) -> tuple[str, ...]:
+    """What a file may import: the row with the longest matching path."""
+    rows = [prefix for prefix in ALLOWED if path.startswith(prefix)]
+    assert rows, f"{path} is in no room; give it a row in this table"
+    return ALLOWED[max(rows, key=len)]
+
+
+def is_within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Every module that is named in an import, wherever it stands, `import_module("…")` too."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(level=level) if level:
+                yield "a relative import"
+            case ast.ImportFrom(module=str(module), names=names):
+                # `from fp8cli.core import fp8` names a room and then the module in it.
+                is_room = (ROOT / module.replace(".", "/")).is_dir() and module.startswith("fp8cli")
+                yield from (f"{module}.{alias.name}" if is_room else module for alias in names)
+            case ast.Call(
+                func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                yield name
+
+
+def is_allowed(path: str, module: str) -> bool:
+    if module == "fp8cli.__version__" or module.split(".", maxsplit=1)[0] in sys.stdlib_module_names:
+        return True
+    if path.startswith("fp8cli/commands/") and module.startswith("fp8cli.commands."):
+        return False
+    return is_within(module, row_of(path))
+
+
+def complaints(path: str, source: str) -> list[str]:
+    """Judge one file: imports that its room may not have, and its length."""
+    found = [
+        f"{path} imports {module}"
+        for module in sorted(set(imports_of(ast.parse(source))))
+        if not is_allowed(path, module)
+    ]
+    lines = source.count("\n")
+    if lines > LINES:
+        found.append(f"{path} has {lines} lines, more than {LINES}")
+    if path.endswith("/__init__.py") and path != "fp8cli/__init__.py" and source:
+        found.append(f"{path} is not empty")
+    return found
+
+
+def imports_at_load(source: str) -> set[str]:
+    """Modules that a file loads when it is imported: not those in functions, nor those for the type checker."""
+    at_load: set[str] = set()
+    waiting: list[ast.stmt] = list(ast.parse(source).body)
+    while waiting:
+        statement = waiting.pop()
+        match statement:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                continue
+            case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=orelse):
+                waiting.extend(orelse)
+            case ast.Import() | ast.ImportFrom():
+                at_load.update(imports_of(statement))
+            case _:
+                waiting.extend(child for child in ast.walk(statement) if isinstance(child, ast.Import | ast.ImportFrom))
+    return at_load
+
+
+def heavy_chains(sources: Mapping[str, str]) -> list[str]:
+    """Find files of quick rooms that load a heavy library through other files; name the way they do."""
+    found = []
+    for start in sources:
+        if not start.startswith(QUICK) or is_within("torch", row_of(start)):
+            continue
+        ways, seen = [(start,)], {start}
+        while ways:
+            way = ways.pop()
+            for module in sorted(imports_at_load(sources[way[-1]])):
+                if is_within(module, HEAVY) and not is_within(module, row_of(start)):
+                    found.append(" → ".join((*way, module)))
+                file = f"{module.replace('.', '/')}.py"
+                if file in sources and file not in seen:
+                    seen.add(file)
+                    ways.append((*way, file))
+    return found
+
+
+def sources_of_the_package() -> dict[str, str]:
+    files = sorted((ROOT / "fp8cli").rglob("*.py"))
+    return {file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in files}
+
+
+def test_every_file_imports_only_what_its_room_may_have() -> None:
+    found = [text for path, source in sources_of_the_package().items() for text in complaints(path, source)]
+    assert not found, "\n".join(found)
+
+
+def test_quick_rooms_load_no_heavy_library_through_another_room() -> None:
+    found = heavy_chains(sources_of_the_package())
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "complaint"),
+    [
+        ("fp8cli/core/plan.py", "import torch\n", "imports torch"),
+        ("fp8cli/core/plan.py", "def f():\n    from torch import nn\n", "imports torch"),
+        ("fp8cli/core/plan.py", "import importlib\nimportlib.import_module('torch')\n", "imports torch"),
+        ("fp8cli/core/selection.py", "from transformers import AutoConfig\n", "imports transformers"),
+        ("fp8cli/core/engine.py", "import transformers\n", "imports transformers"),
+        ("fp8cli/core/engine.py", "from rich.console import Console\n", "imports rich.console"),
+        ("fp8cli/core/plan.py", "from fp8cli.commands import quantize\n", "imports fp8cli.commands.quantize"),
+        ("fp8cli/core/fp8.py", "from fp8cli.formats import safetensors\n", "imports fp8cli.formats.safetensors"),
+        ("fp8cli/commands/inspect.py", "import rich\n", "imports rich"),
+        ("fp8cli/commands/inspect.py", "import torch\n", "imports torch"),
+        (
+            "fp8cli/commands/inspect.py",
+            "from fp8cli.commands.quantize import run\n",
+            "imports fp8cli.commands.quantize",
+        ),
+        ("fp8cli/commands/inspect.py", "import pandas as pd\n", "imports pandas"),
+        ("fp8cli/formats/checkpoint.py", "from fp8cli.core.plan import Plan\n", "imports fp8cli.core.plan"),
+        ("fp8cli/formats/checkpoint.py", "import huggingface_hub\n", "imports huggingface_hub"),
+        ("fp8cli/formats/safetensors.py", "import numpy as np\n", "imports numpy"),
+        ("fp8cli/render/reports.py", "import typer\n", "imports typer"),
+        ("fp8cli/render/reports.py", "from fp8cli.formats import safetensors\n", "imports fp8cli.formats.safetensors"),
+        ("fp8cli/cli.py", "from fp8cli.core.plan import Plan\n", "imports fp8cli.core.plan"),
+        ("fp8cli/cli.py", "import rich\n", "imports rich"),
+        ("fp8cli/schemes.py", "import torch\n", "imports torch"),
+        ("fp8cli/errors.py", "from fp8cli import schemes\n", "imports fp8cli.schemes"),
+        ("fp8cli/core/plan.py", "from . import tiles\n", "imports a relative import"),
+        ("fp8cli/core/plan.py", "x = 1\n" * (LINES + 1), f"has {LINES + 1} lines, more than {LINES}"),
+        ("fp8cli/core/__init__.py", "from fp8cli.core.plan import Plan\n", "is not empty"),
+    ],
+)
+def test_a_deliberate_break_is_caught(path: str, source: str, complaint: str) -> None:
+    assert complaints(path, source) == [f"{path} {complaint}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("fp8cli/cli.py", "import typer\nfrom fp8cli import __version__\nfrom fp8cli.errors import Fp8Error\n"),
+        ("fp8cli/core/tiles.py", "import torch.cuda\nfrom fp8cli.core import fp8\n"),
+        ("fp8cli/core/modeling.py", "def f():\n    from transformers import AutoConfig\n"),
+        ("fp8cli/formats/hub.py", "from huggingface_hub.errors import HfHubHTTPError\n"),
+        ("fp8cli/commands/__init__.py", ""),
+    ],
+)
+def test_what_the_table_allows_passes(path: str, source: str) -> None:
+    assert complaints(path, source) == []
+
+
+def test_a_file_outside_every_room_is_caught() -> None:
+    with pytest.raises(AssertionError, match=r"fp8cli/utils\.py is in no room"):
+        complaints("fp8cli/utils.py", "import torch\n")
+
+
+def test_torch_through_another_module_is_caught_with_the_way_it_came() -> None:
+    sources = {
+        "fp8cli/core/plan.py": "from fp8cli.core.selection import keep\n",
+        "fp8cli/core/selection.py": "try:\n    from fp8cli.core import tiles\nexcept ImportError:\n    tiles = None\n",
+        "fp8cli/core/tiles.py": "import torch\n",
+    }
+    assert heavy_chains(sources) == [
+        "fp8cli/core/plan.py → fp8cli/core/selection.py → fp8cli/core/tiles.py → torch",
+        "fp8cli/core/selection.py → fp8cli/core/tiles.py → torch",
+    ]
+
+
+def test_an_import_inside_a_function_or_for_the_type_checker_loads_nothing() -> None:
+    sources = {
+        "fp8cli/core/plan.py": (
+            "from typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n    from fp8cli.core import tiles\n"
+            "def encode():\n    from fp8cli.core import tiles\n"
+        ),
+        "fp8cli/core/tiles.py": "import torch\n",
+    }
+    assert heavy_chains(sources) == []
