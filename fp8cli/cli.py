@@ -34,11 +34,13 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, with a schema version.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes; results, warnings and errors stay.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no notes; results, warnings and errors stay.")
+]
 Details = Annotated[bool, typer.Option("--details", help="List the tensors, repeated layers folded.")]
 
 
-def _show_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it so
+def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"fp8 {__version__}")
         raise typer.Exit
@@ -57,7 +59,7 @@ def _fp8(
     epilog="Examples: fp8 quantize ./Llama-3-8B · fp8 quantize Qwen/Qwen3-8B --scheme FP8_BLOCK -o out · "
     "fp8 quantize ./model --dry-run --details"
 )
-def quantize(  # noqa: PLR0913 - one parameter per option
+def quantize(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or a Hub id such as org/name.")],
     out: Annotated[
         Path | None, typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-FP8-dynamic, …]")
@@ -65,10 +67,16 @@ def quantize(  # noqa: PLR0913 - one parameter per option
     scheme: Annotated[str, typer.Option(help=f"One of {_SCHEME_NAMES}, in any case.")] = DEFAULT_SCHEME,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     dtype: Annotated[
-        str, typer.Option("--dtype", "--torch-dtype", help="Dtype to quantize from: auto (what config.json says), bfloat16, float16, float32.")
+        str,
+        typer.Option(
+            "--dtype",
+            "--torch-dtype",
+            help="Dtype to quantize from: auto (what config.json says), bfloat16, float16, float32.",
+        ),
     ] = "auto",
     targets: Annotated[
-        list[str] | None, typer.Option(help="Modules to quantize: Linear, a name, a glob or re:REGEX.  [default: Linear]")
+        list[str] | None,
+        typer.Option(help="Modules to quantize: Linear, a name, a glob or re:REGEX.  [default: Linear]"),
     ] = None,
     ignore: Annotated[
         list[str] | None, typer.Option(help="Modules to leave alone besides the default: a name, a glob or re:REGEX.")
@@ -79,10 +87,16 @@ def quantize(  # noqa: PLR0913 - one parameter per option
     max_memory: Annotated[
         str, typer.Option(help="Memory for tiles, on top of the interpreter with torch, such as 500MB or 2GiB.")
     ] = "1GiB",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")
+    ] = False,
     details: Details = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output, in one step, when done.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away instead of going on with it.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output, in one step, when done.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw an unfinished run away instead of going on with it.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -117,7 +131,9 @@ def quantize(  # noqa: PLR0913 - one parameter per option
     _run("quantize", work, json=json, quiet=quiet)
 
 
-@app.command(epilog="Examples: fp8 inspect · fp8 inspect ./model-FP8-dynamic --details · fp8 inspect x.safetensors --json")
+@app.command(
+    epilog="Examples: fp8 inspect · fp8 inspect ./model-FP8-dynamic --details · fp8 inspect x.safetensors --json"
+)
 def inspect(
     ckpt: Annotated[
         Path | None,

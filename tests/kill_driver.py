@@ -2,7 +2,7 @@
 
 Run as a program: python -m tests.kill_driver SOURCE OUT SEED KILLS [overwrite]. It imports everything once and
 forks a child for each attempt, so that the moments fall into the work and not into the start of Python. Every
-kill is a real SIGKILL of a real run. Prints one JSON object.
+kill is a real SIGKILL of a real run. Writes one JSON object.
 """
 
 import hashlib
@@ -103,4 +103,4 @@ def main(source: str, out: str, seed: int, kills: int, *, overwrite: bool) -> di
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     outcome = main(*arguments[:2], int(arguments[2]), int(arguments[3]), overwrite="overwrite" in arguments)
-    print(json.dumps(outcome))
+    sys.stdout.write(json.dumps(outcome))

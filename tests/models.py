@@ -30,7 +30,7 @@ def save_model(
     model = AutoModelForCausalLM.from_config(config).to(dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 2:  # noqa: PLR2004
+            if parameter.dim() == 2:
                 parameter[3] = 0
                 parameter[0, ::5] = -0.0
                 parameter[1] *= 1000

@@ -109,7 +109,7 @@ def test_without_a_dtype_in_the_config_the_first_tensor_s_counts(tmp_path: Path)
 
 def test_shards_hold_what_one_file_would(tmp_path: Path) -> None:
     source = save_model(tmp_path / "source", llama_config(**ODD), max_shard_size="200KB")
-    assert len(list(source.glob("*.safetensors"))) > 2  # noqa: PLR2004
+    assert len(list(source.glob("*.safetensors"))) > 2
     ours, theirs = both(tmp_path, source, "FP8_DYNAMIC", ignore=("re:.*down_proj",))
     assert_same(ours, theirs)
     assert (ours / "config.json").read_bytes() == (theirs / "config.json").read_bytes()

@@ -22,6 +22,7 @@ from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.quant_config import recognise
+from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.staging import check_output, discard, disk_errors, partial_folder, stage
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES, Scheme
 
@@ -151,9 +152,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         source = Source(folder=place, checkpoint=checkpoint, commit=commit)
         written = _write(request, source, plan, out, resources, notify)
         seconds = time.monotonic() - begun
-    return _report(
-        request, checkpoint, plan, out, resources, checks, commit=commit, seconds=seconds, written=written
-    )
+    return _report(request, checkpoint, plan, out, resources, checks, commit=commit, seconds=seconds, written=written)
 
 
 def find_scheme(name: str) -> Scheme:
@@ -266,11 +265,11 @@ def _report(  # noqa: PLR0913 - one argument for each thing a report is made of
         revision=commit,
         out=out,
         scheme=plan.scheme,
-        dtype=plan.dtype,
+        dtype=_torch_name(plan.dtype),
         dry_run=request.dry_run,
         counts=plan.counts,
-        bytes_before=plan.bytes_before,
-        bytes_after=plan.bytes_after,
+        bytes_before=_by_torch_name(plan.bytes_before),
+        bytes_after=_by_torch_name(plan.bytes_after),
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
         shards=len(plan.shards),
@@ -295,12 +294,20 @@ def _row(tensor: PlannedTensor) -> TensorRow:
         action=tensor.action,
         role=tensor.role,
         reason=tensor.reason,
-        dtype_before=tensor.source.dtype,
-        dtype_after=tensor.weight.dtype if tensor.weight else None,
+        dtype_before=_torch_name(tensor.source.dtype),
+        dtype_after=_torch_name(tensor.weight.dtype) if tensor.weight else None,
         shape=tensor.source.shape,
         bytes_before=tensor.source.bytes,
         bytes_after=tensor.bytes_out,
     )
+
+
+def _torch_name(tag: str) -> str:
+    return f"torch.{DTYPES[tag].torch_name}"
+
+
+def _by_torch_name(sizes: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted((_torch_name(tag), size) for tag, size in sizes.items()))
 
 
 def _name(model: str) -> str:

@@ -8,7 +8,6 @@ what is finished to the disk and only then writes it into the journal.
 The order of pieces, their size, the number of workers and the device change nothing in the result.
 """
 
-import errno
 import os
 import threading
 import time
@@ -19,21 +18,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fp8cli.core.pieces import cut, source_bytes
 from fp8cli.core.plan import Plan, PlannedTensor
 from fp8cli.core.resources import Resources
 from fp8cli.errors import BadInput, CannotRun, Interrupted
-from fp8cli.formats.safetensors import DTYPES, TensorInfo
 from fp8cli.formats.staging import Harm, Piece, Staging, disk_errors
-from fp8cli.schemes import BLOCK
+from fp8cli.formats.weight_files import OpenFiles, copy_range, file_mode, same_bytes
 
 if TYPE_CHECKING:
     from fp8cli.core.tiles import TileWorker
 
-_COPY_BYTES: Final = 8 * 2**20
 _COMMIT_SHARE: Final = 0.05
 """At most this share of the time goes into flushing for the journal; the rest is flushed at the end."""
-
-_CANNOT_COPY_IN_KERNEL: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,29 +60,6 @@ class Written:
     """Bytes of source an earlier run had already done."""
 
 
-def cut(plan: Plan, piece_bytes: int) -> list[Piece]:
-    """Cut the plan into pieces of about `piece_bytes` of source, copies first."""
-    copies: list[Piece] = []
-    conversions: list[Piece] = []
-    for number, tensor in enumerate(plan.tensors):
-        match tensor.action:
-            case "drop":
-                continue
-            case "copy":
-                copies += _ranges(number, tensor.source.bytes, piece_bytes)
-            case "cast":
-                width = DTYPES[tensor.source.dtype].bits // 8
-                conversions += _ranges(number, tensor.source.elements, max(1, piece_bytes // width))
-            case "quantize":
-                rows, columns = tensor.source.shape
-                row_bytes = columns * DTYPES[tensor.source.dtype].bits // 8
-                step = max(1, piece_bytes // max(row_bytes, 1))
-                if plan.scheme.weights == "block":
-                    step = -(-step // BLOCK) * BLOCK
-                conversions += _ranges(number, rows, step)
-    return copies + conversions
-
-
 def execute(
     plan: Plan,
     sources: Callable[[str], Path],
@@ -110,9 +83,11 @@ def check_duplicates(plan: Plan, sources: Callable[[str], Path]) -> None:
     by_name = {tensor.source.name: tensor for tensor in plan.tensors}
     for dropped, kept in plan.duplicates:
         one, other = by_name[dropped], by_name[kept]
-        with sources(one.source_shard).open("rb") as first, sources(other.source_shard).open("rb") as second:
-            if _same_bytes(first.fileno(), second.fileno(), one.source, other.source):
-                continue
+        files = sources(one.source_shard), sources(other.source_shard)
+        if one.source.bytes == other.source.bytes and same_bytes(
+            *files, one.source.begin, other.source.begin, one.source.bytes
+        ):
+            continue
         message = f"config.json ties `{dropped}` to `{kept}`, but the checkpoint holds different values for the two"
         raise BadInput(message, hint='if both are meant, set "tie_word_embeddings": false in config.json')
 
@@ -194,7 +169,7 @@ class _Run:
     def _work(self) -> None:
         """Take pieces until there are none; keep the two files of the current shard open."""
         worker: TileWorker | None = None
-        files = _OpenFiles(self.sources, self.staging.checkpoint)
+        files = OpenFiles(self.sources, self.staging.checkpoint)
         try:
             while not self._stop.is_set():
                 with self._lock:
@@ -214,7 +189,7 @@ class _Run:
         finally:
             files.close()
 
-    def _do(self, piece: Piece, tensor: PlannedTensor, worker: "TileWorker | None", files: "_OpenFiles") -> None:
+    def _do(self, piece: Piece, tensor: PlannedTensor, worker: "TileWorker | None", files: "OpenFiles") -> None:
         number, begin, end = piece
         source = files.source(tensor.source_shard)
         with disk_errors(self.staging.out):
@@ -275,99 +250,6 @@ class _Run:
             finally:
                 os.close(descriptor)
         self.staging.record(finished)
-
-
-class _OpenFiles:
-    """The source and target file a worker is in. Pieces come shard by shard, so one of each is enough."""
-
-    def __init__(self, sources: Callable[[str], Path], target_folder: Path) -> None:
-        self._sources = sources
-        self._target_folder = target_folder
-        self._open: dict[str, tuple[str, int]] = {}
-
-    def source(self, shard: str) -> int:
-        """Open file of a source shard, for reading."""
-        return self._get("source", shard, self._sources, os.O_RDONLY)
-
-    def target(self, shard: str) -> int:
-        """Open file of an output shard, for writing."""
-        return self._get("target", shard, lambda name: self._target_folder / name, os.O_RDWR)
-
-    def _get(self, side: str, shard: str, path: Callable[[str], Path], flags: int) -> int:
-        held = self._open.get(side)
-        if held is not None:
-            if held[0] == shard:
-                return held[1]
-            os.close(held[1])
-            del self._open[side]
-        try:
-            descriptor = os.open(path(shard), flags)
-        except FileNotFoundError as problem:
-            message = f"`{shard}` vanished while it was being worked on"
-            raise CannotRun(message, hint="run the same command again") from problem
-        self._open[side] = (shard, descriptor)
-        return descriptor
-
-    def close(self) -> None:
-        """Close what is open."""
-        for _, descriptor in self._open.values():
-            os.close(descriptor)
-        self._open.clear()
-
-
-def copy_range(source: int, target: int, read_at: int, write_at: int, size: int) -> None:
-    """Copy bytes from file to file inside the kernel where it can, through a small buffer where it cannot."""
-    while size > 0 and hasattr(os, "copy_file_range"):
-        try:
-            copied = os.copy_file_range(source, target, size, read_at, write_at)
-        except OSError as problem:
-            if problem.errno in _CANNOT_COPY_IN_KERNEL:
-                break
-            raise
-        if copied == 0:
-            break
-        size, read_at, write_at = size - copied, read_at + copied, write_at + copied
-    while size > 0:
-        data = os.pread(source, min(size, _COPY_BYTES), read_at)
-        if not data:
-            message = "a source file became shorter while it was being read"
-            raise BadInput(message, hint="is something else writing to the source?")
-        written = os.pwrite(target, data, write_at)
-        size, read_at, write_at = size - written, read_at + written, write_at + written
-
-
-def _same_bytes(first: int, second: int, one: TensorInfo, other: TensorInfo) -> bool:
-    return one.bytes == other.bytes and all(
-        os.pread(first, _COPY_BYTES, one.begin + position)[: one.bytes - position]
-        == os.pread(second, _COPY_BYTES, other.begin + position)[: one.bytes - position]
-        for position in range(0, one.bytes, _COPY_BYTES)
-    )
-
-
-def file_mode(source: Path) -> int:
-    """Mode for an output shard: the source's, to which the umask applies.
-
-    A source that only its owner may read gets no special treatment: safetensors from 0.8 writes every file so,
-    by accident, and a server under another user could then not load the result.
-    """
-    mode = source.stat().st_mode & 0o666
-    return 0o666 if mode == 0o600 else mode | 0o600  # noqa: PLR2004 - file modes read best as octal
-
-
-def source_bytes(tensor: PlannedTensor, piece: Piece) -> int:
-    """Bytes of source data in a piece."""
-    _, begin, end = piece
-    match tensor.action:
-        case "quantize":
-            return (end - begin) * tensor.source.shape[1] * DTYPES[tensor.source.dtype].bits // 8
-        case "cast":
-            return (end - begin) * DTYPES[tensor.source.dtype].bits // 8
-        case _:
-            return end - begin
-
-
-def _ranges(number: int, length: int, step: int) -> Iterator[Piece]:
-    return ((number, begin, min(begin + step, length)) for begin in range(0, length, step))
 
 
 def _wait_for(jobs: Sequence[Future[None]]) -> None:

@@ -37,9 +37,6 @@ STACK: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The packages a result depends on, each with the distributions that may provide it, first come first served."""
 
-_UNLIMITED: Final = 2**60
-"""v1 writes "no limit" as 2⁶³ rounded down to a page, whose size differs; no machine has an exbibyte."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
@@ -85,11 +82,11 @@ def usable_cpus(root: Path = ROOT) -> int:
 
 def read_memory(root: Path = ROOT) -> Memory:
     """Return what `/proc/meminfo` and the control groups leave. Raises OSError or ValueError if they do not say."""
-    total, available = _read_meminfo(root)
-    group = None
+    machine, available = _read_meminfo(root)
+    total, group = machine, None
     for folder in control_groups("memory", root):
         limit = _memory_limit(folder)
-        if limit is None:
+        if limit is None or limit >= machine:  # v1 writes "no limit" as 2⁶³ rounded down to a page.
             continue
         if limit < total:
             total, group = limit, folder
@@ -100,7 +97,7 @@ def read_memory(root: Path = ROOT) -> Memory:
 def read_disk(out: Path) -> Disk:
     """Look at the file system that `out` and its hidden sibling will lie on, leaving no trace."""
     folder = out.absolute().parent
-    while not os.access(folder, os.F_OK) and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:  # noqa: PTH110 - Path.exists raises below 0700
         folder = folder.parent
     usage = shutil.disk_usage(folder)
     return Disk(folder=folder, free_bytes=usage.free if usage.total else None, refusal=_refusal(folder))
@@ -188,8 +185,7 @@ def _cpu_quota(folder: Path) -> int | None:
 def _memory_limit(folder: Path) -> int | None:
     for name in ("memory.max", "memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # Absent at the root of v2; the word `max` is no number.
-            limit = int(_read(folder / name))
-            return limit if limit < _UNLIMITED else None
+            return int(_read(folder / name))
     return None
 
 

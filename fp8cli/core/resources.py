@@ -46,7 +46,7 @@ def parse_size(text: str, *, option: str) -> int:
     return int(float(number) * (1024 if binary else 1000) ** _POWER[prefix.lower()])
 
 
-def plan_resources(  # noqa: PLR0913 - one argument per wish
+def plan_resources(
     plan: Plan,
     *,
     device: str,
@@ -71,6 +71,4 @@ def plan_resources(  # noqa: PLR0913 - one argument per wish
         message = f"--max-memory {max_memory} is too little: the widest tensor needs {least:,} bytes for one tile"
         raise UsageError(message, hint=f"use --max-memory {-(-least // 2**20)}MiB or more")
     fitting = max(1, memory // max(least, 1))
-    return Resources(
-        device=device, workers=min(workers or cpus, fitting), memory_bytes=memory, piece_bytes=piece_bytes
-    )
+    return Resources(device=device, workers=min(workers or cpus, fitting), memory_bytes=memory, piece_bytes=piece_bytes)

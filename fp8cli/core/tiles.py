@@ -48,7 +48,9 @@ class TileWorker:
         self._device = torch.device(device)
         self._tile_elements = tile_elements
         self._buffer = mmap.mmap(-1, mmap.PAGESIZE)
-        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        # Its own stream, so that one worker's copies overlap another's arithmetic.
+        cuda = self._device.type == "cuda"
+        self._stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
 
     def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int) -> Harm:
         """Quantize some rows of a tensor. `source`, `target`: open files. For blocks, `rows` begins at one.
@@ -140,7 +142,9 @@ def check_device(device: str) -> str:
 
 
 def _write(tile: Tensor, target: int, offset: int) -> None:
-    data = memoryview(tile.contiguous().view(torch.uint8).numpy()).cast("B") if tile.numel() else memoryview(b"")
+    if tile.numel() == 0:
+        return
+    data = tile.contiguous().view(torch.uint8).numpy().data.cast("B")
     position = 0
     while position < len(data):
         position += os.pwrite(target, data[position:], offset + position)

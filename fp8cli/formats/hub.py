@@ -96,7 +96,7 @@ class HubRepo:
         if self.files()[name] > MAX_JSON_BYTES:
             message = f"`{name}` is {self.files()[name]:,} bytes long, which no such file is"
             raise BadInput(message)
-        with _explained(self):
+        with _explained(self), _progress_bars(wanted=False):
             from huggingface_hub import hf_hub_download
 
             return Path(hf_hub_download(self.repo_id, name, revision=self.commit)).read_bytes()

@@ -44,7 +44,10 @@ def write_card(facts: CardFacts, source_card: str | None) -> str:
         ("Source", f"`{facts.source}`, {version} `{facts.source_version}`"),
         ("Scheme", f"`{facts.scheme}`: {facts.scheme_summary}"),
         ("Left unquantized", f"embeddings, norms, biases and {ignored}" if len(ignored) < 400 else _count(facts)),
-        ("Size", f"{facts.bytes_after / _MB:,.1f} MB, {percent:.1f} % of the source's {facts.bytes_before / _MB:,.1f} MB"),
+        (
+            "Size",
+            f"{facts.bytes_after / _MB:,.1f} MB, {percent:.1f} % of the source's {facts.bytes_before / _MB:,.1f} MB",
+        ),
         ("Made with", ", ".join(f"{name} {version}" for name, version in facts.tools.items())),
     ]
     table = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)]

@@ -212,7 +212,7 @@ def _different(out: Path, what: str) -> Fp8Error:
 
 
 def _describe_change(key: str, before: object, now: object) -> str:
-    if isinstance(before, str) and isinstance(now, str) and len(before) + len(now) < 100:  # noqa: PLR2004
+    if isinstance(before, str) and isinstance(now, str) and len(before) + len(now) < 100:
         return f"{key} was `{before}` and is `{now}`"
     if isinstance(before, dict) and isinstance(now, dict):
         name = next((name for name in {**before, **now} if before.get(name) != now.get(name)), "")

@@ -3,7 +3,8 @@
 A terminal gets boxes, colour and its own width. A pipe gets every character and none of the art: no colour, no
 box, no cut names, one row a line. An encoding without ✓ and × gets `ok` and `x`, and never an error. Names come
 from strangers' files, so control characters are shown as escapes and Rich's markup is never interpreted. A
-reader that goes away (`| head`) ends the output and not the run.
+reader that goes away (`| head`) ends the output and not the run. Rich is loaded where a terminal needs it, see
+`screen.py`.
 """
 
 import codecs
@@ -11,15 +12,14 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import StringIO
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
-from rich.console import Console, RenderableType
-from rich.text import Text
-
-from fp8cli.errors import ExitCode, Fp8Error
+from fp8cli.errors import ExitCode, Fp8Error, printable
 from fp8cli.render.document import error_document, result_document, to_text
-from fp8cli.render.table import Table, box_width, fit, to_lines, to_rich
+from fp8cli.render.table import Table, to_lines
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _DEFAULT_WIDTH: Final = 80
 
@@ -70,20 +70,23 @@ class Channel:
 
         With `wrap` the line is broken between words at a terminal's edge; a command to copy must not be.
         """
-        parts = ((printable(label), style), printable(text)) if label else ((printable(text), style),)
-        if self.terminal or self.color:
-            self._print(Text.assemble(*parts), width=self.width, wrap=wrap and self.terminal)
-        else:
-            self.write(f"{printable(label)}{printable(text)}\n")
+        text, label = printable(text), printable(label)
+        if not self.terminal and not self.color:
+            self.write(f"{label}{text}\n")
+            return
+        from fp8cli.render import screen  # noqa: PLC0415
+
+        parts = ((label, style), (text, "")) if label else ((text, style),)
+        self.write(screen.draw_line(*parts, width=self.width, color=self.color, wrap=wrap and self.terminal))
 
     def table(self, table: Table) -> None:
         """Write a table, boxed and fitted on a terminal, bare and whole elsewhere."""
         # Now and not only in `write`: `ok` is wider than ✓, and the layout must know.
         safe = table.map(lambda text: self._sayable(printable(text)))
         if self.terminal:
-            fitted = fit(safe, self.width, unicode=self.unicode)
-            # Too wide even so: the terminal may fold the lines, but no digit of a number is cut off.
-            self._print(to_rich(fitted, unicode=self.unicode), width=max(self.width, box_width(fitted)), wrap=True)
+            from fp8cli.render import screen  # noqa: PLC0415
+
+            self.write(screen.draw_table(safe, width=self.width, color=self.color, unicode=self.unicode))
         else:
             self.write("".join(f"{row}\n" for row in to_lines(safe)))
 
@@ -95,29 +98,11 @@ class Channel:
         except BrokenPipeError:
             _silence(self.stream)
 
-    def console(self) -> Console:
+    def console(self) -> "Console":
         """Return a Rich console on the stream itself, for a live display such as a progress bar."""
-        return self._console(self.stream, self.width)
+        from fp8cli.render import screen  # noqa: PLC0415
 
-    def _print(self, renderable: RenderableType, *, width: int, wrap: bool) -> None:
-        paper = StringIO()
-        self._console(paper, width).print(renderable, soft_wrap=not wrap)
-        self.write(paper.getvalue())
-
-    def _console(self, stream: TextIO, width: int) -> Console:
-        return Console(
-            file=stream,
-            width=width,
-            force_terminal=self.terminal or self.color,
-            color_system="standard" if self.color else None,
-            markup=False,
-            emoji=False,
-            highlight=False,
-            # This class has read the environment; Rich reading it again could disagree.
-            no_color=not self.color,
-            force_jupyter=False,
-            legacy_windows=False,
-        )
+        return screen.make_console(self.stream, width=self.width, terminal=self.terminal, color=self.color)
 
     def _sayable(self, text: str) -> str:
         if not self.unicode:
@@ -174,11 +159,6 @@ class Output:
 
     def _document(self, document: Mapping[str, object]) -> None:
         self.out.write(f"{to_text(document)}\n")
-
-
-def printable(text: str) -> str:
-    """Show what a terminal would obey instead of print, such as ESC, line feeds or right-to-left marks, as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _width(stream: TextIO) -> int:

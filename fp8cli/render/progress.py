@@ -73,7 +73,9 @@ class QuantizeBar:
         self._tensors_done += piece.tensor_finished
         if self._bar is not None:
             task = self._bar.task_ids[0]
-            self._bar.update(task, advance=piece.bytes_read, description=f"{self._tensors_done}/{self._tensors} tensors")
+            self._bar.update(
+                task, advance=piece.bytes_read, description=f"{self._tensors_done}/{self._tensors} tensors"
+            )
         elif not self._output.quiet and not self._output.err.terminal:
             self._speak()
 
@@ -85,6 +87,6 @@ class QuantizeBar:
         rate = (self._bytes_done - self._bytes_resumed) / (now - self._begun)
         left = (self._bytes - self._bytes_done) / rate if rate else 0
         self._output.note(
-            f"{self._tensors_done}/{self._tensors} tensors, {self._bytes_done / _GB:.1f} of {self._bytes / _GB:.1f} GB, "
-            f"{rate / _GB:.2f} GB/s, {left:.0f} s left"
+            f"{self._tensors_done}/{self._tensors} tensors, "
+            f"{self._bytes_done / _GB:.1f} of {self._bytes / _GB:.1f} GB, {rate / _GB:.2f} GB/s, {left:.0f} s left"
         )

@@ -6,7 +6,6 @@ from typing import Final
 
 from fp8cli.commands.quantize import QuantizeReport, TensorRow
 from fp8cli.core.folding import fold
-from fp8cli.formats.safetensors import DTYPES
 from fp8cli.render.console import Output
 from fp8cli.render.table import Column, Table
 from fp8cli.render.units import count, gb, gib, mb, percent
@@ -58,10 +57,10 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
 
 
 def _dtype_table(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
-    tags = sorted({*before, *after}, key=lambda tag: DTYPES[tag].torch_name)
+    names = sorted({*before, *after})
     return Table(
         columns=_BY_DTYPE,
-        rows=tuple((f"torch.{DTYPES[tag].torch_name}", mb(before.get(tag, 0)), mb(after.get(tag, 0))) for tag in tags),
+        rows=tuple((name, mb(before.get(name, 0)), mb(after.get(name, 0))) for name in names),
         total=("total", mb(sum(before.values())), mb(sum(after.values()))),
     )
 
@@ -95,7 +94,8 @@ def _tensor_table(tensors: tuple[TensorRow, ...]) -> Table:
     for (action, before, after, shape, reason), alike in groupby(ordered, key=kind):
         for folded in fold(row.name for row in alike):
             name = folded.pattern if len(folded.names) == 1 else f"{folded.pattern} ×{count(len(folded.names))}"
-            dtype = before if after in {before, ""} else f"{before}→{after}"
+            dtypes = [dtype.removeprefix("torch.") for dtype in (before, after) if dtype]
+            dtype = "→".join(dict.fromkeys(dtypes))
             rows.append((position[folded.names[0]], (name, action, dtype, shape, reason)))
     return Table(columns=_BY_TENSOR, rows=tuple(cells for _, cells in sorted(rows)))
 
@@ -103,7 +103,9 @@ def _tensor_table(tensors: tuple[TensorRow, ...]) -> Table:
 def _warn(report: QuantizeReport, output: Output) -> None:
     for check in report.checks:
         if check.status in {"warning", "failed"}:
-            output.warning(f"{check.name}: {check.found}, wanted {check.wanted}" + (f"; {check.fix}" if check.fix else ""))
+            output.warning(
+                f"{check.name}: {check.found}, wanted {check.wanted}" + (f"; {check.fix}" if check.fix else "")
+            )
     for warning in report.warnings:
         output.warning(warning)
     for rows in report.harmed:

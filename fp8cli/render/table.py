@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from rich import box
 from rich.cells import cell_len
-from rich.table import Table as RichTable
-from rich.text import Text
 
 _READABLE: Final = 32
 """Columns of other kinds go before a shortened one gets narrower than this."""
@@ -70,23 +67,6 @@ def to_lines(table: Table) -> Iterator[str]:
             for column, cell, width in zip(table.columns, cells, widths, strict=True)
         ]
         yield "  ".join(padded).rstrip()
-
-
-def to_rich(table: Table, *, unicode: bool) -> RichTable:
-    """Build the boxed table of a terminal; `unicode` allows the round box."""
-    rich_table = RichTable(box=box.ROUNDED if unicode else box.ASCII, header_style="bold")
-    for column in table.columns:
-        rich_table.add_column(
-            Text(column.title),
-            justify="right" if column.right else "left",
-            no_wrap=True,
-        )
-    for row in table.rows:
-        rich_table.add_row(*map(Text, row))
-    if table.total is not None:
-        rich_table.add_section()
-        rich_table.add_row(*(Text(cell, style="bold") for cell in table.total))
-    return rich_table
 
 
 def shorten(text: str, width: int, *, unicode: bool = True) -> str:

@@ -1,0 +1,94 @@
+"""Moving bytes between weight files: open files by shard, copies inside the kernel, modes of what is written."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from fp8cli.errors import BadInput, CannotRun
+
+_COPY_BYTES: Final = 8 * 2**20
+_CANNOT_COPY_IN_KERNEL: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+
+class OpenFiles:
+    """The source and target file a worker is in. Pieces come shard by shard, so one of each is enough."""
+
+    def __init__(self, sources: Callable[[str], Path], target_folder: Path) -> None:
+        self._sources = sources
+        self._target_folder = target_folder
+        self._open: dict[str, tuple[str, int]] = {}
+
+    def source(self, shard: str) -> int:
+        """Open file of a source shard, for reading."""
+        return self._get("source", shard, self._sources, os.O_RDONLY)
+
+    def target(self, shard: str) -> int:
+        """Open file of an output shard, for writing."""
+        return self._get("target", shard, lambda name: self._target_folder / name, os.O_RDWR)
+
+    def _get(self, side: str, shard: str, path: Callable[[str], Path], flags: int) -> int:
+        held = self._open.get(side)
+        if held is not None:
+            if held[0] == shard:
+                return held[1]
+            os.close(held[1])
+            del self._open[side]
+        try:
+            descriptor = os.open(path(shard), flags)
+        except FileNotFoundError as problem:
+            message = f"`{shard}` vanished while it was being worked on"
+            raise CannotRun(message, hint="run the same command again") from problem
+        self._open[side] = (shard, descriptor)
+        return descriptor
+
+    def close(self) -> None:
+        """Close what is open."""
+        for _, descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+
+def copy_range(source: int, target: int, read_at: int, write_at: int, size: int) -> None:
+    """Copy bytes from file to file inside the kernel where it can, through a small buffer where it cannot."""
+    while size > 0 and hasattr(os, "copy_file_range"):
+        try:
+            copied = os.copy_file_range(source, target, size, read_at, write_at)
+        except OSError as problem:
+            if problem.errno in _CANNOT_COPY_IN_KERNEL:
+                break
+            raise
+        if copied == 0:
+            break
+        size, read_at, write_at = size - copied, read_at + copied, write_at + copied
+    while size > 0:
+        data = os.pread(source, min(size, _COPY_BYTES), read_at)
+        if not data:
+            message = "a source file became shorter while it was being read"
+            raise BadInput(message, hint="is something else writing to the source?")
+        written = os.pwrite(target, data, write_at)
+        size, read_at, write_at = size - written, read_at + written, write_at + written
+
+
+def same_bytes(first: Path, second: Path, at: int, other_at: int, size: int) -> bool:
+    """Whether `size` bytes of one file, from `at`, are those of another, from `other_at`."""
+    with first.open("rb") as one, second.open("rb") as other:
+        one.seek(at)
+        other.seek(other_at)
+        while size > 0:
+            step = min(size, _COPY_BYTES)
+            if one.read(step) != other.read(step):
+                return False
+            size -= step
+    return True
+
+
+def file_mode(source: Path) -> int:
+    """Mode for an output shard: the source's, to which the umask applies.
+
+    A source that only its owner may read gets no special treatment: safetensors from 0.8 writes every file so,
+    by accident, and a server under another user could then not load the result.
+    """
+    mode = source.stat().st_mode & 0o666
+    return 0o666 if mode == 0o600 else mode | 0o600
