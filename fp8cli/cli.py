@@ -162,7 +162,7 @@ def _run(command: str, work: "Callable[[Output], ExitCode]", *, json: bool, quie
     from fp8cli.render.console import Output
 
     output = Output.standard(json=json, quiet=quiet)
-    signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         code = work(output)
     except Fp8Error as error:
@@ -173,6 +173,8 @@ def _run(command: str, work: "Callable[[Output], ExitCode]", *, json: bool, quie
     except KeyboardInterrupt:
         output.error(Interrupted("interrupted"), command=command)
         code = ExitCode.INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     raise typer.Exit(int(code))
 
 

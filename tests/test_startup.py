@@ -21,6 +21,7 @@ HEAVY = (
     "lm_eval",
     "numpy",
     "pandas",
+    "pydantic",
     "torch",
     "transformers",
     "vllm",

@@ -17,7 +17,7 @@ from fp8cli.core.plan import Plan, PlannedTensor, build_plan, model_dtype
 from fp8cli.core.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
 from fp8cli.core.selection import rules_for, select
 from fp8cli.core.serving import block_shape_warnings, serve_command, serve_note
-from fp8cli.core.side_files import Provenance, write_side_files
+from fp8cli.core.side_files import Provenance, carry_over, describe
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
@@ -227,12 +227,14 @@ def _write(
     try:
         with stage(out, identity, restart=request.restart) as staging:
             check_duplicates(plan, source.folder.resolve)
+            with disk_errors(out):
+                carry_over(source.checkpoint, source.folder, staging)
             written = execute(plan, source.folder.resolve, staging, resources, notify)
             if _source_state(source) != state:
                 message = f"`{request.model}` was changed while it was being read"
                 raise BadInput(message, hint="run the command again when nothing writes to it")
             with disk_errors(out):
-                write_side_files(source.checkpoint, source.folder, plan, staging, provenance)
+                describe(source.checkpoint, source.folder, plan, staging, provenance)
                 staging.publish(overwrite=request.overwrite)
     except BadInput:
         # The source itself is at fault: there is nothing to go on from.

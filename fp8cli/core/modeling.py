@@ -39,17 +39,21 @@ def read_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
     try:
         import torch
         import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     except ImportError as error:
         raise CannotRun(
             f"`{_name(config)}` is not in the built-in table, and transformers is not installed to describe it",
             hint="pip install 'fp8cli[transformers]'",
         ) from error
-    if config.get("model_type") not in transformers.CONFIG_MAPPING:
+    model_type = config.get("model_type")
+    if model_type not in CONFIG_MAPPING or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return None
     try:
-        parsed = transformers.AutoConfig.for_model(**config)
+        parsed = CONFIG_MAPPING[model_type].from_dict(dict(config))
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(parsed, trust_remote_code=False)
+            # By its class: the Auto classes import a hundred other models first.
+            model = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])(parsed)
     except Exception as error:
         raise BadInput(f"transformers {transformers.__version__} cannot build `{_name(config)}`: {error}") from error
     tied = tied_names(model)

@@ -1,8 +1,8 @@
 """The names of a checkpoint beside the rules of its architecture: what each one is, and whether all are there.
 
 Some published checkpoints leave out the prefix of the bare model (`h.0.…` for `transformer.h.0.…`); transformers
-and vLLM add it on load. Rules, `ignore` and messages to `--ignore` use the full name, the output keeps the name
-on disk.
+and vLLM add it on load. Rules, `--ignore` and the `ignore` of the output use the full name; the output's tensors
+keep the name on disk.
 """
 
 import re
@@ -52,7 +52,7 @@ class Roster:
         """Modules here that compressed-tensors lists in `ignore` for the name of their class."""
         wanted = set(self.rules.gates)
         paths = {path for full in self.full_names.values() for path in parents_of(full)} if wanted else set()
-        return frozenset(path for path in paths if pattern_of(path) in wanted)
+        return frozenset(path for path in paths if path in wanted or pattern_of(path) in wanted)
 
     @cached_property
     def found(self) -> dict[str, TensorRule]:
@@ -74,13 +74,19 @@ class Roster:
         numbers = numbers_of(full)
         return self.layers is not None and bool(numbers) and numbers[0] >= self.layers
 
+    def _is_fused(self, name: str) -> bool:
+        """Whether a tensor holds several experts; some architectures are published both ways."""
+        rule = self.found.get(name)
+        unknown = rule is None and "experts" in name and len(self.tensors[name][1]) >= 3
+        return unknown or (rule is not None and rule.role == "fused experts")
+
     def _complete(self, name: str) -> str:
         if self.rules.find(name) is None and self.rules.find(self.rules.base_prefix + name) is not None:
             return self.rules.base_prefix + name
         return name
 
     def _refuse_what_is_unsupported(self) -> None:
-        fused = next((name for name, rule in self.found.items() if rule.role == "fused experts"), None)
+        fused = next((name for name in self.tensors if self._is_fused(name)), None)
         if fused is not None:
             size = list(self.tensors[fused][1])
             raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, which is not supported yet")

@@ -35,7 +35,8 @@ def block_shape_warnings(plan: Plan) -> tuple[str, ...]:
     ]
     if not odd:
         return ()
-    return (
+    warning = (
         f"{len(odd)} weights have sizes that are not multiples of {BLOCK} (first: `{odd[0]}`): vLLM's block kernels "
-        "may refuse them, and tensor parallelism will; FP8_DYNAMIC has no such limit",
+        "may refuse them, and tensor parallelism will; FP8_DYNAMIC has no such limit"
     )
+    return (warning,)

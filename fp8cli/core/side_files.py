@@ -1,7 +1,8 @@
 """Everything of the output but the shards: carried-over files, index, recipe, model card, and config.json last.
 
 Nothing written here depends on the machine, the date or the number of workers, so that two runs of the same
-thing give the same bytes. config.json comes last because it is what makes a folder a checkpoint.
+thing give the same bytes. What is carried over comes before the shards, because a file that cannot be read shall
+stop the run early; config.json comes last, because it is what makes a folder a checkpoint.
 """
 
 import hashlib
@@ -36,13 +37,15 @@ class Provenance:
     ignore: Sequence[str]
 
 
-def write_side_files(
-    checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, staging: Staging, provenance: Provenance
-) -> None:
-    """Write them all into the staging folder. Raises OSError when the disk does not take them."""
+def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging) -> None:
+    """Copy tokenizer, templates, licences and code. Raises BadInput for one that cannot be read, or OSError."""
     for name in checkpoint.side_files:
         if name not in {_CARD, _RECIPE}:
             staging.write_file(name, folder.read(name))
+
+
+def describe(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, staging: Staging, provenance: Provenance) -> None:
+    """Write the files that say what the shards are. Raises OSError when the disk does not take them."""
     if plan.index is not None:
         staging.write_file(INDEX, (json.dumps(plan.index, indent=2, ensure_ascii=False) + "\n").encode())
     staging.write_file(_RECIPE, recipe_text(plan.scheme, provenance.targets, provenance.ignore).encode())

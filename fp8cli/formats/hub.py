@@ -16,7 +16,9 @@ import contextlib
 import glob
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import Final, TypeVar
 
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, UsageError
@@ -184,8 +187,7 @@ def resolve_source(model: str, revision: str | None = None) -> LocalFolder | Hub
         path = Path(model).expanduser()
         exists = path.exists() or path.is_symlink()
     except (OSError, RuntimeError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        message = f"`{model}` cannot be opened: {reason}"
+        message = f"`{model}` cannot be opened: {getattr(problem, 'strerror', problem)}"
         raise BadInput(message) from problem
     if model and exists:
         if not path.is_dir():
@@ -199,11 +201,10 @@ def resolve_source(model: str, revision: str | None = None) -> LocalFolder | Hub
     if "://" in model:
         message = f"`{model}` is an address"
         raise BadInput(message, hint="give the Hub id alone, as ORG/NAME")
-    if model.startswith((".", "/", "~")) or model.endswith("/") or model.count("/") > 1:
-        message = f"`{model}` does not exist"
-        raise BadInput(message, hint="give a checkpoint folder, or a model on the Hub as ORG/NAME")
-    if not _ID.fullmatch(model):
-        message = f"`{model}` is neither a folder here nor the id of a model on the Hub"
+    looks_like_path = model.startswith((".", "/", "~")) or model.endswith("/") or model.count("/") > 1
+    if looks_like_path or not _ID.fullmatch(model):
+        what = "does not exist" if looks_like_path else "is neither a folder here nor the id of a model on the Hub"
+        message = f"`{model}` {what}"
         raise BadInput(message, hint="give a checkpoint folder, or a model on the Hub as ORG/NAME")
     return HubRepo(model, revision)
 
@@ -225,7 +226,7 @@ def download(
     _check_room(repo, sum(missing))
     if missing:
         notify(Downloading(repo_id=repo.repo_id, commit=repo.commit, files=len(missing), bytes=sum(missing)))
-    with _progress_bars(wanted=progress):
+    with _progress_bars(wanted=progress), _stopped_at_once():
         _snapshot(repo, small)
         # Shards last: in offline mode, a snapshot with all shards is then a whole one.
         folder = _snapshot(repo, shards)
@@ -238,7 +239,8 @@ def _missing(repo: HubRepo, names: Sequence[str]) -> Sequence[int]:
     with _explained(repo), _progress_bars(wanted=False):
         from huggingface_hub import snapshot_download
 
-        plan = snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=_exactly(names), dry_run=True)
+        patterns = [glob.escape(name) for name in names]  # `[` is legal in the name of a file.
+        plan = snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=patterns, dry_run=True)
     return [file.file_size or 0 for file in plan if file.will_download]
 
 
@@ -246,13 +248,8 @@ def _snapshot(repo: HubRepo, names: Sequence[str]) -> Path:
     with _explained(repo):
         from huggingface_hub import snapshot_download
 
-        patterns = _exactly(names)
+        patterns = [glob.escape(name) for name in names]
         return Path(_patiently(lambda: snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=patterns)))
-
-
-def _exactly(names: Sequence[str]) -> list[str]:
-    # huggingface_hub takes patterns, and `[` and `*` are legal in the names of files.
-    return [glob.escape(name) for name in names]
 
 
 def _check_room(repo: HubRepo, needed: int) -> None:
@@ -277,14 +274,9 @@ def _remember_revision(repo: HubRepo, snapshot: Path) -> None:
 @contextmanager
 def _progress_bars(*, wanted: bool) -> Iterator[None]:
     from huggingface_hub import constants
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # lazy
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars  # type: ignore[attr-defined]  # lazy
 
-    shown = wanted and sys.stderr.isatty()
-    if shown or are_progress_bars_disabled() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
+    if (wanted and sys.stderr.isatty()) or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
         yield
         return
     disable_progress_bars()
@@ -292,6 +284,38 @@ def _progress_bars(*, wanted: bool) -> Iterator[None]:
         yield
     finally:
         enable_progress_bars()
+
+
+@contextmanager
+def _stopped_at_once() -> Iterator[None]:
+    """Let Ctrl-C end a download now: huggingface_hub would first finish the files it is at, for minutes perhaps."""
+    from huggingface_hub import close_session, constants
+
+    def hang_up() -> None:
+        close_session()
+        with contextlib.suppress(ImportError):  # Not in every version, and there is no public way.
+            from huggingface_hub.utils._xet import abort_xet_session
+
+            abort_xet_session()  # type: ignore[no-untyped-call]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        constants.HF_HUB_OFFLINE = True  # So that no worker asks again, nor for the next file.
+        # On another thread, because this one may just be holding a lock of the HTTP client.
+        threading.Thread(target=hang_up).start()
+        before[number](number, frame)
+
+    before: dict[int, Callable[[int, FrameType | None], object]] = {}
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(each)):
+                before[each] = handler
+                signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        constants.HF_HUB_OFFLINE = False
 
 
 def _patiently(ask: Callable[[], _Answer]) -> _Answer:

@@ -46,7 +46,7 @@ def is_passing(problem: BaseException) -> bool:
 def explain(problem: BaseException, request: HubRequest) -> Fp8Error:
     """Return what to tell the user about an error of huggingface_hub, its HTTP client, or the disk."""
     kinds = _kinds(problem)
-    if "LocalEntryNotFoundError" in kinds and problem.__cause__ is not None:
+    if not kinds.isdisjoint({"LocalEntryNotFoundError", "DryRunError"}) and problem.__cause__ is not None:
         return explain(problem.__cause__, request)
     if not kinds.isdisjoint({"LocalEntryNotFoundError", "OfflineModeIsEnabled"}):
         return not_cached(request)

@@ -162,7 +162,8 @@ def parse_header(text: bytes, file_bytes: int, *, name: str) -> Header:
         entries = _parse_json(text, name)
         metadata = _parse_metadata(entries.pop("__metadata__", None), name)
         tensors = [_parse_tensor(tensor, fields, data_begin, name) for tensor, fields in entries.items()]
-    tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
+        tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
+        del entries  # before the collector is back: what is freed it need not walk
     _check_coverage(tensors, data_begin, file_bytes, name)
     return Header(tuple(tensors), metadata, data_begin, file_bytes)
 

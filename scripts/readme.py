@@ -1,0 +1,96 @@
+"""Keep README.md true: write its generated parts anew, or check that they are what they would be.
+
+    python scripts/readme.py --write
+    python scripts/readme.py --check
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `help` and a command,
+`exit codes`, `schemes` or `files`.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from fp8cli.errors import ExitCode
+from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
+
+ROOT: Final = Path(__file__).parent.parent
+README: Final = ROOT / "README.md"
+_PART: Final = re.compile(r"(<!-- generated: (?P<name>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def generate(name: str) -> str:
+    """Return the text of one generated part."""
+    match name.split():
+        case ["help", *words]:
+            return f"```text\n{_help(words)}```\n"
+        case ["exit", "codes"]:
+            rows = [f"| {code.value} | {code.meaning} |" for code in ExitCode]
+            return "\n".join(["| code | meaning |", "|---:|---|", *rows, ""])
+        case ["schemes"]:
+            return _schemes()
+        case ["files"]:
+            return f"```text\n{_files()}```\n"
+        case _:
+            raise ValueError(f"README.md wants a generated part `{name}`, which no one knows")
+
+
+def _help(words: list[str]) -> str:
+    # Typer reads the width when it is imported, and colours by itself under some CI services.
+    environment = {key: value for key, value in os.environ.items() if key not in {"GITHUB_ACTIONS", "FORCE_COLOR"}}
+    environment |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "fp8cli", *words, "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT).stdout
+    return "\n".join(line.rstrip() for line in shown.replace("python -m fp8cli", "fp8").splitlines()) + "\n"
+
+
+def _schemes() -> str:
+    lines = ["| scheme | what it is | output folder | native FP8 on | calibration |", "|---|---|---|---|---|"]
+    for scheme in SCHEMES.values():
+        name = f"`{scheme.name}`" + (" (default)" if scheme.name == DEFAULT_SCHEME else "")
+        capability = "compute capability {}.{} and later".format(*scheme.native_capability)
+        calibration = "needed: not supported yet" if scheme.needs_calibration else "none"
+        lines.append(f"| {name} | {scheme.summary} | `NAME-{scheme.suffix}` | {capability} | {calibration} |")
+    return "\n".join([*lines, ""])
+
+
+def _files() -> str:
+    """List every module with the first sentence of its docstring: the house, as it stands."""
+    lines = []
+    for path in sorted(ROOT.glob("fp8cli/**/*.py"), key=lambda path: (path.parent, path.name)):
+        docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        if docstring is None:
+            continue  # An empty __init__.py.
+        first = docstring.split("\n\n")[0].replace("\n", " ")
+        lines.append(f"{path.relative_to(ROOT).as_posix():34} {first}")
+    return "\n".join([*lines, ""])
+
+
+def regenerate(text: str) -> str:
+    """Return the README with every generated part made anew."""
+    return _PART.sub(lambda part: f"{part[1]}{generate(part['name'])}{part[3]}", text)
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check; return the exit code."""
+    before = README.read_text("utf-8")
+    after = regenerate(before)
+    match arguments:
+        case ["--write"]:
+            README.write_text(after, "utf-8")
+            return 0
+        case ["--check"]:
+            if before != after:
+                print("README.md is out of date: python scripts/readme.py --write", file=sys.stderr)
+            return int(before != after)
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
