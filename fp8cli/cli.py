@@ -122,6 +122,7 @@ def quantize(
             dry_run=dry_run,
             overwrite=overwrite,
             restart=restart,
+            download_bars=not quiet,
         )
         with QuantizeBar(output).running() as bar:
             report = command.run(request, bar.notify)

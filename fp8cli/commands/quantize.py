@@ -53,6 +53,7 @@ class QuantizeRequest:
     dry_run: bool = False
     overwrite: bool = False
     restart: bool = False
+    download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
 
 
@@ -146,7 +147,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
     if not request.dry_run:
         if not isinstance(place, LocalFolder):
-            place = hub.download(place)
+            place = hub.download(place, progress=request.download_bars)
             checkpoint = open_checkpoint(place)
         notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
         source = Source(folder=place, checkpoint=checkpoint, commit=commit)

@@ -135,7 +135,8 @@ class LocalFolder:
     def resolve(self, name: str) -> Path:
         """Return the path of `name`, refusing a link that leads out of the folder or nowhere.
 
-        A Hub cache is made of links from `snapshots/<commit>/` to `blobs/` beside it: those may be followed.
+        A Hub cache is made of links from `snapshots/<commit>/` to `blobs/` beside it, and for files that several
+        models share on to `blobs/` of the whole cache: those may be followed.
         """
         path = self.path / name
         if not path.is_symlink():
@@ -143,7 +144,7 @@ class LocalFolder:
         root = self.path.resolve()
         allowed = [root]
         if root.parent.name == "snapshots":
-            allowed.append(root.parent.parent / "blobs")
+            allowed += [root.parent.parent / "blobs", root.parent.parent.parent / "blobs"]
         try:
             target = path.resolve()
         except (OSError, RuntimeError):  # RuntimeError is what Python before 3.13 raises for a circle
