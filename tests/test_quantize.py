@@ -162,7 +162,7 @@ def test_a_dry_run_writes_nothing_and_shows_every_decision_with_its_reason(
     assert list(tmp_path.iterdir()) == []
     assert "dry run, nothing written · estimate " in result.out
     lines = [re.split(r"\s{2,}", line) for line in result.out.splitlines()]
-    assert ["model.norm.weight", "copy", "bfloat16", "[128]"] == lines_with(lines, "model.norm")
+    assert lines_with(lines, "model.norm") == ["model.norm.weight", "copy", "bfloat16", "[128]"]
     assert lines_with(lines, "model.layers.{0,1}.mlp.down_proj.weight ×2") == [
         "model.layers.{0,1}.mlp.down_proj.weight ×2",
         "quantize",
