@@ -185,7 +185,9 @@ def test_a_sparse_mixture_is_one_that_quantize_accepts(tmp_path: Path) -> None:
 
 def test_a_process_is_measured_with_its_children(tmp_path: Path) -> None:
     made = write_checkpoint(tmp_path / "toy", TOY)
-    waste = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7)); bytearray(2**28)'])"
+    waste = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7)); bytes(range(256)) * 2**20'])"
+    )
     run = measure(python_row(waste), made, tmp_path / "out")
     assert run.peak_bytes > 2**28
     assert run.cpu_seconds > 0

@@ -21,10 +21,12 @@ ROOT = Path(__file__).parent.parent
 STORIES = 24
 
 # E4M3 keeps 3 bits of mantissa: a relative error of at most 2⁻⁴ per weight and per activation, about 2.6 % rms, of
-# random sign. Through this model's layers that moves a token's log-probability by a few hundredths; a wrong scale,
-# a swapped row or a lost tensor moves it by whole units. Measured on 2026-11-24: see MEASURED below.
-LARGEST_MEAN_SHIFT = 0.10
-SMALLEST_AGREEMENT = 0.85
+# random sign. Through this model's layers that moves a token's log-probability by a hundredth or two; a wrong scale,
+# a swapped row or a lost tensor moves it by whole units. Measured on 2026-11-24 with vLLM 0.32.0 (CPU build): 0.014 on
+# average, 0.25 at most, and the same first token in 24 of 24 stories.
+LARGEST_MEAN_SHIFT = 0.04
+LARGEST_SHIFT = 1.0
+SMALLEST_AGREEMENT = 0.9
 
 
 def prompts() -> list[str]:
@@ -63,6 +65,7 @@ def test_vllm_serves_the_result_and_says_what_the_original_says(folder: Path, qu
     ]
     assert all(math.isfinite(shift) for shift in shifts)
     assert 0 < statistics.mean(shifts) < LARGEST_MEAN_SHIFT
+    assert max(shifts) < LARGEST_SHIFT
     same = sum(answer["tokens"][0] == base["tokens"][0] for answer, base in zip(answers, original, strict=True))
     assert same / len(answers) >= SMALLEST_AGREEMENT
     assert all(answer["text"].strip() for answer in answers)
@@ -74,7 +77,6 @@ def test_transformers_loads_the_result_and_its_logits_stay_close(folder: Path, s
     out = run(QuantizeRequest(model=str(MODEL), out=folder / scheme, scheme=scheme)).out
     tokenizer = AutoTokenizer.from_pretrained(out)
     batch = tokenizer(prompts(), return_tensors="pt", padding=True)
-    shifts = []
     with torch.no_grad():
         scores = [
             AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)(**batch).logits.float().log_softmax(-1)
@@ -84,3 +86,4 @@ def test_transformers_loads_the_result_and_its_logits_stay_close(folder: Path, s
     base, ours = (score[:, :-1].gather(-1, chosen)[batch["attention_mask"][:, 1:].bool()] for score in scores)
     shifts = (ours - base).abs()
     assert 0 < shifts.mean() < LARGEST_MEAN_SHIFT
+    assert shifts.max() < LARGEST_SHIFT
