@@ -4,6 +4,8 @@ Each command builds a frozen request, hands it to its room in `commands/`, and p
 back. Imports stand inside the functions, so that `fp8 --help` and a mistyped option cost nothing.
 """
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -183,8 +185,8 @@ def _stop(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def main() -> NoReturn:
-    """Run `fp8` and leave with its exit code."""
+def command_line() -> NoReturn:
+    """Run the command that stands in `sys.argv` and leave with its exit code."""
     try:
         app()
     except Exception as problem:
@@ -194,3 +196,12 @@ def main() -> NoReturn:
         sys.stderr.write("hint: run it again with FP8_DEBUG=1 and report what it prints\n")
         sys.exit(ExitCode.COULD_NOT_RUN)
     sys.exit(ExitCode.DONE)
+
+
+def main() -> NoReturn:
+    """Be the `fp8` program: `command_line`, in a process of its own."""
+    # The garbage collector would walk torch's million objects while they are imported and again at the end, half a
+    # second in all, and find nothing: this process is short, and its memory is freed by counting references.
+    gc.disable()
+    atexit.register(gc.freeze)
+    command_line()

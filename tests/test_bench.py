@@ -256,7 +256,7 @@ def test_a_small_benchmark_prints_its_tables_and_leaves_nothing(tmp_path: Path) 
         "| ---",
         "| `python -c pass`",
         "| `fp8 --help`",
-        "| `fp8 inspect` of 2,001 tensors, 6.0 GB",
+        "| `fp8 inspect` of 2,001 tensors, 6.2 GB",
         "| `fp8 quantize --dry-run` of 9,873 tensors, 129.1 GB",
     ]
     assert "not measured" not in ran.stdout

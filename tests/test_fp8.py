@@ -159,6 +159,19 @@ def test_fp16_rows_whose_scale_underflows_are_reported_and_others_are_not() -> N
     assert fp8.harmed_by_scale(amax, fp8.scale_from_amax(amax)).flatten().tolist() == [True, True, False, False]
 
 
+@settings(max_examples=200, deadline=None)
+@given(bits=st.lists(st.integers(0, 2**31), min_size=1, max_size=6), dtype=st.sampled_from(FLOATS))
+def test_what_is_ordinary_is_finite_and_never_harmed(bits: list[int], dtype: torch.dtype) -> None:
+    width = torch.finfo(dtype).bits
+    integers = torch.tensor([number % 2 ** (width - 1) for number in bits], dtype=torch.int64)
+    amax = integers.to(torch.int16 if width == 16 else torch.int32).view(dtype)
+    if fp8.is_ordinary(amax):
+        assert torch.isfinite(amax).all()
+        assert not fp8.harmed_by_scale(amax, fp8.scale_from_amax(amax)).any()
+    else:
+        assert (~torch.isfinite(amax) | (amax.float() < 448 * torch.finfo(dtype).smallest_normal)).any()
+
+
 def test_no_bf16_row_of_ordinary_size_is_reported() -> None:
     amax = torch.logspace(-30, 30, 2000, dtype=torch.float64).to(torch.bfloat16)
     assert not fp8.harmed_by_scale(amax, fp8.scale_from_amax(amax)).any()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fp8cli.cli import main
+from fp8cli.cli import command_line
 from fp8cli.formats.safetensors import lay_out
 from fp8cli.formats.staging import partial_folder
 from tests.malformed import MALFORMED, Malformed
@@ -32,13 +32,13 @@ Fp8 = Callable[..., Outcome]
 
 @pytest.fixture
 def fp8(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fp8:
-    """Run the command in this process, as `main` would be run."""
+    """Run the command in this process, as the program would."""
 
     def call(*words: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["fp8", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
-            main()
+            command_line()
         shown = capsys.readouterr()
         return Outcome(int(left.value.code or 0), shown.out, shown.err)
 

@@ -57,6 +57,15 @@ def scale_from_amax(amax: Tensor) -> Tensor:
     return torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
 
 
+def is_ordinary(amax: Tensor) -> bool:
+    """Whether every maximum is finite and large enough for a scale of full precision: then none is harmed.
+
+    One pass over the maxima, to spare nearly every tile the closer look of `harmed_by_scale`.
+    """
+    limits = torch.finfo(amax.dtype)
+    return bool(((amax >= E4M3_MAX * limits.smallest_normal) & (amax <= limits.max)).all())
+
+
 def harmed_by_scale(amax: Tensor, scale: Tensor) -> Tensor:
     """Where the reference scale itself loses the values: it underflowed, or is so coarse that they saturate.
 

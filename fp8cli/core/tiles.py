@@ -20,7 +20,7 @@ from fp8cli.formats.safetensors import DTYPES, TensorInfo
 from fp8cli.formats.staging import Harm
 from fp8cli.schemes import BLOCK, WeightGranularity
 
-CPU_TILE_ELEMENTS: Final = 2**18
+CPU_TILE_ELEMENTS: Final = 2**19
 """A tile and its intermediate results (about 3 MB) stay in a core's cache."""
 
 CUDA_TILE_ELEMENTS: Final = 2**22
@@ -90,18 +90,18 @@ class TileWorker:
             weight = flat.to(self._device).to(_TORCH[tensor.compute_dtype]).view(end - begin, columns)
             blocks = self._blocks
             amax = fp8.amax_per_block(weight) if blocks else fp8.amax_per_row(weight)
-            if not bool(torch.isfinite(amax).all()):
+            ordinary = fp8.is_ordinary(amax)
+            if not ordinary and not bool(torch.isfinite(amax).all()):
                 _refuse_not_finite(tensor, weight, begin)
             scale = fp8.scale_from_amax(amax)
             codes = (fp8.encode_blocks if blocks else fp8.encode_rows)(weight, scale)
-            harmed = fp8.harmed_by_scale(amax, scale)
             first_scale = begin // BLOCK if blocks else begin
             scale_row_bytes = scale.shape[1] * scale.element_size()
             _write(codes.cpu(), target, tensor.weight.begin + begin * columns)
             _write(scale.cpu(), target, tensor.scale.begin + first_scale * scale_row_bytes)
-            if not bool(harmed.any()):
+            if ordinary:
                 return []
-            rows: list[int] = harmed.nonzero()[:, 0].tolist()
+            rows: list[int] = fp8.harmed_by_scale(amax, scale).nonzero()[:, 0].tolist()
             return [begin + row * (BLOCK if blocks else 1) for row in rows]
 
     def _read(self, info: TensorInfo, begin: int, end: int, source: int, *, name: str) -> Tensor:
