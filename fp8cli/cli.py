@@ -7,6 +7,7 @@ back. Imports stand inside the functions, so that `fp8 --help` and a mistyped op
 import atexit
 import gc
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -168,6 +169,10 @@ def _run(command: str, work: "Callable[[Output], ExitCode]", *, json: bool, quie
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         code = work(output)
+    except Interrupted as stopped:
+        again = shlex.join(["fp8", *sys.argv[1:]])
+        output.error(Interrupted(stopped.message, hint=f"go on with: {again}"), command=command)
+        code = stopped.exit_code
     except Fp8Error as error:
         if os.environ.get("FP8_DEBUG") == "1":
             raise
