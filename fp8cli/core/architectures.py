@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from typing import Any, Literal, cast
 
@@ -116,6 +116,7 @@ class ArchitectureRules:
         return None if expression is None else evaluate(expression, lambda key: self.value(key, config))
 
 
+@lru_cache(maxsize=2**18)
 def pattern_of(name: str) -> str:
     """Replace every number between dots by `*`."""
     return _NUMBER.sub("*", name)

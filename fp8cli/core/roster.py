@@ -101,11 +101,17 @@ class Roster:
             )
 
     def _check_shapes(self) -> None:
+        # Once per rule, not per tensor: a mixture of experts has hundreds of tensors for each.
+        rules = {rule.pattern: rule for rule in self.found.values()}
+        promised = {
+            pattern: tuple(self.rules.dimension(expression, self.config) for expression in rule.shape or ())
+            for pattern, rule in rules.items()
+        }
         for name, rule in self.found.items():
             if rule.shape is None:
                 continue
             shape = self.tensors[name][1]
-            wanted = tuple(self.rules.dimension(expression, self.config) for expression in rule.shape)
+            wanted = promised[rule.pattern]
             if len(wanted) != len(shape) or any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
                 expected = ", ".join("?" if size is None else str(size) for size in wanted)
                 raise BadInput(
