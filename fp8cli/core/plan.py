@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal
 
@@ -248,15 +248,8 @@ def _lay_out_shards(checkpoint: Checkpoint, drafts: list[PlannedTensor]) -> tupl
 
 
 def _place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTensor:
-    return PlannedTensor(
-        name=draft.name,
-        action=draft.action,
-        role=draft.role,
-        reason=draft.reason,
-        source=draft.source,
-        source_shard=draft.source_shard,
-        shard=draft.shard,
-        compute_dtype=draft.compute_dtype,
+    return replace(
+        draft,
         weight=placed[draft.weight.name] if draft.weight else None,
         scale=placed[draft.scale.name] if draft.scale else None,
     )
