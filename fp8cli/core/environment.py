@@ -7,17 +7,31 @@ may be slow. Disks and their files are counted in GB (10⁹ bytes), main and GPU
 Nothing here loads torch, numpy or pandas, so a run that cannot work is refused in the blink of an eye.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Final, Literal
 
+from fp8cli.core.amd import AmdGpu
 from fp8cli.core.gpus import Gpu, Gpus, find_gpus
 from fp8cli.core.modes import MODE_WORDS, WEIGHT_ONLY_CAPABILITY, mode_on
 from fp8cli.core.probes import ROOT, TorchBuild, read_disk, read_memory, read_torch_build, usable_cpus, versions
 from fp8cli.schemes import SCHEMES, Scheme
 
-__all__ = ["Check", "check_quantize", "usable_cpus", "versions"]
+__all__ = [
+    "SPARE_BYTES",
+    "Check",
+    "Status",
+    "check_quantize",
+    "dotted",
+    "gb",
+    "gib",
+    "guard",
+    "usable_cpus",
+    "versions",
+]
 
 Status = Literal["passed", "warning", "failed", "not checked"]
 
@@ -62,21 +76,25 @@ def check_quantize(
     """
     seen = find_gpus() if gpus is None else gpus
     checks = [
-        _guard("output folder", lambda: check_folder(out)),
-        _guard("disk space", lambda: check_disk(out, max(0, bytes_to_write - bytes_already))),
-        _guard("memory", lambda: check_memory(memory_cap_bytes, root)),
-        _guard("torch", lambda: check_torch(read_torch_build(), seen)),
-        _guard("GPU", lambda: check_gpus(seen)),
+        guard("output folder", lambda: check_folder(out)),
+        guard("disk space", lambda: check_disk(out, max(0, bytes_to_write - bytes_already))),
+        guard("memory", lambda: check_memory(memory_cap_bytes, root)),
+        guard("torch", lambda: check_torch(read_torch_build(), seen)),
+        guard("GPU", lambda: check_gpus(seen)),
     ]
     if seen.visible:
-        checks.append(_guard("serving here", lambda: check_serving(scheme, seen)))
+        checks.append(guard("serving here", lambda: check_serving(scheme, seen)))
     return tuple(checks)
 
 
 def check_folder(out: Path) -> Check:
-    """Check that files can be made where `out` will lie."""
+    """Check that files can be made where `out` will lie, and that the finished output can be renamed into its place."""
     disk = read_disk(out)
     name, wanted = "output folder", "a folder that can be written"
+    if os.path.ismount(out):
+        # Its hidden sibling would lie on another file system, and no rename crosses from one to the other.
+        fix = f"choose a folder inside it: -o {quote(str(out / 'model'))}"
+        return Check(name=name, status="failed", found=f"`{out}` is a mount point", wanted="a folder", fix=fix)
     if disk.refusal is None:
         return Check(name=name, status="passed", found=f"`{disk.folder}` can be written", wanted=wanted)
     fix = "choose another place with -o"
@@ -86,16 +104,16 @@ def check_folder(out: Path) -> Check:
 def check_disk(out: Path, needed: int) -> Check:
     """Check that `needed` bytes fit beside `out`. A quota shows only when it is hit: no file system announces it."""
     disk = read_disk(out)
-    name, wanted = "disk space", f"{_gb(needed)} for the output"
+    name, wanted = "disk space", f"{gb(needed)} for the output"
     if disk.free_bytes is None:
         found = f"the file system of `{disk.folder}` does not say how much is free"
         return Check(name=name, status="not checked", found=found, wanted=wanted)
-    found = f"{_gb(disk.free_bytes)} free in `{disk.folder}`, quotas not counted"
+    found = f"{gb(disk.free_bytes)} free in `{disk.folder}`, quotas not counted"
     if disk.free_bytes < needed:
-        fix = f"make room for {_gb(needed - disk.free_bytes)} more, or choose another disk with -o"
+        fix = f"make room for {gb(needed - disk.free_bytes)} more, or choose another disk with -o"
         return Check(name=name, status="failed", found=found, wanted=wanted, fix=fix)
     if disk.free_bytes < needed + SPARE_BYTES:
-        fix = f"have {_gb(SPARE_BYTES)} to spare: tokenizer and other small files come on top"
+        fix = f"have {gb(SPARE_BYTES)} to spare: tokenizer and other small files come on top"
         return Check(name=name, status="warning", found=found, wanted=wanted, fix=fix)
     return Check(name=name, status="passed", found=found, wanted=wanted)
 
@@ -105,8 +123,8 @@ def check_memory(cap: int, root: Path = ROOT) -> Check:
     memory = read_memory(root)
     needed = cap + TORCH_BYTES
     whose = "this machine" if memory.group is None else f"the control group `{memory.group}`"
-    name, wanted = "memory", f"{_gib(needed)}: {_gib(cap)} for --max-memory, the rest for Python with torch"
-    found = f"{_gib(memory.available_bytes)} available of the {_gib(memory.total_bytes)} of {whose}"
+    name, wanted = "memory", f"{gib(needed)}: {gib(cap)} for --max-memory, the rest for Python with torch"
+    found = f"{gib(memory.available_bytes)} available of the {gib(memory.total_bytes)} of {whose}"
     if memory.total_bytes < needed:
         fix = _lower_cap(memory.total_bytes - TORCH_BYTES) or f"give {whose} more memory"
         return Check(name=name, status="failed", found=found, wanted=wanted, fix=fix)
@@ -116,26 +134,27 @@ def check_memory(cap: int, root: Path = ROOT) -> Check:
     return Check(name=name, status="passed", found=found, wanted=wanted)
 
 
-def check_torch(build: TorchBuild | None, gpus: Gpus) -> Check:
-    """Check that torch is there and, with a GPU, that its build can use it."""
+def check_torch(build: TorchBuild | None, gpus: Gpus, *, python: Path | None = None) -> Check:
+    """Check that torch is there and, with a GPU, that its build can use it. `python`: an interpreter not this one."""
     name, wanted = "torch", "a build with CUDA, to use the GPU" if gpus.visible else "torch"
     if build is None:
-        return Check(name=name, status="failed", found="not installed", wanted=wanted, fix="uv pip install torch")
+        return Check(name=name, status="failed", found="not installed", wanted=wanted, fix=f"{_install(python)} torch")
     found, fix = f"torch {build.version}", None
     if gpus.visible and build.cuda is None:
         found += f", built {'for ROCm' if build.hip else 'without CUDA'}"
-        fix = _reinstall(build)
+        fix = _reinstall(build, python)
     elif gpus.visible and gpus.driver_cuda is not None and _major(build.cuda) > gpus.driver_cuda[0]:
-        found += f", built for CUDA {build.cuda}; the driver runs up to CUDA {_dotted(gpus.driver_cuda)}"
-        fix = f"update the driver, or {_reinstall(build)}"
+        found += f", built for CUDA {build.cuda}; the driver runs up to CUDA {dotted(gpus.driver_cuda)}"
+        fix = f"update the driver, or {_reinstall(build, python)}"
     return Check(name=name, status="warning" if fix else "passed", found=found, wanted=wanted, fix=fix)
 
 
-def check_gpus(gpus: Gpus) -> Check:
-    """Name the GPUs that CUDA would show; having none is no fault."""
+def check_gpus(gpus: Gpus, amd: Sequence[AmdGpu] = ()) -> Check:
+    """Name the GPUs that CUDA would show, and AMD's; having none is no fault."""
     if gpus.unknown is not None:
         return Check(name="GPU", status="not checked", found=gpus.unknown, wanted=_GPU_WANTED)
-    found = "; ".join(map(_describe_gpu, gpus.visible)) or "no NVIDIA GPU"
+    seen = [*map(_describe_gpu, gpus.visible), *map(_describe_amd_gpu, amd)]
+    found = "; ".join(seen) or "no NVIDIA GPU"
     if gpus.present > len(gpus.visible):
         found += f" ({gpus.present - len(gpus.visible)} hidden by CUDA_VISIBLE_DEVICES)"
     if gpus.driver is not None:
@@ -145,7 +164,7 @@ def check_gpus(gpus: Gpus) -> Check:
 
 def check_serving(scheme: Scheme, gpus: Gpus) -> Check:
     """Say how vLLM would serve the result on the weakest GPU here. A warning where another choice does better."""
-    least, native = _dotted(WEIGHT_ONLY_CAPABILITY), _dotted(scheme.native_capability)
+    least, native = dotted(WEIGHT_ONLY_CAPABILITY), dotted(scheme.native_capability)
     name, wanted = "serving here", f"compute capability {least} to load it, {native} to compute in FP8"
     if not gpus.visible:
         found = "no GPU to judge" if gpus.unknown is None else gpus.unknown
@@ -157,7 +176,7 @@ def check_serving(scheme: Scheme, gpus: Gpus) -> Check:
         fix = f"serve it on a GPU of compute capability {least} or later"
     elif mode == "weight-only" and (other := _native_scheme(gpu.capability)) is not None:
         fix = f"--scheme {other.name} computes in FP8 on it"
-    found = f"{gpu.name} ({_dotted(gpu.capability)}) {MODE_WORDS[mode]}"
+    found = f"{gpu.name} ({dotted(gpu.capability)}) {MODE_WORDS[mode]}"
     return Check(name=name, status="warning" if fix else "passed", found=found, wanted=wanted, fix=fix)
 
 
@@ -166,7 +185,8 @@ def _native_scheme(capability: tuple[int, int]) -> Scheme | None:
     return next(natives, None)
 
 
-def _guard(name: str, check: Callable[[], Check]) -> Check:
+def guard(name: str, check: Callable[[], Check]) -> Check:
+    """Return what `check` returns, or that it could not find out and why."""
     try:
         return check()
     except Exception as problem:  # noqa: BLE001 - a probe that fails is a fact about the machine, not a reason to stop
@@ -180,8 +200,14 @@ def _describe_gpu(gpu: Gpu) -> str:
     elif gpu.memory_bytes is None or gpu.free_bytes is None:
         memory = "memory not told"
     else:
-        memory = f"{_gib(gpu.free_bytes)} free of {_gib(gpu.memory_bytes)}"
-    return f"{gpu.name}, compute capability {_dotted(gpu.capability)}, {memory}"
+        memory = f"{gib(gpu.free_bytes)} free of {gib(gpu.memory_bytes)}"
+    return f"{gpu.name}, compute capability {dotted(gpu.capability)}, {memory}"
+
+
+def _describe_amd_gpu(gpu: AmdGpu) -> str:
+    if gpu.memory_bytes is None or gpu.free_bytes is None:
+        return f"{gpu.name}, {gpu.gfx}, memory not told"
+    return f"{gpu.name}, {gpu.gfx}, {gib(gpu.free_bytes)} free of {gib(gpu.memory_bytes)}"
 
 
 def _lower_cap(room: int) -> str | None:
@@ -190,26 +216,31 @@ def _lower_cap(room: int) -> str | None:
     return f"lower the cap with --max-memory {steps * _STEP // 2**20}MiB" if steps > 0 else None
 
 
-def _reinstall(build: TorchBuild) -> str:
+def _reinstall(build: TorchBuild, python: Path | None) -> str:
     release = build.version.split("+")[0]
-    return f"uv pip install --reinstall-package torch --torch-backend auto torch=={release}"
+    return f"{_install(python)} --reinstall-package torch --torch-backend auto torch=={release}"
+
+
+def _install(python: Path | None) -> str:
+    return "uv pip install" if python is None else f"uv pip install --python {quote(str(python))}"
 
 
 def _major(version: str | None) -> int:
     return int((version or "0").split(".")[0])
 
 
-def _dotted(version: tuple[int, int]) -> str:
+def dotted(version: tuple[int, int]) -> str:
+    """Write a compute capability or a CUDA version: `9.0`."""
     return f"{version[0]}.{version[1]}"
 
 
-def _gb(size: int) -> str:
+def gb(size: int) -> str:
     """Write bytes as disks are sold: GB of 10⁹, MB of 10⁶."""
     if size < 10**6:
         return f"{size:,} bytes"
     return f"{size / 10**6:.1f} MB" if size < 10**9 else f"{size / 10**9:,.2f} GB"
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
     """Write bytes as memory is sold: GiB of 2³⁰, MiB of 2²⁰."""
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:,.2f} GiB"

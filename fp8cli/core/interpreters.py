@@ -57,11 +57,17 @@ class Interpreter:
     markers: Mapping[str, str] = field(default_factory=dict)
     vllm: str | None = None
     """The distribution that the module `vllm` comes from."""
-    torch: TorchBuild | None = None
+    torch_text: str | None = None
+    """Of torch/version.py."""
     unreadable: tuple[str, ...] = ()
     """Distributions whose metadata cannot be read."""
     problem: str | None = None
     """Why nothing is known about it; then all of the above is empty."""
+
+    @property
+    def torch(self) -> TorchBuild | None:
+        """The build of torch; None without torch. Raises ValueError or SyntaxError if its own file makes no sense."""
+        return None if self.torch_text is None else parse_torch_version(self.torch_text)
 
     def version_of(self, name: str) -> str | None:
         """Return the version of a distribution; None if it is not installed."""
@@ -75,8 +81,12 @@ def normalize(name: str) -> str:
 
 
 def this_interpreter() -> Interpreter:
-    """Describe the interpreter that runs this."""
-    return read_census(census.take_census(), Path(sys.executable), "this interpreter")
+    """Describe the interpreter that runs this. Never raises."""
+    python, named_by = Path(sys.executable), "this interpreter"
+    try:
+        return read_census(census.take_census(), python, named_by)
+    except Exception as problem:  # noqa: BLE001 - metadata can be broken in any way; that is what the doctor is for
+        return Interpreter(python=python, named_by=named_by, problem=f"{type(problem).__name__}: {problem}")
 
 
 def find_vllm(
@@ -125,13 +135,13 @@ def ask(
         problem = str(silence)
     except OSError as refusal:
         problem = f"it cannot be run: {refusal.strerror or refusal}"
-    except (ValueError, LookupError, TypeError, SyntaxError, RecursionError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         problem = "it does not answer as Python does"
     return Interpreter(python=python, named_by=named_by, problem=problem)
 
 
 def read_census(counted: object, python: Path, named_by: str) -> Interpreter:
-    """Take over what an interpreter says of itself. Raises ValueError, TypeError or SyntaxError for nonsense."""
+    """Take over what an interpreter says of itself. Raises ValueError or TypeError for nonsense."""
     match counted:
         case {
             "python": str(version),
@@ -155,7 +165,7 @@ def read_census(counted: object, python: Path, named_by: str) -> Interpreter:
         distributions=distributions,
         markers={str(key): str(value) for key, value in markers.items()},
         vllm=vllm,
-        torch=None if torch is None else parse_torch_version(torch),
+        torch_text=torch,
         unreadable=tuple(map(str, unreadable)),
     )
 

@@ -80,6 +80,11 @@ def usable_cpus(root: Path = ROOT) -> int:
     return cpus
 
 
+def has_amx(root: Path = ROOT) -> bool:
+    """Tell whether the processor has AMX, Intel's matrix unit. Raises OSError where the kernel does not say."""
+    return "amx_tile" in _read(root / "proc/cpuinfo").split()
+
+
 def read_memory(root: Path = ROOT) -> Memory:
     """Return what `/proc/meminfo` and the control groups leave. Raises OSError or ValueError if they do not say."""
     machine, available = _read_meminfo(root)
