@@ -21,6 +21,7 @@ from fp8cli.core.gpus import Gpu, Gpus, find_gpus
 from fp8cli.core.modes import mode_on, serving_modes
 from fp8cli.core.probes import TorchBuild, control_groups, parse_torch_version, read_disk, read_memory, usable_cpus
 from fp8cli.schemes import FP8, FP8_BLOCK, FP8_DYNAMIC, Scheme
+from tests.stand_in_nvml import A100, H100, L4, T4, V100, BrokenNvml, Model, Nvml
 
 GIB = 2**30
 
@@ -186,6 +187,13 @@ def test_a_process_bound_to_one_processor_has_one() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
 
 
+@pytest.mark.parametrize(("flags", "expected"), [("fpu amx_bf16 amx_tile amx_int8", True), ("fpu amx_tiles", False)])
+def test_amx_is_read_from_the_flags_of_the_processor(tmp_path: Path, flags: str, *, expected: bool) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n", "utf-8")
+    assert probes.has_amx(tmp_path) is expected
+
+
 @pytest.mark.parametrize("text", ["", "nonsense\n", "4:memory\n", "::::\n"])
 def test_files_of_the_kernel_that_make_no_sense_leave_the_affinity(tmp_path: Path, text: str) -> None:
     root = machine(tmp_path, cgroup=text, mounts=text)
@@ -323,6 +331,16 @@ def test_a_folder_that_may_not_be_written_fails(tmp_path: Path) -> None:
     assert check.fix == "choose another place with -o"
 
 
+def test_a_mount_point_fails_because_no_rename_can_put_the_output_in_its_place() -> None:
+    assert environment.check_folder(Path("/proc")) == Check(
+        name="output folder",
+        status="failed",
+        found="`/proc` is a mount point",
+        wanted="a folder",
+        fix="choose a folder inside it: -o /proc/model",
+    )
+
+
 def test_a_file_in_the_place_of_a_folder_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     check = environment.check_folder(tmp_path / "file" / "out")
@@ -350,76 +368,6 @@ def test_a_file_system_without_nameless_files_is_judged_by_its_permissions(
 
 
 # --- GPUs -------------------------------------------------------------------------------------------------------
-
-H100 = ("NVIDIA H100 80GB HBM3", (9, 0), 85_520_809_984)
-A100 = ("NVIDIA A100-SXM4-40GB", (8, 0), 42_949_672_960)
-L4 = ("NVIDIA L4", (8, 9), 24_152_899_584)
-T4 = ("Tesla T4", (7, 5), 16_106_127_360)
-V100 = ("Tesla V100-SXM2-16GB", (7, 0), 17_179_869_184)
-Model = tuple[str, tuple[int, int], int]
-
-
-class Nvml:
-    """The functions of pynvml that are used, over GPUs that are not there; its errors are the real ones."""
-
-    NVMLError = pynvml.NVMLError
-    NVMLError_LibraryNotFound = pynvml.NVMLError_LibraryNotFound
-    NVMLError_DriverNotLoaded = pynvml.NVMLError_DriverNotLoaded
-
-    def __init__(self, *models: Model, mig: bool = False, shared_memory: bool = False) -> None:
-        self.models = models
-        self.mig = mig
-        self.shared_memory = shared_memory
-        self.open = 0
-
-    def nvmlInit(self) -> None:  # noqa: N802 - pynvml's name
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        self.open -= 1
-
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
-        return "580.95.05"
-
-    def nvmlSystemGetCudaDriverVersion(self) -> int:  # noqa: N802
-        return 13010
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return len(self.models)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
-        return self.models[handle][0]
-
-    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
-        return f"GPU-{handle}{handle}aa5-0000"
-
-    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> tuple[int, int]:  # noqa: N802
-        return self.models[handle][1]
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
-        if self.shared_memory:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        total = self.models[handle][2]
-        return SimpleNamespace(total=total, free=total - GIB, used=GIB)
-
-    def nvmlDeviceGetMigMode(self, handle: int) -> list[int]:  # noqa: N802
-        if self.models[handle][1] < (8, 0):
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        return [int(self.mig), int(self.mig)]
-
-
-class BrokenNvml(Nvml):
-    """A driver that fails when it is opened."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__()
-        self.code = code
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        raise pynvml.NVMLError(self.code)
 
 
 def find(*models: Model, **environ: str) -> Gpus:
@@ -492,9 +440,35 @@ def test_numbers_for_unlike_gpus_are_not_guessed_at_but_those_by_bus_and_uuids_a
     assert indices(find(T4, H100, CUDA_VISIBLE_DEVICES="")) == []
 
 
-def test_mig_slices_are_not_guessed_at() -> None:
-    gpus = find(H100, CUDA_VISIBLE_DEVICES="MIG-4c5e")
-    assert (gpus.visible, gpus.unknown) == ((), "CUDA_VISIBLE_DEVICES names MIG slices")
+def test_a_mig_slice_that_is_named_is_the_gpu_its_process_sees() -> None:
+    gpus = find_gpus(Nvml(H100, H100, slices=(40, 20)), {"CUDA_VISIBLE_DEVICES": "MIG-11c5e-0000"})
+    assert [(gpu.name, gpu.capability, gpu.memory_bytes, gpu.mig) for gpu in gpus.visible] == [
+        ("NVIDIA H100 80GB HBM3 MIG 3g.20gb", (9, 0), 20 * GIB, False)
+    ]
+    check = environment.check_gpus(gpus)
+    assert check.found == (
+        "NVIDIA H100 80GB HBM3 MIG 3g.20gb, compute capability 9.0, 19.00 GiB free of 20.00 GiB "
+        "(1 hidden by CUDA_VISIBLE_DEVICES); driver 580.95.05"
+    )
+
+
+@pytest.mark.parametrize("wanted", ["MIG-99", "MIG-", "MIG-0", ""])
+def test_a_mig_slice_that_is_not_there_or_not_clear_hides_everything(wanted: str) -> None:
+    gpus = find_gpus(Nvml(H100, slices=(40, 20)), {"CUDA_VISIBLE_DEVICES": wanted})
+    assert (gpus.visible, gpus.unknown) == ((), None)
+
+
+def test_a_process_gets_one_mig_slice_and_nothing_beside_it() -> None:
+    gpus = find_gpus(Nvml(H100, slices=(40, 20)), {"CUDA_VISIBLE_DEVICES": "MIG-00c5e-0000,MIG-01c5e-0000"})
+    assert [gpu.name for gpu in gpus.visible] == ["NVIDIA H100 80GB HBM3 MIG 3g.40gb"]
+
+
+def test_mig_slices_named_by_number_are_not_guessed_at() -> None:
+    gpus = find(H100, CUDA_VISIBLE_DEVICES="MIG-GPU-00aa5-0000/1/0")
+    assert gpus.visible == ()
+    assert gpus.unknown == (
+        "CUDA_VISIBLE_DEVICES names a MIG slice in the old way, by number; name it by its UUID: nvidia-smi -L"
+    )
 
 
 @pytest.mark.parametrize(
@@ -502,7 +476,7 @@ def test_mig_slices_are_not_guessed_at() -> None:
     [
         (Nvml(H100), "NVIDIA H100 80GB HBM3, compute capability 9.0, 78.65 GiB free of 79.65 GiB; driver 580.95.05"),
         (
-            Nvml(H100, mig=True),
+            Nvml(H100, slices=(40, 40)),
             "NVIDIA H100 80GB HBM3, compute capability 9.0, cut into MIG slices; driver 580.95.05",
         ),
         (
@@ -549,7 +523,7 @@ def test_something_that_is_not_nvml_at_all_is_not_checked() -> None:
 
 def test_every_name_that_nvml_is_asked_for_is_one_of_pynvml_s() -> None:
     used = [name for name in vars(Nvml) if name.lower().startswith("nvml")]
-    assert len(used) == 14
+    assert len(used) == 16
     assert [name for name in used if not hasattr(pynvml, name)] == []
 
 
