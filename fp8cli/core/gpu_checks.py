@@ -10,7 +10,6 @@ from fp8cli.core.environment import Check, dotted
 from fp8cli.core.gpus import Gpu, Gpus
 from fp8cli.core.interpreters import Interpreter
 from fp8cli.core.modes import (
-    VLLM,
     WEIGHT_ONLY_CAPABILITY,
     Kind,
     Mode,
@@ -90,16 +89,18 @@ def words_of(row: ProcessorModes) -> str:
     for kind, mode in row.linear.items():
         if kind != "weights":
             by_words.setdefault(_SHORT[mode], []).append(KIND_NAMES[kind])
-    words = [f"{', '.join(names)} {words}" for words, names in by_words.items()]
-    words.append(f"experts {_SHORT[row.experts]}")
-    return f"{row.processor}: {', '.join(words)}, FP8 KV cache {row.kv_cache}" + (f"; {row.note}" if row.note else "")
+    parts = [f"{', '.join(names)}: {words}" for words, names in by_words.items()]
+    parts += [f"experts: {_SHORT[row.experts]}", f"FP8 KV cache: {row.kv_cache}", *filter(None, [row.note])]
+    return f"{row.processor} · {' · '.join(parts)}"
 
 
 def _check_cpu(found: str, vllm: Interpreter | None) -> Check:
     if vllm is None or vllm.torch is None or vllm.torch.cuda is None:
         # Slow, but the same answers: good enough to try a checkpoint.
         fix = "serve on a GPU; vLLM's CPU build is for trying things out"
-        return Check(name="fp8", status="warning", found=f"no GPU; {found}", wanted=_WANTED, fix=fix)
+        return Check(
+            name="fp8", status="warning", found=f"no GPU; {found} · under vLLM's CPU build", wanted=_WANTED, fix=fix
+        )
     fix = "serve on a machine with a GPU, or install vLLM's CPU build in an environment of its own"
     return Check(name="fp8", status="failed", found="no GPU, and vLLM is a CUDA build", wanted=_WANTED, fix=fix)
 
@@ -131,7 +132,7 @@ def _amd(name_and_gfx: tuple[str, str]) -> ProcessorModes:
 
 def _cpu(*, amx: bool) -> ProcessorModes:
     return ProcessorModes(
-        processor=f"the processor ({'with' if amx else 'without'} AMX) under vLLM's CPU build {VLLM}",
+        processor=f"CPU {'with' if amx else 'without'} AMX",
         linear={kind: mode_on_cpu(kind, amx=amx) for kind in KIND_NAMES},
         experts=mode_on_cpu("dynamic", amx=amx, experts=True),
         kv_cache="unknown",
