@@ -93,7 +93,9 @@ def requirements_of(interpreter: Interpreter, name: str, extra: str) -> tuple[st
 
 
 def _wishes(interpreter: Interpreter, roots: Sequence[str]) -> Iterator[_Wish]:
-    waiting = [(normalize(root.partition("[")[0]), root.partition("[")[2].rstrip("]")) for root in roots]
+    parts = [root.partition("[") for root in roots]
+    waiting = [(normalize(name), extra) for name, _, extras in parts for extra in ("", *extras.rstrip("]").split(","))]
+    waiting = list(dict.fromkeys(waiting))
     seen = set(waiting)
     while waiting:
         name, extra = waiting.pop(0)
@@ -128,8 +130,12 @@ def _one_for_all(package: str, wishes: Sequence[Any]) -> str | None:
 def _holds(requirement: Any, version: str | None) -> bool:
     if version is None:
         return False
-    # A requirement by address says nothing about versions.
-    return requirement.url is not None or bool(requirement.specifier.contains(version, prereleases=True))
+    if requirement.url is not None:  # A requirement by address says nothing about versions.
+        return True
+    try:
+        return bool(requirement.specifier.contains(version, prereleases=True))
+    except import_module("packaging.version").InvalidVersion:
+        return False
 
 
 def _is_newer(requirement: Any, version: str) -> bool:
