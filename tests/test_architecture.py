@@ -25,7 +25,6 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/commands/": BELOW_COMMANDS,
     "fp8cli/summary.py": ("pandas", "fp8cli.commands"),
     "fp8cli/core/": BELOW_COMMANDS,
-    "fp8cli/core/engine": ("torch", *BELOW_COMMANDS),
     "fp8cli/core/fp8.py": ("torch", *VOCABULARY),
     "fp8cli/core/gpus.py": ("pynvml", *BELOW_COMMANDS),
     "fp8cli/core/modeling.py": ("torch", "transformers", *BELOW_COMMANDS),

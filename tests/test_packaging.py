@@ -4,9 +4,11 @@ The resolutions ask the package index that uv is set up to use, install nothing,
 folder of wheels, so that they come out as on a user's machine: x86-64 Linux with an NVIDIA GPU.
 """
 
+import ctypes
 import os
 import re
 import subprocess
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +17,19 @@ import pytest
 from packaging.version import Version
 from uv import find_uv_bin
 
+from fp8cli.core import kernel
+
 ROOT = Path(__file__).parent.parent
 PLATFORM = ("--python-platform", "x86_64-manylinux_2_28")
 PIN = re.compile(r"^(?: \+ )?([\w.-]+)==(\S+)", re.MULTILINE)
 SECONDS = 120
+KERNEL = "fp8cli/core/libfp8.so"
 
 
 def clean_environment(**more: str) -> dict[str, str]:
     """Drop what would change a resolution: all of pip's settings, and uv's but for its index and its cache."""
     kept = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CACHE_DIR", "UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "PIP_CERT"}
-    dropped = ("UV_", "PIP_", "FP8_")
+    dropped = ("UV_", "PIP_", "FP8_", "CC")
     inherited = {name: text for name, text in os.environ.items() if name in kept or not name.startswith(dropped)}
     settings = {"UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "PIP_CONFIG_FILE": os.devnull}
     return inherited | settings | more
@@ -126,32 +131,68 @@ def test_llmcompressor_beside_vllm_is_refused_without_the_overrides() -> None:
     assert "compressed-tensors" in finished.stderr
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("wheel")
+def build_wheel(folder: Path, **environment: str) -> zipfile.ZipFile:
     subprocess.run(
         [find_uv_bin(), "build", "--quiet", "--wheel", "--out-dir", str(folder), str(ROOT)],
         check=True,
-        env=clean_environment(),
+        env=clean_environment(**environment),
         timeout=SECONDS,
     )
     (path,) = folder.glob("fp8cli-*.whl")
     return zipfile.ZipFile(path)
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+def members(wheel: zipfile.ZipFile) -> set[str]:
+    return {name for name in wheel.namelist() if ".dist-info/" not in name}
+
+
+def tracked_files() -> set[str]:
     package = ROOT / "fp8cli"
-    sources = {
+    return {
         file.relative_to(ROOT).as_posix()
         for file in package.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".so"
     }
-    assert names == sources
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return build_wheel(tmp_path_factory.mktemp("wheel"), FP8_BUILD_KERNEL="required")
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_with_its_data_and_the_compiled_kernel_and_nothing_else(
+    wheel: zipfile.ZipFile,
+) -> None:
+    names = members(wheel)
+    assert names == tracked_files() | {KERNEL}
     assert "fp8cli/py.typed" in names
     assert any(name.endswith("/architectures.json") for name in names)
     assert {"fp8cli/bundled/stories-llama/config.json", "fp8cli/bundled/stories-llama/model.safetensors"} <= names
+
+
+@pytest.mark.slow
+def test_the_wheel_is_for_this_platform_and_any_python(wheel: zipfile.ZipFile) -> None:
+    assert wheel.filename is not None
+    assert re.fullmatch(r"fp8cli-[\d.]+-py3-none-(linux|macosx)_\w+\.whl", Path(wheel.filename).name)
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_gets_one_for_the_build(tmp_path: Path) -> None:
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    (bare / "python3").symlink_to(sys.executable)
+    wheel = build_wheel(tmp_path / "out", PATH=str(bare), CC="", FP8_BUILD_KERNEL="required")
+    assert KERNEL in members(wheel)
+    library = ctypes.CDLL(wheel.extract(KERNEL, tmp_path))
+    assert library.fp8_interface() == kernel.INTERFACE
+
+
+@pytest.mark.slow
+def test_without_the_kernel_the_wheel_is_pure_python(tmp_path: Path) -> None:
+    wheel = build_wheel(tmp_path, FP8_BUILD_KERNEL="off")
+    assert members(wheel) == tracked_files()
+    assert Path(str(wheel.filename)).name.endswith("-py3-none-any.whl")
 
 
 @pytest.mark.slow

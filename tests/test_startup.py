@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import fp8cli
+
 HEAVY = (
     "compressed_tensors",
     "datasets",
@@ -124,3 +126,11 @@ def test_inspect_reads_a_checkpoint_without_a_heavy_library(
     run = fp8(tmp_path, "inspect", str(checkpoint), *options)
     assert (run.code, run.loaded) == (0, [])
     assert run.output
+
+
+def test_quantizing_loads_no_torch_where_the_kernel_is_built(tmp_path: Path) -> None:
+    model = Path(fp8cli.__file__).parent / "bundled" / "stories-llama"
+    run = fp8(tmp_path, "quantize", str(model), "-o", str(tmp_path / "out"))
+    assert (run.code, run.loaded) == (0, [])
+    run = fp8(tmp_path, "quantize", str(model), "-o", str(tmp_path / "other"), FP8_KERNEL="off")
+    assert (run.code, "torch" in run.loaded) == (0, True)

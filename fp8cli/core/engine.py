@@ -1,9 +1,8 @@
 """Carries a plan out: many workers, bounded memory, every finished piece in the journal.
 
 The work is cut into pieces: a range of rows of one tensor to quantize, or a range of bytes to copy. Workers take
-them from one list. Copies come first, because they need no arithmetic: while the kernel moves those bytes from
-file to file, torch is imported (a second or more, as long as quantizing 2 GB takes). A committer thread flushes
-what is finished to the disk and only then writes it into the journal.
+them from one queue. What only torch can do comes last, so that it is imported while the rest is done (see
+core.arithmetic). A committer thread flushes what is finished to the disk and only then writes it into the journal.
 
 The order of pieces, their size, the number of workers and the device change nothing in the result.
 """
@@ -11,24 +10,22 @@ The order of pieces, their size, the number of workers and the device change not
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from fp8cli.core.arithmetic import Arithmetic, Worker
 from fp8cli.core.pieces import cut, source_bytes
 from fp8cli.core.plan import Plan, PlannedTensor
 from fp8cli.core.resources import Resources
-from fp8cli.errors import BadInput, CannotRun, Interrupted
+from fp8cli.core.work_queue import WorkQueue
+from fp8cli.errors import BadInput, Interrupted
 from fp8cli.formats.staging import Harm, Piece, Staging, disk_errors
 from fp8cli.formats.weight_files import OpenFiles, copy_range, file_mode, same_bytes
 
-if TYPE_CHECKING:
-    from fp8cli.core.tiles import TileWorker
-
-_COMMIT_SHARE: Final = 0.05
+_COMMIT_SHARE: Final = 0.5
 """At most this share of the time goes into flushing for the journal; the rest is flushed at the end."""
 
 
@@ -101,14 +98,16 @@ class _Run:
     staging: Staging
     resources: Resources
     notify: Callable[[Progress], None]
-    _todo: Iterator[Piece] = field(init=False)
+    _queue: WorkQueue = field(init=False)
     _left: dict[int, int] = field(init=False)
     _done: dict[Piece, Harm] = field(default_factory=dict)
     _uncommitted: dict[Piece, Harm] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
-    _arithmetic_ready: threading.Event = field(default_factory=threading.Event)
-    _new_worker: "Callable[[], TileWorker] | None" = None
+    _arithmetic: Arithmetic = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._arithmetic = Arithmetic(self.plan, self.resources)
 
     def prepare_files(self) -> None:
         """Create every output shard at its full size, with its header. An earlier run's data stay."""
@@ -127,7 +126,8 @@ class _Run:
         pieces = cut(self.plan, self.resources.piece_bytes)
         self._done = {piece: self.staging.done[piece] for piece in pieces if piece in self.staging.done}
         todo = [piece for piece in pieces if piece not in self._done]
-        self._todo = iter(todo)
+        todo.sort(key=lambda piece: self._arithmetic.needs_torch(self.plan.tensors[piece[0]]))
+        self._queue = WorkQueue(self.plan, todo)
         self._left = {}
         for number, _, _ in todo:
             self._left[number] = self._left.get(number, 0) + 1
@@ -138,12 +138,12 @@ class _Run:
             with ThreadPoolExecutor(self.resources.workers, thread_name_prefix="fp8-worker") as pool:
                 try:
                     jobs = [pool.submit(self._work) for _ in range(self.resources.workers)]
-                    if any(self.plan.tensors[number].action != "copy" for number, _, _ in todo):
-                        self._load_arithmetic()
+                    if todo and self._arithmetic.needs_torch(self.plan.tensors[todo[-1][0]]):
+                        self._arithmetic.load_torch()
                     _wait_for(jobs)
                 finally:
                     self._stop.set()
-                    self._arithmetic_ready.set()
+                    self._arithmetic.stop()
         except KeyboardInterrupt:
             message = f"interrupted; what is done is kept beside `{self.staging.out}`"
             raise Interrupted(message, hint="run the same command again to go on") from None
@@ -153,35 +153,15 @@ class _Run:
                 self._commit()
         return Written(harmed=self._merge_harm(), bytes_resumed=resumed)
 
-    def _load_arithmetic(self) -> None:
-        # Imported here, not at the top: see the module docstring. Failing is reported by the one who waits.
-        try:
-            tiles = import_module("fp8cli.core.tiles")
-        except ImportError as problem:
-            message = f"torch cannot be imported: {problem}"
-            raise CannotRun(message, hint="install it anew: pip install --force-reinstall torch") from problem
-        device = tiles.check_device(self.resources.device)
-        elements = tiles.tile_elements(device, self.resources.memory_per_worker, self.plan.widest_tile_elements)
-        granularity = self.plan.scheme.weights
-        self._new_worker = lambda: tiles.TileWorker(granularity=granularity, device=device, tile_elements=elements)
-        self._arithmetic_ready.set()
-
     def _work(self) -> None:
         """Take pieces until there are none; keep the two files of the current shard open."""
-        worker: TileWorker | None = None
+        worker = self._arithmetic.worker()
         files = OpenFiles(self.sources, self.staging.checkpoint)
         try:
-            while not self._stop.is_set():
-                with self._lock:
-                    piece = next(self._todo, None)
-                if piece is None:
-                    return
+            shard: str | None = None
+            while not self._stop.is_set() and (piece := self._queue.take(shard)) is not None:
                 tensor = self.plan.tensors[piece[0]]
-                if tensor.action != "copy" and worker is None:
-                    self._arithmetic_ready.wait()
-                    if self._new_worker is None:
-                        return
-                    worker = self._new_worker()
+                shard = tensor.shard
                 self._do(piece, tensor, worker, files)
         except BaseException:
             self._stop.set()
@@ -189,19 +169,19 @@ class _Run:
         finally:
             files.close()
 
-    def _do(self, piece: Piece, tensor: PlannedTensor, worker: "TileWorker | None", files: "OpenFiles") -> None:
+    def _do(self, piece: Piece, tensor: PlannedTensor, worker: Worker, files: OpenFiles) -> None:
         number, begin, end = piece
         source = files.source(tensor.source_shard)
         with disk_errors(self.staging.out):
             target = files.target(tensor.shard)
-            harm: Harm = (0, -1)
+            harm: Harm | None = (0, -1)
             if tensor.action == "copy":
                 assert tensor.weight is not None  # noqa: S101 - the plan gives every copy a weight
                 copy_range(source, target, tensor.source.begin + begin, tensor.weight.begin + begin, end - begin)
-            elif worker is not None and tensor.action == "cast":
-                worker.cast(tensor, range(begin, end), source, target)
-            elif worker is not None:
-                harm = worker.quantize(tensor, range(begin, end), source, target)
+            else:
+                harm = worker.convert(tensor, range(begin, end), source, target)
+        if harm is None:
+            return
         with self._lock:
             self._done[piece] = self._uncommitted[piece] = harm
             self._left[number] -= 1

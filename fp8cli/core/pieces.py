@@ -7,6 +7,7 @@ worker may do any of them in any order, and doing one twice does no harm.
 from collections.abc import Iterator
 
 from fp8cli.core.plan import Plan, PlannedTensor
+from fp8cli.errors import BadInput
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.staging import Piece
 from fp8cli.schemes import BLOCK
@@ -45,6 +46,13 @@ def source_bytes(tensor: PlannedTensor, piece: Piece) -> int:
             return (end - begin) * DTYPES[tensor.source.dtype].bits // 8
         case _:
             return end - begin
+
+
+def not_finite(tensor: str, what: str, *, row: int, column: int) -> BadInput:
+    """Return the error for a weight that holds `what` (NaN or Inf), for which no scale is defined."""
+    message = f"`{tensor}` holds {what} at row {row}, column {column}"
+    hint = f"the source is damaged there; repair it, or keep that tensor as it is with --ignore {tensor}"
+    return BadInput(message, hint=hint)
 
 
 def _ranges(number: int, length: int, step: int) -> Iterator[Piece]:

@@ -1,11 +1,11 @@
-"""One worker's hands: read a tile of a tensor, convert it, write it where the plan says.
+"""One worker's hands with torch: read a tile of a tensor, convert it, write it where the plan says.
 
-A tile is a range of rows (for quantizing) or of elements (for a change of dtype), small enough that a few of
-them fit the memory cap and, on a CPU, the cache. Tiles share nothing, so any number of workers may run.
+For GPUs, for changes of dtype, and where there is no compiled kernel; core.kernel_tiles is the twin with it. A tile
+is a range of rows (for quantizing) or of elements (for a change of dtype), small enough that a few of them fit the
+memory cap and, on a CPU, the cache. Tiles share nothing, so any number of workers may run.
 """
 
 import mmap
-import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from fp8cli.core import fp8
+from fp8cli.core.pieces import not_finite
 from fp8cli.core.plan import PlannedTensor
 from fp8cli.core.resources import SCRATCH_BYTES_PER_ELEMENT
-from fp8cli.errors import BadInput, CannotRun
+from fp8cli.errors import CannotRun
 from fp8cli.formats.safetensors import DTYPES, TensorInfo
 from fp8cli.formats.staging import Harm
+from fp8cli.formats.weight_files import read_exactly, write_exactly
 from fp8cli.schemes import BLOCK, WeightGranularity
 
 CPU_TILE_ELEMENTS: Final = 2**19
@@ -116,17 +118,6 @@ class TileWorker:
         return torch.frombuffer(self._buffer, dtype=dtype, count=end - begin)
 
 
-def read_exactly(source: int, into: memoryview, offset: int, *, name: str) -> None:
-    """Fill `into` from a file at `offset`. Raises BadInput if the file has become shorter."""
-    position = 0
-    while position < len(into):
-        got = os.preadv(source, [into[position:]], offset + position)
-        if got == 0:
-            message = f"the file that holds `{name}` became shorter while it was being read"
-            raise BadInput(message, hint="is something else writing to the source?")
-        position += got
-
-
 def check_device(device: str) -> str:
     """Return the device to use: `auto` is the first GPU if there is one. Raises CannotRun if it is not there."""
     if device == "auto":
@@ -142,17 +133,11 @@ def check_device(device: str) -> str:
 
 
 def _write(tile: Tensor, target: int, offset: int) -> None:
-    if tile.numel() == 0:
-        return
-    data = tile.contiguous().view(torch.uint8).numpy().data.cast("B")
-    position = 0
-    while position < len(data):
-        position += os.pwrite(target, data[position:], offset + position)
+    if tile.numel():
+        write_exactly(target, tile.contiguous().view(torch.uint8).numpy().data.cast("B"), offset)
 
 
 def _refuse_not_finite(tensor: PlannedTensor, weight: Tensor, first_row: int) -> None:
     row, column = (~torch.isfinite(weight)).nonzero()[0].tolist()
     what = "NaN" if bool(weight[row, column].isnan()) else "Inf"
-    message = f"`{tensor.name}` holds {what} at row {first_row + row}, column {column}"
-    hint = f"the source is damaged there; repair it, or keep that tensor as it is with --ignore {tensor.name}"
-    raise BadInput(message, hint=hint)
+    raise not_finite(tensor.name, what, row=first_row + row, column=column)

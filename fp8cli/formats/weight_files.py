@@ -50,6 +50,24 @@ class OpenFiles:
         self._open.clear()
 
 
+def read_exactly(source: int, into: memoryview, offset: int, *, name: str) -> None:
+    """Fill `into` from a file at `offset`. Raises BadInput if the file has become shorter. `name`: the tensor."""
+    position = 0
+    while position < len(into):
+        got = os.preadv(source, [into[position:]], offset + position)
+        if got == 0:
+            message = f"the file that holds `{name}` became shorter while it was being read"
+            raise BadInput(message, hint="is something else writing to the source?")
+        position += got
+
+
+def write_exactly(target: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` to a file at `offset`."""
+    position = 0
+    while position < len(data):
+        position += os.pwrite(target, data[position:], offset + position)
+
+
 def copy_range(source: int, target: int, read_at: int, write_at: int, size: int) -> None:
     """Copy bytes from file to file inside the kernel where it can, through a small buffer where it cannot."""
     while size > 0 and hasattr(os, "copy_file_range"):

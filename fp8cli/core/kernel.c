@@ -1,0 +1,264 @@
+/* FP8 arithmetic for CPUs: what core/fp8.py computes with torch, in one pass over memory and without torch.
+ *
+ * For each row (or 128x128 block) of a weight W, with d the dtype of W (BF16, FP16 or FP32):
+ *
+ *     amax  = max |W|
+ *     scale = round_d(amax / 448);  0 becomes the epsilon of d
+ *     codes = e4m3(min(round_d(|W| / scale), 448)), with the sign of W unless round_d(...) is zero
+ *
+ * All rounding is to nearest, ties to even. Quotients of BF16 and FP16 values are computed in FP32 and rounded once
+ * more, as torch does. core/fp8.py says where the formula comes from; tests/test_kernel.py holds the two together on
+ * every BF16 and FP16 bit pattern. Everything is plain C that compilers turn into vector code; on x86-64 the same
+ * functions are compiled for AVX2 and AVX-512 too, and the caller chooses at run time.
+ */
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+
+enum dtype { BF16 = 0, F16 = 1, F32 = 2 };
+
+enum { BLOCK = 128, INTERFACE = 1 };
+
+/* What a call reports. `bad_row` is -1 unless the weight holds NaN or Inf; then nothing else is meant. */
+struct report {
+    int64_t bad_row, bad_column, bad_is_nan;
+    int64_t harmed, first_harmed; /* scales that lose their values (fp8.harmed_by_scale), and the row of the first */
+};
+
+INLINE uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+INLINE float from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* Magnitude of a finite BF16, FP16 or FP32 value, given as its bits without the sign. Exact. */
+INLINE float magnitude(uint32_t bits, enum dtype d) {
+    if (d == F32) return from_bits(bits);
+    if (d == BF16) return from_bits(bits << 16);
+    float subnormal = (float)(int32_t)bits * 0x1p-24f;
+    float normal = from_bits((bits << 13) + (112u << 23));
+    return bits < 0x400 ? subnormal : normal;
+}
+
+/* Round a quotient, given as FP32 bits without sign, to the precision of d. For FP16 only what E4M3 can tell apart
+ * is kept right: below 2^-14, where FP16 is subnormal, E4M3 knows nothing but zero, and so does FP16 from 2^-25 on. */
+INLINE uint32_t round_to(uint32_t u, enum dtype d) {
+    if (d == BF16) return (u + 0x7fff + ((u >> 16) & 1)) & 0xffff0000u;
+    if (d == F16) return u <= 0x33000000u ? 0 : (u + 0xfff + ((u >> 13) & 1)) & 0xffffe000u;
+    return u;
+}
+
+/* E4M3 code of a magnitude given as FP32 bits. */
+INLINE uint32_t e4m3(uint32_t u) {
+    u = u < 0x43e00000u ? u : 0x43e00000u; /* 448 */
+    uint32_t normal = ((u + 0x7ffff + ((u >> 20) & 1)) >> 20) - (120u << 3);
+    /* Adding 2^14 leaves the multiples of 2^-9, E4M3's smallest step, in the last bits of an FP32 number. */
+    uint32_t subnormal = bits_of(from_bits(u) + 16384.0f) - 0x46800000u;
+    return u < 0x3c800000u ? subnormal : normal; /* 2^-6 */
+}
+
+INLINE uint32_t element(const void *data, int64_t i, enum dtype d) {
+    return d == F32 ? ((const uint32_t *)data)[i] : ((const uint16_t *)data)[i];
+}
+
+INLINE uint32_t sign_bit(enum dtype d) { return d == F32 ? 0x80000000u : 0x8000u; }
+
+INLINE uint32_t infinity(enum dtype d) { return d == F32 ? 0x7f800000u : d == BF16 ? 0x7f80u : 0x7c00u; }
+
+/* Largest magnitude of n values, as bits: ordered as the values are, with Inf and NaN above all. */
+INLINE uint32_t largest(const void *data, int64_t n, enum dtype d) {
+    if (d == F32) {
+        const uint32_t *x = data;
+        uint32_t top = 0;
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t m = x[i] & 0x7fffffffu;
+            top = m > top ? m : top;
+        }
+        return top;
+    }
+    const uint16_t *x = data;
+    uint16_t top = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t m = x[i] & 0x7fff;
+        top = m > top ? m : top;
+    }
+    return top;
+}
+
+INLINE void encode(const void *data, int64_t n, float scale, uint8_t *codes, enum dtype d) {
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t x = element(data, i, d);
+        uint32_t sign = x & sign_bit(d);
+        uint32_t u = round_to(bits_of(magnitude(x ^ sign, d) / scale), d);
+        uint32_t negative = d == F32 ? sign >> 24 : sign >> 8;
+        codes[i] = (uint8_t)(e4m3(u) | (u ? negative : 0));
+    }
+}
+
+/* The scale of one row or block, written as d to `scales[i]`; returns it as FP32 and notes whether it does harm. */
+INLINE float write_scale(uint32_t amax_bits, void *scales, int64_t i, enum dtype d, struct report *report, int64_t row) {
+    float amax = magnitude(amax_bits, d);
+    uint32_t u = bits_of(amax / 448.0f), stored;
+    if (d == F32) {
+        stored = u ? u : 0x34000000u; /* 2^-23 */
+        ((uint32_t *)scales)[i] = stored;
+    } else if (d == BF16) {
+        stored = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+        stored = stored ? stored : 0x3c00u; /* 2^-7 */
+        ((uint16_t *)scales)[i] = (uint16_t)stored;
+    } else {
+        /* Below 2^-14 the steps of FP16 are 2^-24: adding 0.5 leaves their multiples in an FP32's last bits. */
+        uint32_t normal = ((u + 0xfff + ((u >> 13) & 1)) >> 13) - (112u << 10);
+        uint32_t subnormal = bits_of(from_bits(u) + 0.5f) - 0x3f000000u;
+        stored = u < 0x38800000u ? subnormal : normal;
+        stored = stored ? stored : 0x1400u; /* 2^-10 */
+        ((uint16_t *)scales)[i] = (uint16_t)stored;
+    }
+    float scale = magnitude(stored, d);
+    int underflowed = 0;
+    if (amax_bits) {
+        if (d == F32) underflowed = u == 0;
+        if (d == BF16) underflowed = u <= 0x8000u;
+        if (d == F16) underflowed = u <= 0x33000000u;
+    }
+    if (underflowed || amax > 464.0f * scale) {
+        if (!report->harmed++) report->first_harmed = row;
+    }
+    return scale;
+}
+
+/* Note the first NaN or Inf; call it only where there is one. */
+INLINE void find_bad(const void *data, int64_t rows, int64_t columns, enum dtype d, struct report *report) {
+    for (int64_t i = 0; i < rows * columns; i++) {
+        uint32_t m = element(data, i, d) & ~sign_bit(d);
+        if (m >= infinity(d)) {
+            report->bad_row = i / columns;
+            report->bad_column = i % columns;
+            report->bad_is_nan = m > infinity(d);
+            return;
+        }
+    }
+}
+
+INLINE const void *at(const void *data, int64_t i, enum dtype d) {
+    return (const char *)data + i * (d == F32 ? 4 : 2);
+}
+
+INLINE void rows_body(const void *weight, int64_t rows, int64_t columns, uint8_t *codes, void *scales,
+                      struct report *report, enum dtype d) {
+    for (int64_t r = 0; r < rows; r++) {
+        const void *row = at(weight, r * columns, d);
+        uint32_t amax = largest(row, columns, d);
+        if (amax >= infinity(d)) {
+            find_bad(weight, rows, columns, d, report);
+            return;
+        }
+        float scale = write_scale(amax, scales, r, d, report, r);
+        encode(row, columns, scale, codes + r * columns, d);
+    }
+}
+
+INLINE void blocks_body(const void *weight, int64_t rows, int64_t columns, uint8_t *codes, void *scales,
+                        struct report *report, enum dtype d) {
+    int64_t across = (columns + BLOCK - 1) / BLOCK;
+    for (int64_t top = 0; top < rows; top += BLOCK) {
+        int64_t bottom = top + BLOCK < rows ? top + BLOCK : rows;
+        for (int64_t b = 0; b < across; b++) {
+            int64_t left = b * BLOCK, width = columns - left < BLOCK ? columns - left : BLOCK;
+            uint32_t amax = 0;
+            for (int64_t r = top; r < bottom; r++) {
+                uint32_t m = largest(at(weight, r * columns + left, d), width, d);
+                amax = m > amax ? m : amax;
+            }
+            if (amax >= infinity(d)) {
+                find_bad(weight, rows, columns, d, report);
+                return;
+            }
+            float scale = write_scale(amax, scales, top / BLOCK * across + b, d, report, top);
+            for (int64_t r = top; r < bottom; r++)
+                encode(at(weight, r * columns + left, d), width, scale, codes + r * columns + left, d);
+        }
+    }
+}
+
+/* Compile `body` for each dtype, for one instruction set. */
+#define COMPILE(set, target)                                                                                        \
+    target static void rows_##set(const void *w, int d, int64_t r, int64_t c, uint8_t *o, void *s,                  \
+                                  struct report *n) {                                                               \
+        if (d == BF16) rows_body(w, r, c, o, s, n, BF16);                                                           \
+        if (d == F16) rows_body(w, r, c, o, s, n, F16);                                                             \
+        if (d == F32) rows_body(w, r, c, o, s, n, F32);                                                             \
+    }                                                                                                               \
+    target static void blocks_##set(const void *w, int d, int64_t r, int64_t c, uint8_t *o, void *s,                \
+                                    struct report *n) {                                                             \
+        if (d == BF16) blocks_body(w, r, c, o, s, n, BF16);                                                         \
+        if (d == F16) blocks_body(w, r, c, o, s, n, F16);                                                           \
+        if (d == F32) blocks_body(w, r, c, o, s, n, F32);                                                           \
+    }
+
+COMPILE(plain, )
+
+#if defined(__x86_64__)
+COMPILE(avx2, __attribute__((target("avx2"))))
+COMPILE(avx512, __attribute__((target("avx2,avx512f,avx512bw,avx512dq,avx512vl"))))
+#define CALL(name, ...)                                                                                             \
+    do {                                                                                                            \
+        if (level >= 2) name##_avx512(__VA_ARGS__);                                                                 \
+        else if (level == 1) name##_avx2(__VA_ARGS__);                                                              \
+        else name##_plain(__VA_ARGS__);                                                                             \
+    } while (0)
+
+/* The highest level that the processor has and the system saves the registers of. */
+static int best_level(void) {
+    enum { AVX_STATE = 0x6, AVX512_STATE = 0xe6 };
+    const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    unsigned a, b, c, d, state, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(state), "=d"(high) : "c"(0));
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if ((state & AVX_STATE) != AVX_STATE || !(b & bit_AVX2)) return 0;
+    return (state & AVX512_STATE) == AVX512_STATE && (b & avx512) == avx512 ? 2 : 1;
+}
+#else
+#define CALL(name, ...)                                                                                             \
+    do {                                                                                                            \
+        (void)level;                                                                                                \
+        name##_plain(__VA_ARGS__);                                                                                  \
+    } while (0)
+
+static int best_level(void) { return 0; }
+#endif
+
+/* Number of this interface; whoever loads the library compares it with the one it was written for. */
+EXPORT int fp8_interface(void) { return INTERFACE; }
+
+/* The highest `level` that this machine can run: 0 plain C, 1 AVX2, 2 AVX-512. All give the same bytes. */
+EXPORT int fp8_level(void) { return best_level(); }
+
+/* weight: [rows, columns] of dtype d; codes: [rows, columns]; scales: [rows] of dtype d. `level`: at
+ * most fp8_level(). */
+EXPORT void fp8_quantize_rows(const void *weight, int d, int64_t rows, int64_t columns, uint8_t *codes, void *scales,
+                              struct report *report, int level) {
+    *report = (struct report){-1, -1, 0, 0, -1};
+    CALL(rows, weight, d, rows, columns, codes, scales, report);
+}
+
+/* The same with one scale per 128x128 block. scales: [ceil(rows/128), ceil(columns/128)] of dtype d. */
+EXPORT void fp8_quantize_blocks(const void *weight, int d, int64_t rows, int64_t columns, uint8_t *codes, void *scales,
+                                struct report *report, int level) {
+    *report = (struct report){-1, -1, 0, 0, -1};
+    CALL(blocks, weight, d, rows, columns, codes, scales, report);
+}

@@ -1,0 +1,107 @@
+"""The compiled FP8 arithmetic of kernel.c: found, checked, and called with plain buffers. Neither torch nor numpy.
+
+The library is built when the package is (scripts/build_kernel.py) and lies beside this file. Where it could not be
+built, or with FP8_KERNEL=off, `load` returns None and torch does the same arithmetic (core.tiles), some seconds
+later and three times as slowly. The bytes are the same.
+"""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from fp8cli.schemes import WeightGranularity
+
+LIBRARY: Final = Path(__file__).with_name("libfp8.so")
+INTERFACE: Final = 1
+"""`INTERFACE` of kernel.c; a library left over from another version is not used."""
+
+DTYPES: Final[Mapping[str, int]] = {"BF16": 0, "F16": 1, "F32": 2}
+"""Safetensors tags of the dtypes it quantizes from, with the numbers kernel.c has for them."""
+
+INSTRUCTION_SETS: Final[Mapping[str, int]] = {"plain": 0, "avx2": 1, "avx512": 2}
+"""What FP8_KERNEL may cap the vector instructions to. No choice changes a byte."""
+
+_SWITCH: Final = "FP8_KERNEL"
+
+
+class Report(ctypes.Structure):
+    """What a call found; `struct report` of kernel.c. `bad_row` is −1 unless the weight holds NaN or Inf."""
+
+    _fields_ = (
+        ("bad_row", ctypes.c_int64),
+        ("bad_column", ctypes.c_int64),
+        ("bad_is_nan", ctypes.c_int64),
+        ("harmed", ctypes.c_int64),
+        ("first_harmed", ctypes.c_int64),
+    )
+    bad_row: int
+    bad_column: int
+    bad_is_nan: int
+    harmed: int
+    """How many scales lose their values (see `core.fp8.harmed_by_scale`)."""
+    first_harmed: int
+    """Row of the first of them, or first row of its block."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The loaded library."""
+
+    _library: ctypes.CDLL
+    _level: int
+
+    def quantize(
+        self,
+        granularity: WeightGranularity,
+        dtype: str,
+        shape: tuple[int, int],
+        weight: mmap.mmap,
+        codes: mmap.mmap,
+        scales: mmap.mmap,
+    ) -> Report:
+        """Quantize a weight [rows, columns] of `dtype` (a tag of DTYPES) with one scale per row or 128×128 block.
+
+        Writes E4M3 codes [rows, columns] into `codes` and scales of `dtype`, [rows, 1] or
+        [⌈rows/128⌉, ⌈columns/128⌉], into `scales`. The buffers must be large enough. Other Python threads run
+        meanwhile.
+        """
+        call = self._library.fp8_quantize_blocks if granularity == "block" else self._library.fp8_quantize_rows
+        report = Report()
+        rows, columns = shape
+        call(_at(weight), DTYPES[dtype], rows, columns, _at(codes), _at(scales), ctypes.byref(report), self._level)
+        return report
+
+
+def load() -> Kernel | None:
+    """Return the kernel, or None where there is none, or FP8_KERNEL says `off`."""
+    wish = os.environ.get(_SWITCH, "").lower()
+    library = None if wish == "off" else _open()
+    if library is None:
+        return None
+    best: int = library.fp8_level()
+    return Kernel(library, min(best, INSTRUCTION_SETS.get(wish, best)))
+
+
+@cache
+def _open() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        if library.fp8_interface() != INTERFACE:
+            return None
+        for call in (library.fp8_quantize_rows, library.fp8_quantize_blocks):
+            pointer, number = ctypes.c_void_p, ctypes.c_int64
+            call.argtypes = (pointer, ctypes.c_int, number, number, pointer, pointer, pointer, ctypes.c_int)
+            call.restype = None
+    except (OSError, AttributeError):  # Not built, built for another machine, or something else of that name.
+        return None
+    return library
+
+
+def _at(buffer: mmap.mmap) -> int:
+    """Return the address of a buffer's first byte."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
