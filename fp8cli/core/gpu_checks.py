@@ -14,13 +14,15 @@ from fp8cli.core.modes import (
     Kind,
     Mode,
     amd_note,
+    kind_of,
     kv_cache_words,
     mode_of,
     mode_on_amd,
     mode_on_cpu,
+    note_on,
 )
 from fp8cli.core.probes import ROOT, has_amx
-from fp8cli.schemes import FP8_DYNAMIC
+from fp8cli.schemes import FP8_DYNAMIC, SCHEMES
 
 KIND_NAMES: Final[Mapping[Kind, str]] = {
     "dynamic": "FP8_DYNAMIC",
@@ -31,12 +33,15 @@ KIND_NAMES: Final[Mapping[Kind, str]] = {
 }
 """What users call each kind."""
 
-_SHORT: Final[Mapping[Mode | None, str]] = {
+MODE_NAMES: Final[Mapping[Mode | None, str]] = {
     "native": "in FP8",
-    "weight-only": "weights in FP8, arithmetic in 16 bits",
+    "weight-only": "in 16 bits",
     "unsupported": "not at all",
     None: "unknown",
 }
+"""How each mode computes, in two words; the weights are in FP8 wherever it runs."""
+
+_WRITTEN: Final = tuple(scheme for scheme in SCHEMES.values() if not scheme.needs_calibration)
 _WANTED: Final = (
     f"compute capability {dotted(WEIGHT_ONLY_CAPABILITY)} to load FP8, "
     f"{dotted(FP8_DYNAMIC.native_capability)} to compute in it"
@@ -84,14 +89,10 @@ def check_fp8(gpus: Gpus, amd: Sequence[AmdGpu], vllm: Interpreter | None, root:
 
 
 def words_of(row: ProcessorModes) -> str:
-    """Say in a line what each kind of FP8 does on a processor, kinds that do the same together."""
-    by_words: dict[str, list[str]] = {}
-    for kind, mode in row.linear.items():
-        if kind != "weights":
-            by_words.setdefault(_SHORT[mode], []).append(KIND_NAMES[kind])
-    parts = [f"{', '.join(names)}: {words}" for words, names in by_words.items()]
-    parts += [f"experts: {_SHORT[row.experts]}", f"FP8 KV cache: {row.kv_cache}", *filter(None, [row.note])]
-    return f"{row.processor} · {' · '.join(parts)}"
+    """Say in a line how the schemes that need no calibration run on a processor; the rows have the other kinds too."""
+    modes = (f"{KIND_NAMES[kind]} {MODE_NAMES[row.linear[kind]]}" for kind in map(kind_of, _WRITTEN))
+    note = "" if row.note is None else f" ({row.note})"
+    return f"{row.processor}: {', '.join(modes)}{note}"
 
 
 def _check_cpu(found: str, vllm: Interpreter | None) -> Check:
@@ -99,7 +100,7 @@ def _check_cpu(found: str, vllm: Interpreter | None) -> Check:
         # Slow, but the same answers: good enough to try a checkpoint.
         fix = "serve on a GPU; vLLM's CPU build is for trying things out"
         return Check(
-            name="fp8", status="warning", found=f"no GPU; {found} · under vLLM's CPU build", wanted=_WANTED, fix=fix
+            name="fp8", status="warning", found=f"no GPU; {found}, under vLLM's CPU build", wanted=_WANTED, fix=fix
         )
     fix = "serve on a machine with a GPU, or install vLLM's CPU build in an environment of its own"
     return Check(name="fp8", status="failed", found="no GPU, and vLLM is a CUDA build", wanted=_WANTED, fix=fix)
@@ -115,6 +116,7 @@ def _nvidia(gpu: Gpu) -> ProcessorModes:
         linear={kind: mode_of(kind, gpu.capability) for kind in KIND_NAMES},
         experts=mode_of("dynamic", gpu.capability, experts=True),
         kv_cache=kv_cache_words(gpu.capability),
+        note=note_on(mode_of("dynamic", gpu.capability), gpu.capability),
     )
 
 

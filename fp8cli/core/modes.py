@@ -156,13 +156,14 @@ def serving_modes(scheme: Scheme) -> tuple[ServingMode, ...]:
         ServingMode(
             generation=generation,
             mode=(mode := mode_on(scheme, generation.capability)),
-            note=_note(mode, generation.capability),
+            note=note_on(mode, generation.capability),
         )
         for generation in GENERATIONS
     )
 
 
-def _note(mode: Mode, capability: Capability) -> str | None:
+def note_on(mode: Mode, capability: Capability) -> str | None:
+    """Say what else the user of an NVIDIA GPU must know."""
     if mode != "unsupported" and capability < BF16_CAPABILITY:
         return "has no BF16: serve with --dtype half"
     return None

@@ -13,7 +13,7 @@ from typing import Final
 
 from fp8cli.core.environment import Check, check_torch
 from fp8cli.core.gpus import Gpus
-from fp8cli.core.interpreters import VARIABLE, Interpreter
+from fp8cli.core.interpreters import VARIABLE, Interpreter, normalize
 from fp8cli.core.pins import BrokenPin, broken_pins, mend, requirements_of
 from fp8cli.core.probes import STACK
 
@@ -66,11 +66,12 @@ def check_package(here: Interpreter, package: str) -> Check:
     extra = _EXTRAS[package]
     if here.problem is not None:
         return Check(name=package, status="not checked", found=here.problem, wanted=package)
-    wanted = next(iter(requirements_of(here, OWN, extra)), package)
+    brings = next(iter(requirements_of(here, OWN, extra)), package)
+    wanted = brings if normalize(brings).startswith(normalize(package)) else f"{package}, as {brings} brings it"
     version = here.version_of(package)
     if version is not None:
         return Check(name=package, status="passed", found=version, wanted=wanted)
-    fix = f"uv pip install --python {quote(str(here.python))} {quote(wanted)}"
+    fix = f"uv pip install --python {quote(str(here.python))} {quote(brings)}"
     return Check(name=package, status="failed", found="not installed", wanted=wanted, fix=fix)
 
 
@@ -131,7 +132,8 @@ def _check_pins(name: str, interpreter: Interpreter, broken: Sequence[BrokenPin]
     if interpreter.problem is not None:
         return Check(name=name, status="not checked", found=interpreter.problem, wanted=wanted)
     if interpreter.unreadable:
-        found = f"the metadata of {len(interpreter.unreadable)} packages cannot be read, `{interpreter.unreadable[0]}`"
+        others = f", nor that of {len(interpreter.unreadable) - 1} more" if len(interpreter.unreadable) > 1 else ""
+        found = f"the metadata `{interpreter.unreadable[0]}` cannot be read{others}"
         return Check(name=name, status="not checked", found=found, wanted=wanted)
     if not broken:
         found = f"all pins hold in `{interpreter.python}`"

@@ -10,7 +10,7 @@ from typing import Final
 
 from fp8cli.commands.doctor import CheckRow, ChecksReport, DoctorReport, InterpreterRow
 from fp8cli.core.environment import Status
-from fp8cli.core.gpu_checks import KIND_NAMES, ProcessorModes
+from fp8cli.core.gpu_checks import KIND_NAMES, MODE_NAMES, ProcessorModes
 from fp8cli.errors import printable
 from fp8cli.render.console import Output
 from fp8cli.render.table import Column, Table
@@ -30,7 +30,6 @@ _STYLES: Final[Mapping[Status, str]] = {
     "not checked": "dim",
 }
 _WORD: Final = max(map(len, _SYMBOLS))
-_MODES: Final = {"native": "FP8", "weight-only": "16 bits", "unsupported": "-", None: "unknown"}
 _LEAST_ROOM: Final = 30
 """A narrower column of words cannot be read; the terminal may fold the lines instead."""
 
@@ -129,7 +128,7 @@ def _modes_table(rows: Sequence[ProcessorModes]) -> Table:
             Column(title="KV cache", rank=2),
         ),
         rows=tuple(
-            (row.processor, *(_MODES[row.linear[kind]] for kind in kinds), _MODES[row.experts], row.kv_cache)
+            (row.processor, *(MODE_NAMES[row.linear[kind]] for kind in kinds), MODE_NAMES[row.experts], row.kv_cache)
             for row in rows
         ),
     )
