@@ -27,7 +27,8 @@ from safetensors import safe_open
 
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, UsageError
 from fp8cli.formats import hub
-from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
+from fp8cli.formats.checkpoint import LocalFile, LocalFolder, open_checkpoint
+from fp8cli.formats.sources import resolve_anything, resolve_source
 from tests.loopback_hub import Break, File, LoopbackHub, Repo
 
 ID = "acme/tiny"
@@ -128,13 +129,13 @@ def test_a_folder_goes_before_a_model_of_the_same_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir(parents=True)
-    assert hub.resolve_source(name) == LocalFolder(Path(name))
+    assert resolve_source(name) == LocalFolder(Path(name))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "acme/tiny", "Qwen/Qwen3-0.6B", "a/b_c.d-e", "_x/y_", "1/2", "a" * 96])
 def test_what_is_no_folder_and_looks_like_an_id_is_one(name: str) -> None:
     validate_repo_id(name)
-    assert hub.resolve_source(name, "v1") == hub.HubRepo(name, "v1")
+    assert resolve_source(name, "v1") == hub.HubRepo(name, "v1")
 
 
 @pytest.mark.parametrize("name", ["a--b", "a..b", "a/b.git", "-a/b", "a/b-", "a b", "", "a/ü!", "a" * 97])
@@ -142,18 +143,18 @@ def test_what_huggingface_hub_refuses_as_an_id_is_refused(name: str) -> None:
     with pytest.raises(HFValidationError):
         validate_repo_id(name)
     with pytest.raises(BadInput, match="neither a folder here nor the id of a model on the Hub"):
-        hub.resolve_source(name)
+        resolve_source(name)
 
 
 @pytest.mark.parametrize("name", ["./model", "../model", "/models/tiny", "~/tiny", "a/b/c", "model/", "a/b/"])
 def test_what_looks_like_a_path_is_never_looked_up_on_the_hub(name: str) -> None:
     with pytest.raises(BadInput, match="does not exist"):
-        hub.resolve_source(name)
+        resolve_source(name)
 
 
 def test_an_address_is_refused_with_what_to_give_instead() -> None:
     with pytest.raises(BadInput, match=r"`https://huggingface\.co/acme/tiny` is an address") as caught:
-        hub.resolve_source("https://huggingface.co/acme/tiny")
+        resolve_source("https://huggingface.co/acme/tiny")
     assert caught.value.hint == "give the Hub id alone, as ORG/NAME"
 
 
@@ -161,26 +162,47 @@ def test_a_file_or_a_dangling_link_is_no_source(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     Path("weights").write_bytes(b"")
     with pytest.raises(BadInput, match="`weights` is a file, not a checkpoint folder"):
-        hub.resolve_source("weights")
+        resolve_source("weights")
     Path("link").symlink_to("gone")
     with pytest.raises(BadInput, match="`link` is a link to something that is gone"):
-        hub.resolve_source("link")
+        resolve_source("link")
+
+
+def test_a_file_can_be_looked_at_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.safetensors").write_bytes(b"")
+    assert resolve_anything("x.safetensors") == LocalFile(Path("x.safetensors"))
+    assert resolve_anything(".") == LocalFolder(Path())
+    with pytest.raises(UsageError, match=r"`x\.safetensors` is a file here, and a file has no revisions"):
+        resolve_anything("x.safetensors", "v1")
+
+
+def test_a_revision_can_stand_behind_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_anything("acme/tiny@refs/pr/1") == hub.HubRepo("acme/tiny", "refs/pr/1")
+    assert resolve_anything("acme/tiny", "v1") == hub.HubRepo("acme/tiny", "v1")
+    Path("here@v1").mkdir()
+    assert resolve_anything("here@v1") == LocalFolder(Path("here@v1"))
+    with pytest.raises(UsageError, match="`acme/tiny@v1` names a revision already"):
+        resolve_anything("acme/tiny@v1", "v2")
+    with pytest.raises(BadInput, match=r"`\./gone@v1` does not exist"):
+        resolve_anything("./gone@v1")
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/model", "x" * 5000])
 def test_a_path_that_cannot_be_opened_is_refused(name: str) -> None:
     with pytest.raises(BadInput, match="cannot be opened"):
-        hub.resolve_source(name)
+        resolve_source(name)
 
 
 def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a folder has no revisions"):
-        hub.resolve_source(str(tmp_path), "v1")
+        resolve_source(str(tmp_path), "v1")
 
 
 def test_a_local_source_loads_no_hub_library(tmp_path: Path) -> None:
     program = (
-        "import sys; from fp8cli.formats import hub; hub.resolve_source(sys.argv[1]); hub.resolve_source('a/b');"
+        "import sys; from fp8cli.formats.sources import resolve_source as find; find(sys.argv[1]); find('a/b');"
         "sys.exit('huggingface_hub' in sys.modules or 'httpx' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=60)
@@ -611,9 +633,10 @@ def test_a_model_that_is_not_in_the_cache_cannot_be_had_offline(
 PROGRAM = """
 import sys
 from fp8cli.formats import hub
+from fp8cli.formats.sources import resolve_source
 from fp8cli.errors import Fp8Error
 try:
-    print(hub.download(hub.resolve_source("acme/tiny"), progress=sys.argv[1] == "bars").path)
+    print(hub.download(resolve_source("acme/tiny"), progress=sys.argv[1] == "bars").path)
 except Fp8Error as problem:
     print(problem.message)
 """

@@ -23,6 +23,7 @@ from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.quant_config import recognise
 from fp8cli.formats.safetensors import DTYPES
+from fp8cli.formats.sources import resolve_source
 from fp8cli.formats.staging import check_output, discard, disk_errors, partial_folder, stage
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES, Scheme
 
@@ -127,7 +128,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     """Quantize a checkpoint. Raises Fp8Error with what is wrong; then nothing is published."""
     begun = time.monotonic()
     scheme = find_scheme(request.scheme)
-    place = hub.resolve_source(request.model, request.revision)
+    place = resolve_source(request.model, request.revision)
     out = request.out or Path(f"{_name(request.model)}-{scheme.suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
     check_output(out, overwrite=request.overwrite or request.dry_run, source=local)

@@ -14,10 +14,11 @@ from typing import Final
 from fp8cli import __version__
 from fp8cli.core.plan import Plan
 from fp8cli.core.serving import serve_command, serve_note
-from fp8cli.formats.checkpoint import CONFIG, INDEX, Checkpoint, LocalFolder
+from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
 from fp8cli.formats.model_card import CardFacts, write_card
 from fp8cli.formats.quant_config import config_text, quantization_config, recipe_text
 from fp8cli.formats.safetensors import DTYPES
+from fp8cli.formats.shard_index import INDEX
 from fp8cli.formats.staging import Staging
 
 _CARD: Final = "README.md"

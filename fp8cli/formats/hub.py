@@ -29,19 +29,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, TypeVar
 
-from fp8cli.errors import BadInput, CannotRun, Fp8Error, UsageError
-from fp8cli.formats.checkpoint import CONFIG, INDEX, MAX_JSON_BYTES, LocalFolder, open_checkpoint
+from fp8cli.errors import BadInput, CannotRun, Fp8Error
+from fp8cli.formats.checkpoint import CONFIG, MAX_JSON_BYTES, LocalFolder, open_checkpoint
+from fp8cli.formats.complaints import Complain, Complaint, refuse
 from fp8cli.formats.hub_errors import HubRequest, explain, is_passing, no_room, not_a_hub, not_cached
 from fp8cli.formats.safetensors import LENGTH_BYTES, Header, header_length, parse_header
+from fp8cli.formats.shard_index import INDEX
 
 FIRST_BYTES: Final = 256 * 2**10
 """What the first request for a header asks for; headers of most shards fit, of the largest a second one follows."""
 
-_CONNECTIONS: Final = 8
+CONNECTIONS: Final = 8
+"""Requests under way at a time."""
+
 _PAUSES: Final = (1.0, 2.0)
 """Seconds to wait before asking again when a server stumbles."""
-_NAME: Final = r"\w(?:[\w.-]{0,94}\w)?"
-_ID: Final = re.compile(rf"(?!.*(?:--|\.\.|\.git$))(?:{_NAME}/)?{_NAME}", re.ASCII)
 
 _Answer = TypeVar("_Answer")
 
@@ -65,13 +67,21 @@ class _Listing:
 
 
 @dataclass(frozen=True)
+class _Answered:
+    """What came of fetching one header: itself or why not, and what there is to complain of."""
+
+    outcome: Header | Fp8Error
+    complaints: Sequence[Complaint]
+
+
+@dataclass(frozen=True)
 class HubRepo:
     """A model repository at one commit. With HF_HUB_OFFLINE, what the cache holds of it."""
 
     repo_id: str
     revision: str | None = None
     """Branch, tag or commit, as the user gave it; None is the main branch."""
-    _headers: dict[str, Header] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _headers: dict[str, _Answered] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -104,14 +114,34 @@ class HubRepo:
 
             return Path(hf_hub_download(self.repo_id, name, revision=self.commit)).read_bytes()
 
-    def header(self, name: str) -> Header:
-        """Return the header of one shard. The first call fetches those of all shards, several at a time."""
+    def header(self, name: str, complain: Complain = refuse) -> Header:
+        """Return the header of one file. The first call fetches those of all shards, several at a time."""
         if name not in self._headers:
             shards = (file for file in self.files() if re.fullmatch(r"model[^/]*\.safetensors", file))
-            names = list({name: None, **dict.fromkeys(shards)})
-            with ThreadPoolExecutor(_CONNECTIONS) as pool:
-                self._headers.update(zip(names, pool.map(self._fetch_header, names), strict=True))
-        return self._headers[name]
+            self.fetch_headers([name, *shards])
+        answered = self._headers[name]
+        for complaint in answered.complaints:
+            complain(complaint)
+        if isinstance(answered.outcome, Fp8Error):
+            raise answered.outcome
+        return answered.outcome
+
+    def fetch_headers(self, names: Sequence[str]) -> None:
+        """Fetch several headers at a time, for `header` to return; what is wrong with one shows there."""
+        wanted = [name for name in dict.fromkeys(names) if name not in self._headers]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            self._headers.update(zip(wanted, pool.map(self._try_header, wanted), strict=True))
+
+    def fetch(self, name: str, begin: int, end: int) -> bytes:
+        """Return bytes [begin, end) of a file. Raises CannotRun if it ends before. Threads may call it at once."""
+        if begin == end:
+            return b""
+        with _explained(self):
+            piece = _patiently(lambda: self._request(name, begin, end))
+        if len(piece) < end - begin:
+            message = f"`{name}` of `{self.label}` ends at byte {begin + len(piece):,}, before its header does"
+            raise CannotRun(message, hint="run the command again; if it stays so, the repository is broken")
+        return piece
 
     @cached_property
     def _listing(self) -> _Listing:
@@ -135,25 +165,22 @@ class HubRepo:
             raise not_a_hub(_request_of(self))
         return _Listing(info.sha, sizes, None)
 
-    def _fetch_header(self, name: str) -> Header:
+    def _try_header(self, name: str) -> _Answered:
+        complaints: list[Complaint] = []
+        try:
+            return _Answered(self._fetch_header(name, complaints.append), complaints)
+        except Fp8Error as problem:
+            return _Answered(problem, complaints)
+
+    def _fetch_header(self, name: str, complain: Complain) -> Header:
         if self.cached is not None:
-            return self.cached.header(name)
+            return self.cached.header(name, complain)
         size = self.files()[name]
-        text = self._fetch(name, 0, min(size, FIRST_BYTES))
+        text = self.fetch(name, 0, min(size, FIRST_BYTES))
         end = LENGTH_BYTES + header_length(text, size, name=name)
         if end > len(text):
-            text += self._fetch(name, len(text), end)
-        return parse_header(text[LENGTH_BYTES:end], size, name=name)
-
-    def _fetch(self, name: str, begin: int, end: int) -> bytes:
-        if begin == end:
-            return b""
-        with _explained(self):
-            piece = _patiently(lambda: self._request(name, begin, end))
-        if len(piece) < end - begin:
-            message = f"`{name}` of `{self.label}` ends at byte {begin + len(piece):,}, before its header does"
-            raise CannotRun(message, hint="run the command again; if it stays so, the repository is broken")
-        return piece
+            text += self.fetch(name, len(text), end)
+        return parse_header(text[LENGTH_BYTES:end], size, name=name, complain=complain)
 
     def _request(self, name: str, begin: int, end: int) -> bytes:
         """Return bytes [begin, end) of a file, or fewer if it is shorter, reading no further than `end`."""
@@ -176,37 +203,6 @@ class HubRepo:
                 if start + len(data) >= end:
                     break
         return bytes(data[begin - start : end - start])
-
-
-def resolve_source(model: str, revision: str | None = None) -> LocalFolder | HubRepo:
-    """Return the folder `model` if there is one, else the Hub repository of that id.
-
-    Raises BadInput for what is neither, UsageError for a revision of a local folder. Asks no server.
-    """
-    try:
-        path = Path(model).expanduser()
-        exists = path.exists() or path.is_symlink()
-    except (OSError, RuntimeError) as problem:
-        message = f"`{model}` cannot be opened: {getattr(problem, 'strerror', problem)}"
-        raise BadInput(message) from problem
-    if model and exists:
-        if not path.is_dir():
-            what = "a file" if path.exists() else "a link to something that is gone"
-            message = f"`{model}` is {what}, not a checkpoint folder"
-            raise BadInput(message, hint="give the folder that holds config.json and the .safetensors files")
-        if revision is not None:
-            message = f"`{model}` is a folder here, and a folder has no revisions"
-            raise UsageError(message, hint="leave --revision out; it is for models on the Hub")
-        return LocalFolder(path)
-    if "://" in model:
-        message = f"`{model}` is an address"
-        raise BadInput(message, hint="give the Hub id alone, as ORG/NAME")
-    looks_like_path = model.startswith((".", "/", "~")) or model.endswith("/") or model.count("/") > 1
-    if looks_like_path or not _ID.fullmatch(model):
-        what = "does not exist" if looks_like_path else "is neither a folder here nor the id of a model on the Hub"
-        message = f"`{model}` {what}"
-        raise BadInput(message, hint="give a checkpoint folder, or a model on the Hub as ORG/NAME")
-    return HubRepo(model, revision)
 
 
 def download(

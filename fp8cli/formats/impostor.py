@@ -6,7 +6,7 @@ only once a file has turned out not to be safetensors, so a rare header length t
 
 from typing import Final
 
-from fp8cli.errors import BadInput
+from fp8cli.formats.complaints import Fault
 
 SNIFF_BYTES: Final = 32
 """As many first bytes as `refuse_impostor` wants to see."""
@@ -34,8 +34,8 @@ _IMPOSTORS: Final = (
 
 
 def refuse_impostor(first: bytes, *, name: str, expected: str = "safetensors") -> None:
-    """Raise BadInput if the `first` bytes of the file `name` tell what it is instead; else return."""
+    """Raise a Fault if the `first` bytes of the file `name` tell what it is instead; else return."""
     for magic, what, hint in _IMPOSTORS:
         if first.startswith(magic):
             message = f"`{name}` is {what}, not {expected}"
-            raise BadInput(message, hint=hint)
+            raise Fault("file.impostor", message, hint=hint)

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli.errors import BadInput
+from fp8cli.formats.complaints import Complain, Complaint, Fault, refuse
 from fp8cli.formats.impostor import SNIFF_BYTES, refuse_impostor
-from fp8cli.formats.strict_json import DuplicateNameError, parse_strictly, refuse_deep_or_huge
+from fp8cli.formats.strict_json import parse_strictly, refuse_deep_or_huge
 
 LENGTH_BYTES: Final = 8
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -104,32 +105,32 @@ class Header:
     file_bytes: int
 
 
-def read_header(path: Path, *, name: str | None = None) -> Header:
+def read_header(path: Path, *, name: str | None = None, complain: Complain = refuse) -> Header:
     """Read and validate the header of the file at `path`; `name` is what messages call it.
 
-    Raises BadInput when the file is not a whole, well-formed safetensors file.
+    Raises BadInput when the file is not a whole, well-formed safetensors file; see `parse_header` for `complain`.
     """
     called = name or path.name
     try:
         # Asked before opening: opening a pipe would wait for a writer for ever.
         if not stat.S_ISREG(mode := path.stat().st_mode):
             message = f"`{called}` is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}, not safetensors"
-            raise BadInput(message)
+            raise Fault("file.readable", message)
         with path.open("rb") as file:
             file_bytes = file.seek(0, 2)
             file.seek(0)
             length = header_length(file.read(SNIFF_BYTES), file_bytes, name=called)
             file.seek(LENGTH_BYTES)
-            return parse_header(file.read(length), file_bytes, name=called)
+            return parse_header(file.read(length), file_bytes, name=called, complain=complain)
     except FileNotFoundError:
         message = f"`{called}` does not exist"
-        raise BadInput(message, hint="download the checkpoint again") from None
+        raise Fault("file.readable", message, hint="download the checkpoint again") from None
     except PermissionError:
         message = f"`{called}` cannot be read: permission denied"
-        raise BadInput(message, hint=f"chmod u+r {shlex.quote(str(path))}") from None
+        raise Fault("file.readable", message, hint=f"chmod u+r {shlex.quote(str(path))}") from None
     except OSError as problem:
         message = f"`{called}` cannot be read: {problem.strerror or problem}"
-        raise BadInput(message) from problem
+        raise Fault("file.readable", message) from problem
 
 
 def header_length(first: bytes, file_bytes: int, *, name: str) -> int:
@@ -142,7 +143,7 @@ def header_length(first: bytes, file_bytes: int, *, name: str) -> int:
         refuse_impostor(first, name=name)
     if file_bytes < LENGTH_BYTES or len(first) < LENGTH_BYTES:
         message = f"`{name}` is {file_bytes} bytes long, too short for a safetensors header"
-        raise BadInput(message, hint="the download was cut short; fetch that file again")
+        raise Fault("file.cut_short", message, hint="the download was cut short; fetch that file again")
     if length > MAX_HEADER_BYTES:
         claim = f"claims a header of {length:,} bytes, the limit is {MAX_HEADER_BYTES:,}"
         message = f"`{name}` is not safetensors: it begins with {first!r}, which {claim}"
@@ -151,20 +152,24 @@ def header_length(first: bytes, file_bytes: int, *, name: str) -> int:
         message = (
             f"`{name}` ends inside its header: header promises {length + LENGTH_BYTES:,} bytes, file has {file_bytes:,}"
         )
-        raise BadInput(message, hint="the download was cut short; fetch that file again")
+        raise Fault("file.cut_short", message, hint="the download was cut short; fetch that file again")
     return length
 
 
-def parse_header(text: bytes, file_bytes: int, *, name: str) -> Header:
-    """Validate the JSON `text` of a header against a file of `file_bytes` in total."""
+def parse_header(text: bytes, file_bytes: int, *, name: str, complain: Complain = refuse) -> Header:
+    """Validate the JSON `text` of a header against a file of `file_bytes` in total.
+
+    `complain` is told of names given twice (the last counts, as for the library) and of tensors that do not cover
+    the data exactly; anything else that is wrong raises BadInput.
+    """
     data_begin = LENGTH_BYTES + len(text)
     with _collector_paused():
-        entries = _parse_json(text, name)
+        entries = _parse_json(text, name, complain)
         metadata = _parse_metadata(entries.pop("__metadata__", None), name)
         tensors = [_parse_tensor(tensor, fields, data_begin, name) for tensor, fields in entries.items()]
         tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
         del entries  # before the collector is back: what is freed it need not walk
-    _check_coverage(tensors, data_begin, file_bytes, name)
+    _check_coverage(tensors, data_begin, file_bytes, name, complain)
     return Header(tuple(tensors), metadata, data_begin, file_bytes)
 
 
@@ -238,13 +243,16 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _parse_json(text: bytes, name: str) -> dict[str, object]:
-    """Return the header as a dict. A name given twice, at any level, is an error."""
+def _parse_json(text: bytes, name: str, complain: Complain) -> dict[str, object]:
+    """Return the header as a dict; complain of names given twice, at any level."""
+
+    def complain_of(repeated: str) -> None:
+        words = f"`{name}` names `{repeated}` twice in its header"
+        hint = "readers disagree on which copy counts; write the file again"
+        complain(Complaint(check="header.duplicate", words=words, hint=hint, files=(name,)))
+
     try:
-        top = parse_strictly(text)
-    except DuplicateNameError as problem:
-        message = f"`{name}` names `{problem}` twice in its header"
-        raise BadInput(message, hint="readers disagree on which copy counts; write the file again") from None
+        top = parse_strictly(text, complain_of)
     except ValueError as problem:
         refuse_impostor(len(text).to_bytes(LENGTH_BYTES, "little") + text[:SNIFF_BYTES], name=name)
         message = f"`{name}` has a broken header: {problem}"
@@ -306,19 +314,23 @@ def _check_extras(tensor: str, fields: Mapping[str, object], name: str) -> None:
         raise BadInput(message) from None
 
 
-def _check_coverage(tensors: Sequence[TensorInfo], data_begin: int, file_bytes: int, name: str) -> None:
+def _check_coverage(
+    tensors: Sequence[TensorInfo], data_begin: int, file_bytes: int, name: str, complain: Complain
+) -> None:
     position = data_begin
     for tensor in tensors:
         if tensor.begin != position:
             kind = "leaves a hole before" if tensor.begin > position else "overlaps the tensor before"
-            message = f"`{name}` {kind} `{tensor.name}`: data begins at byte {tensor.begin:,} instead of {position:,}"
-            raise BadInput(message)
-        position = tensor.end
+            words = f"`{name}` {kind} `{tensor.name}`: data begins at byte {tensor.begin:,} instead of {position:,}"
+            complain(Complaint(check="file.layout", words=words, files=(name,)))
+        position = max(position, tensor.end)
     if position > file_bytes:
         early = f"{position - file_bytes:,} bytes early"
-        message = f"`{name}` ends {early}: header promises {position:,}, file has {file_bytes:,}"
-        raise BadInput(message, hint="the download was cut short; fetch that file again")
+        words = f"`{name}` ends {early}: header promises {position:,}, file has {file_bytes:,}"
+        hint = "the download was cut short; fetch that file again"
+        complain(Complaint(check="file.cut_short", words=words, hint=hint, files=(name,)))
     if position < file_bytes:
         surplus = f"{file_bytes - position:,} bytes too many"
-        message = f"`{name}` has {surplus}: header promises {position:,}, file has {file_bytes:,}"
-        raise BadInput(message, hint="the file was appended to or mixed up; fetch that file again")
+        words = f"`{name}` has {surplus}: header promises {position:,}, file has {file_bytes:,}"
+        hint = "the file was appended to or mixed up; fetch that file again"
+        complain(Complaint(check="file.surplus", words=words, hint=hint, files=(name,)))

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
 # The library stops at 127 levels; the header's own object and the tensor's are the first two.
@@ -16,17 +16,26 @@ _MAX_EXTRA_DEPTH: Final = 125
 _SURROGATE_ESCAPE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-class DuplicateNameError(ValueError):
-    """A name comes twice in one object; the argument is the name."""
+def parse_strictly(text: bytes, on_repeat: Callable[[str], None]) -> object:
+    """Return the value of a JSON text in UTF-8. Raises ValueError with the reason in words.
 
+    on_repeat: told every name that comes twice in one object; if it returns, the last one counts.
+    """
 
-def parse_strictly(text: bytes) -> object:
-    """Return the value of a JSON text in UTF-8. Raises ValueError (DuplicateNameError) with the reason in words."""
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            for name, times in Counter(name for name, _ in pairs).most_common():
+                if times == 1:
+                    break
+                on_repeat(name)
+        return members
+
     try:
         decoded = text.decode()
         # The hook slows every number, so it is only set for texts that can have a "-0".
         parse_int = _parse_int if "-0" in decoded else None
-        value = json.loads(decoded, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=parse_int)
+        value = json.loads(decoded, object_pairs_hook=unique, parse_constant=_refuse_constant, parse_int=parse_int)
     except UnicodeDecodeError as problem:
         message = f"not UTF-8 at byte {problem.start:,}"
         raise ValueError(message) from None
@@ -54,13 +63,6 @@ def refuse_deep_or_huge(values: Iterable[object]) -> None:
             message = "nested too deeply"
             raise ValueError(message)
         level = [member for inner in containers for member in (inner.values() if isinstance(inner, dict) else inner)]
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise DuplicateNameError(Counter(name for name, _ in pairs).most_common(1)[0][0])
-    return members
 
 
 def _parse_int(digits: str) -> int | float:
