@@ -123,7 +123,7 @@ def _modes_table(rows: Sequence[ProcessorModes]) -> Table:
     return Table(
         columns=(
             Column(title="FP8 under vLLM on", shortens=True),
-            *(Column(title=KIND_NAMES[kind]) for kind in kinds),
+            *(Column(title=KIND_NAMES[kind], rank=3 if kind == "mx" else 0) for kind in kinds),
             Column(title="experts", rank=1),
             Column(title="KV cache", rank=2),
         ),
