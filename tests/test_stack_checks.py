@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from fp8cli.core import stack_checks
+from fp8cli.core.amd import AmdGpu
 from fp8cli.core.environment import Check
 from fp8cli.core.gpus import Gpus, find_gpus
 from fp8cli.core.interpreters import Interpreter
@@ -220,6 +221,19 @@ def test_the_fix_for_another_interpreter_s_torch_names_that_interpreter() -> Non
     assert check.fix == (
         "uv pip install --python '/a folder/python' --reinstall-package torch --torch-backend auto torch==2.14.0"
     )
+
+
+def test_on_an_amd_gpu_a_build_for_anything_but_rocm_cannot_serve() -> None:
+    amd = (AmdGpu(name="AMD Instinct MI300X", gfx="gfx942", memory_bytes=None, free_bytes=None),)
+    rocm = interpreter(VLLM, vllm="vllm", build="+rocm7", hip="7.0.5")
+    assert check_vllm_torch(rocm, HERE, NONE, amd).status == "passed"
+    check = check_vllm_torch(THERE, HERE, NONE, amd)
+    assert (check.status, check.found) == (
+        "failed",
+        "torch 2.14.0+cu130, not built for ROCm, and the GPU is AMD's",
+    )
+    assert check.fix == check_vllm(None, HERE, NONE, amd).fix
+    assert str(check.fix).startswith("install vLLM's ROCm build as https://docs.vllm.ai/")
 
 
 # --- Environments that hold together ----------------------------------------------------------------------------

