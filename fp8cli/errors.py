@@ -35,6 +35,11 @@ def _shorten(text: str) -> str:
     return f"{text[:half]}…{text[-half:]}"
 
 
+def showable(text: str) -> str:
+    """Return `text` as a message may show it: printable, and not longer than MAX_SHOWN characters before escaping."""
+    return printable(_shorten(text))
+
+
 class ExitCode(IntEnum):
     """Every exit code of the tool; README's table is generated from here."""
 
@@ -63,8 +68,8 @@ class Fp8Error(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         """Remember the message and the hint, made safe to show, for the one place that prints them."""
-        self.message = printable(_shorten(message))
-        self.hint = None if hint is None else printable(_shorten(hint))
+        self.message = showable(message)
+        self.hint = None if hint is None else showable(hint)
         super().__init__(self.message)
 
 

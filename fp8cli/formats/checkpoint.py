@@ -101,7 +101,7 @@ class LocalFolder:
                 raise
             words = f"`{folder}` cannot be read: permission denied"
             hint = f"chmod -R u+rX {shlex.quote(str(self.path))}"
-            complain(Complaint(check="file.readable", words=words, hint=hint, files=(str(prefix),)))
+            complain(Complaint(check="folder.readable", words=words, hint=hint, files=(str(prefix),)))
             return ()
 
     @staticmethod
