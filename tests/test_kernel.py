@@ -11,7 +11,7 @@ import torch
 
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core import fp8, kernel
-from fp8cli.core.kernel import INSTRUCTION_SETS, Report
+from fp8cli.core.kernel import INSTRUCTION_SETS, Distance, Report
 from tests.models import ODD, llama_config, save_model
 
 TAGS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
@@ -164,3 +164,71 @@ def test_a_checkpoint_has_the_same_bytes_without_the_kernel(
         out = run(QuantizeRequest(model=str(source), out=tmp_path / name / "out", scheme=scheme)).out
         outputs.append({file.name: file.read_bytes() for file in out.iterdir()})
     assert outputs[0] == outputs[1]
+
+
+def decoded(codes: torch.Tensor, scales: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
+    """The values of E4M3 codes under float32 scales that `block` elements share."""
+    rows, columns = codes.shape
+    whole = scales.repeat_interleave(block[0], dim=0)[:rows].repeat_interleave(block[1], dim=1)[:, :columns]
+    return codes.view(fp8.E4M3).float() * whole
+
+
+def as_bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", TAGS)
+@pytest.mark.parametrize("block", [(1, 4097), (128, 128), (300, 4097), (1, 32)])
+def test_the_distance_of_codes_is_what_double_precision_finds(dtype: torch.dtype, block: tuple[int, int]) -> None:
+    loaded = kernel.load()
+    assert loaded is not None
+    generator = torch.Generator().manual_seed(5)
+    weight = (torch.randn(300, 4097, generator=generator) * 0.02).to(dtype)
+    scales = torch.rand(-(-300 // block[0]), -(-4097 // block[1]), generator=generator) * 1e-4 + 1e-4
+    codes = torch.randint(0, 255, weight.shape, generator=generator, dtype=torch.uint8)
+    codes[(codes & 0x7F) == 0x7F] = 0
+    error = weight.double() - decoded(codes, scales, block).double()
+    distance = Distance(0.0, 0.0, 0.0, 0, 0)
+    for rows in (range(128), range(128, 300)):
+        parts = [as_bytes(whole[rows.start : rows.stop]) for whole in (weight, codes)]
+        loaded.compare(TAGS[dtype], rows, 4097, parts[0], parts[1], as_bytes(scales), block, distance)
+    assert distance.signal == pytest.approx(float((weight.double() ** 2).sum()), rel=1e-6)
+    assert distance.noise == pytest.approx(float((error**2).sum()), rel=1e-5)
+    assert distance.largest == pytest.approx(float(error.abs().max()), rel=1e-6)
+    assert (distance.row, distance.column) == divmod(int(error.abs().argmax()), 4097)
+
+
+@pytest.mark.usefixtures("instruction_set")
+def test_every_code_decodes_as_torch_decodes_it() -> None:
+    loaded = kernel.load()
+    assert loaded is not None
+    for code in range(256):
+        if code & 0x7F == 0x7F:
+            continue
+        one = torch.tensor([[code]], dtype=torch.uint8)
+        distance = Distance(0.0, 0.0, 0.0, 0, 0)
+        weight = torch.zeros(1, 1)
+        loaded.compare("F32", range(1), 1, as_bytes(weight), as_bytes(one), as_bytes(torch.ones(1)), (1, 1), distance)
+        assert distance.largest == abs(one.view(fp8.E4M3).float().item())
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("dtype", [*TAGS, fp8.E4M3])
+def test_a_scan_counts_what_torch_counts(dtype: torch.dtype) -> None:
+    loaded = kernel.load()
+    assert loaded is not None
+    generator = torch.Generator().manual_seed(9)
+    raw = torch.randint(0, 256, (77, 130 * dtype.itemsize), generator=generator, dtype=torch.uint8)
+    raw[5:9] = 0
+    raw[7] = torch.tensor(([0] * (dtype.itemsize - 1) + [0x80]) * 130, dtype=torch.uint8)  # −0.0 is a zero too.
+    data = raw.view(dtype)
+    values = data.float()
+    census = loaded.scan("F8_E4M3" if dtype == fp8.E4M3 else TAGS[dtype], (77, 130), as_bytes(data))
+    special = values.abs() == 448 if dtype == fp8.E4M3 else values.isinf()
+    bad = values.isnan() if dtype == fp8.E4M3 else ~values.isfinite()
+    assert (census.nan, census.infinite) == (int(values.isnan().sum()), int(special.sum()))
+    assert census.zero_rows == 4
+    assert (census.first_row, census.first_column) == tuple(bad.nonzero()[0].tolist())
+    clean = loaded.scan("BF16", (3, 4), bytes(24))
+    assert (clean.nan, clean.infinite, clean.zero_rows, clean.first_row) == (0, 0, 3, -1)

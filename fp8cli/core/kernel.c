@@ -1,4 +1,4 @@
-/* FP8 arithmetic for CPUs: what core/fp8.py computes with torch, in one pass over memory and without torch.
+/* FP8 arithmetic for CPUs: quantizing as core/fp8.py does with torch, and looking at weights and at what came of them.
  *
  * For each row (or 128x128 block) of a weight W, with d the dtype of W (BF16, FP16 or FP32):
  *
@@ -22,14 +22,27 @@
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
-enum dtype { BF16 = 0, F16 = 1, F32 = 2 };
+enum dtype { BF16 = 0, F16 = 1, F32 = 2, E4M3 = 3 };
 
-enum { BLOCK = 128, INTERFACE = 1 };
+enum { BLOCK = 128, LANES = 16, INTERFACE = 2 };
 
 /* What a call reports. `bad_row` is -1 unless the weight holds NaN or Inf; then nothing else is meant. */
 struct report {
     int64_t bad_row, bad_column, bad_is_nan;
     int64_t harmed, first_harmed; /* scales that lose their values (fp8.harmed_by_scale), and the row of the first */
+};
+
+/* What `fp8_scan` counts in a weight. For E4M3 `infinite` counts the codes of +-448, which has no infinity. */
+struct census {
+    int64_t nan, infinite, zero_rows;
+    int64_t first_row, first_column; /* of the first NaN, or Inf of the wider dtypes; -1 without one */
+};
+
+/* What `fp8_compare` sums up over the elements of a weight W and its decoded codes Q. */
+struct distance {
+    double signal, noise; /* sum of W^2, sum of (W - Q)^2 */
+    double largest;       /* max |W - Q| */
+    int64_t row, column;  /* where that is */
 };
 
 INLINE uint32_t bits_of(float value) {
@@ -194,6 +207,110 @@ INLINE void blocks_body(const void *weight, int64_t rows, int64_t columns, uint8
     }
 }
 
+INLINE void scan_body(const void *data, int64_t rows, int64_t columns, struct census *census, enum dtype d) {
+    for (int64_t r = 0; r < rows; r++) {
+        const void *row = d == E4M3 ? (const char *)data + r * columns : at(data, r * columns, d);
+        uint32_t nan = 0, infinite = 0, top = 0;
+        if (d == E4M3) {
+            const uint8_t *x = row;
+            uint8_t union_of_bits = 0;
+            for (int64_t i = 0; i < columns; i++) {
+                uint8_t m = x[i] & 0x7f;
+                nan += m == 0x7f;
+                infinite += m == 0x7e;
+                union_of_bits |= m;
+            }
+            top = union_of_bits;
+        } else {
+            top = largest(row, columns, d);
+            if (top >= infinity(d)) {
+                for (int64_t i = 0; i < columns; i++) {
+                    uint32_t m = element(row, i, d) & ~sign_bit(d);
+                    nan += m > infinity(d);
+                    infinite += m == infinity(d);
+                }
+            }
+        }
+        census->zero_rows += top == 0;
+        census->nan += nan;
+        census->infinite += infinite;
+        if (census->first_row < 0 && (nan || (d != E4M3 && infinite))) {
+            uint32_t bad = d == E4M3 ? 0x7f : infinity(d), mask = d == E4M3 ? 0x7f : ~sign_bit(d);
+            int64_t i = 0;
+            while (((d == E4M3 ? ((const uint8_t *)row)[i] : element(row, i, d)) & mask) < bad) i++;
+            census->first_row = r;
+            census->first_column = i;
+        }
+    }
+}
+
+/* Value of an E4M3 code. NaN counts as 480; `fp8_scan` is there to find it. */
+INLINE float decode(uint32_t code) {
+    float size = from_bits((code & 0x7f) << 20) * 0x1p120f;
+    return from_bits(bits_of(size) | (code & 0x80) << 24);
+}
+
+INLINE float value_of(const void *data, int64_t i, enum dtype d) {
+    uint32_t x = element(data, i, d), sign = x & sign_bit(d);
+    return from_bits(bits_of(magnitude(x ^ sign, d)) | (d == F32 ? sign : sign << 16));
+}
+
+/* One stretch of a row under one scale. Sums run in LANES numbers side by side: a fixed order, and vector code. */
+INLINE void compare_stretch(const void *weight, const uint8_t *codes, int64_t n, float scale, int64_t row,
+                            int64_t column, struct distance *distance, enum dtype d) {
+    float signal[LANES] = {0}, noise[LANES] = {0};
+    uint32_t top[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int lane = 0; lane < LANES; lane++) {
+            float w = value_of(weight, i + lane, d), error = w - decode(codes[i + lane]) * scale;
+            uint32_t size = bits_of(error) & 0x7fffffffu;
+            signal[lane] += w * w;
+            noise[lane] += error * error;
+            top[lane] = size > top[lane] ? size : top[lane];
+        }
+    }
+    for (; i < n; i++) {
+        float w = value_of(weight, i, d), error = w - decode(codes[i]) * scale;
+        uint32_t size = bits_of(error) & 0x7fffffffu;
+        signal[i % LANES] += w * w;
+        noise[i % LANES] += error * error;
+        top[i % LANES] = size > top[i % LANES] ? size : top[i % LANES];
+    }
+    uint32_t most = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        distance->signal += signal[lane];
+        distance->noise += noise[lane];
+        most = top[lane] > most ? top[lane] : most;
+    }
+    if (from_bits(most) > distance->largest) {
+        for (i = 0; i < n - 1; i++) {
+            float error = value_of(weight, i, d) - decode(codes[i]) * scale;
+            if ((bits_of(error) & 0x7fffffffu) == most) break;
+        }
+        distance->largest = from_bits(most);
+        distance->row = row;
+        distance->column = column + i;
+    }
+}
+
+INLINE void compare_body(const void *weight, int64_t first_row, int64_t rows, int64_t columns, const uint8_t *codes,
+                         const float *scales, int64_t high, int64_t wide, struct distance *distance, enum dtype d) {
+    int64_t across = (columns + wide - 1) / wide;
+    for (int64_t r = 0; r < rows; r++) {
+        const float *scale = scales + (first_row + r) / high * across;
+        for (int64_t b = 0; b < across; b++) {
+            int64_t left = b * wide, width = columns - left < wide ? columns - left : wide;
+            /* Single precision sums few enough numbers to stay exact to six digits. */
+            for (int64_t done = 0; done < width; done += 4096) {
+                int64_t start = r * columns + left + done, n = width - done < 4096 ? width - done : 4096;
+                compare_stretch(at(weight, start, d), codes + start, n, scale[b], first_row + r, left + done, distance,
+                                d);
+            }
+        }
+    }
+}
+
 /* Compile `body` for each dtype, for one instruction set. */
 #define COMPILE(set, target)                                                                                        \
     target static void rows_##set(const void *w, int d, int64_t r, int64_t c, uint8_t *o, void *s,                  \
@@ -207,6 +324,18 @@ INLINE void blocks_body(const void *weight, int64_t rows, int64_t columns, uint8
         if (d == BF16) blocks_body(w, r, c, o, s, n, BF16);                                                         \
         if (d == F16) blocks_body(w, r, c, o, s, n, F16);                                                           \
         if (d == F32) blocks_body(w, r, c, o, s, n, F32);                                                           \
+    }                                                                                                               \
+    target static void scan_##set(const void *w, int d, int64_t r, int64_t c, struct census *n) {                   \
+        if (d == BF16) scan_body(w, r, c, n, BF16);                                                                 \
+        if (d == F16) scan_body(w, r, c, n, F16);                                                                   \
+        if (d == F32) scan_body(w, r, c, n, F32);                                                                   \
+        if (d == E4M3) scan_body(w, r, c, n, E4M3);                                                                 \
+    }                                                                                                               \
+    target static void compare_##set(const void *w, int d, int64_t f, int64_t r, int64_t c, const uint8_t *q,       \
+                                     const float *s, int64_t high, int64_t wide, struct distance *n) {              \
+        if (d == BF16) compare_body(w, f, r, c, q, s, high, wide, n, BF16);                                         \
+        if (d == F16) compare_body(w, f, r, c, q, s, high, wide, n, F16);                                           \
+        if (d == F32) compare_body(w, f, r, c, q, s, high, wide, n, F32);                                           \
     }
 
 COMPILE(plain, )
@@ -261,4 +390,18 @@ EXPORT void fp8_quantize_blocks(const void *weight, int d, int64_t rows, int64_t
                                 struct report *report, int level) {
     *report = (struct report){-1, -1, 0, 0, -1};
     CALL(blocks, weight, d, rows, columns, codes, scales, report);
+}
+
+/* data: [rows, columns] of dtype d, which may be E4M3. */
+EXPORT void fp8_scan(const void *data, int d, int64_t rows, int64_t columns, struct census *census, int level) {
+    *census = (struct census){0, 0, 0, -1, -1};
+    CALL(scan, data, d, rows, columns, census);
+}
+
+/* Add to `distance` how far the rows from `first_row` on of a weight are from their codes. weight: [rows, columns] of
+ * dtype d; codes: [rows, columns] E4M3; scales: all of the tensor, [ceil(all rows / high), ceil(columns / wide)]. */
+EXPORT void fp8_compare(const void *weight, int d, int64_t first_row, int64_t rows, int64_t columns,
+                        const uint8_t *codes, const float *scales, int64_t high, int64_t wide,
+                        struct distance *distance, int level) {
+    CALL(compare, weight, d, first_row, rows, columns, codes, scales, high, wide, distance);
 }

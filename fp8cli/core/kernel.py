@@ -17,11 +17,14 @@ from typing import Final
 from fp8cli.schemes import WeightGranularity
 
 LIBRARY: Final = Path(__file__).with_name("libfp8.so")
-INTERFACE: Final = 1
+INTERFACE: Final = 2
 """`INTERFACE` of kernel.c; a library left over from another version is not used."""
 
 DTYPES: Final[Mapping[str, int]] = {"BF16": 0, "F16": 1, "F32": 2}
 """Safetensors tags of the dtypes it quantizes from, with the numbers kernel.c has for them."""
+
+SCANNED: Final[Mapping[str, int]] = {**DTYPES, "F8_E4M3": 3}
+"""The dtypes it can look through."""
 
 INSTRUCTION_SETS: Final[Mapping[str, int]] = {"plain": 0, "avx2": 1, "avx512": 2}
 """What FP8_KERNEL may cap the vector instructions to. No choice changes a byte."""
@@ -46,6 +49,45 @@ class Report(ctypes.Structure):
     """How many scales lose their values (see `core.fp8.harmed_by_scale`)."""
     first_harmed: int
     """Row of the first of them, or first row of its block."""
+
+
+class Census(ctypes.Structure):
+    """What a scan counted; `struct census` of kernel.c."""
+
+    _fields_ = (
+        ("nan", ctypes.c_int64),
+        ("infinite", ctypes.c_int64),
+        ("zero_rows", ctypes.c_int64),
+        ("first_row", ctypes.c_int64),
+        ("first_column", ctypes.c_int64),
+    )
+    nan: int
+    infinite: int
+    """Infinities; for E4M3, which has none, the codes of ±448."""
+    zero_rows: int
+    first_row: int
+    """Place of the first NaN, or infinity of the wider dtypes; −1 without one."""
+    first_column: int
+
+
+class Distance(ctypes.Structure):
+    """How far codes are from the weight they stand for; `struct distance` of kernel.c. Calls add up."""
+
+    _fields_ = (
+        ("signal", ctypes.c_double),
+        ("noise", ctypes.c_double),
+        ("largest", ctypes.c_double),
+        ("row", ctypes.c_int64),
+        ("column", ctypes.c_int64),
+    )
+    signal: float
+    """Sum of the squares of the weight."""
+    noise: float
+    """Sum of the squares of the errors."""
+    largest: float
+    """Largest magnitude of an error, which lies at `row`, `column`."""
+    row: int
+    column: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +118,32 @@ class Kernel:
         call(_at(weight), DTYPES[dtype], rows, columns, _at(codes), _at(scales), ctypes.byref(report), self._level)
         return report
 
+    def scan(self, dtype: str, shape: tuple[int, int], data: bytes) -> Census:
+        """Count NaN, infinities (±448 in E4M3) and rows of zeros in data [rows, columns] of `dtype`, one of SCANNED."""
+        census = Census()
+        self._library.fp8_scan(data, SCANNED[dtype], *shape, ctypes.byref(census), self._level)
+        return census
+
+    def compare(
+        self,
+        dtype: str,
+        rows: range,
+        columns: int,
+        weight: bytes,
+        codes: bytes,
+        scales: bytes,
+        block: tuple[int, int],
+        distance: Distance,
+    ) -> None:
+        """Add to `distance` how far some rows of a weight are from their E4M3 codes times scales.
+
+        weight: the rows, of `dtype` (a tag of DTYPES); codes: the rows, E4M3; scales: float32, all of the tensor's,
+        [⌈rows of all/block[0]⌉, ⌈columns/block[1]⌉]. NaN codes count as 480: find them with `scan`.
+        """
+        place = (rows.start, len(rows), columns)
+        report = ctypes.byref(distance)
+        self._library.fp8_compare(weight, DTYPES[dtype], *place, codes, scales, *block, report, self._level)
+
 
 def load() -> Kernel | None:
     """Return the kernel, or None where there is none, or FP8_KERNEL says `off`."""
@@ -93,9 +161,16 @@ def _open() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(LIBRARY))
         if library.fp8_interface() != INTERFACE:
             return None
-        for call in (library.fp8_quantize_rows, library.fp8_quantize_blocks):
-            pointer, number = ctypes.c_void_p, ctypes.c_int64
-            call.argtypes = (pointer, ctypes.c_int, number, number, pointer, pointer, pointer, ctypes.c_int)
+        pointer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+        quantize = (pointer, small, number, number, pointer, pointer, pointer, small)
+        compare = (pointer, small, number, number, number, pointer, pointer, number, number, pointer, small)
+        for call, arguments in (
+            (library.fp8_quantize_rows, quantize),
+            (library.fp8_quantize_blocks, quantize),
+            (library.fp8_scan, (pointer, small, number, number, pointer, small)),
+            (library.fp8_compare, compare),
+        ):
+            call.argtypes = arguments
             call.restype = None
     except (OSError, AttributeError):  # Not built, built for another machine, or something else of that name.
         return None
