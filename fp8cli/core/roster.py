@@ -51,7 +51,13 @@ class Roster:
     def gates(self) -> frozenset[str]:
         """Modules here that compressed-tensors lists in `ignore` for the name of their class."""
         wanted = set(self.rules.gates)
-        paths = {path for full in self.full_names.values() for path in parents_of(full)} if wanted else set()
+        paths: set[str] = set()
+        for module in self.modules if wanted else ():
+            # A module's parents are those of its siblings: going up ends where somebody was before.
+            path = module
+            while path and path not in paths:
+                paths.add(path)
+                path = path.rpartition(".")[0]
         return frozenset(path for path in paths if path in wanted or pattern_of(path) in wanted)
 
     @cached_property

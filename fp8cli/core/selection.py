@@ -15,6 +15,7 @@ A missing tensor or a wrong shape stops the run here, before the first byte of a
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from fp8cli.core import modeling
@@ -30,8 +31,8 @@ _HEAD = re.compile(r"(\w+\.)?(lm_head|embed_out|output)\.weight")
 _EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe)\.")
 _NORM = re.compile(r"norm|(^|\.)ln")
 _NOT_LINEAR = re.compile(r"conv|rotary|router|(^|\.)gate\.")
-_ROTARY = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
-_MASK = re.compile(r"\.(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
+ROTARY_BUFFER = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+ATTENTION_MASK = re.compile(r"\.(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
 _REASONS: dict[Role, str] = {
     "embedding": "an embedding, not an nn.Linear",
     "norm": "a normalization, not an nn.Linear",
@@ -217,7 +218,7 @@ class _Judge:
     def _judge_foreign(self, name: str) -> tuple[Action, str]:
         rules = self.roster.rules
         listed = any(re.search(pattern, name) for pattern in rules.ignored_on_load)
-        if _ROTARY.search(name) or (listed and _MASK.search(name)):
+        if ROTARY_BUFFER.search(name) or (listed and ATTENTION_MASK.search(name)):
             return "drop", "a buffer that transformers and vLLM compute themselves and skip on load"
         layers = self.roster.layers
         beyond = layers is not None and rules.find(self.roster.full_names[name]) is not None
@@ -225,7 +226,7 @@ class _Judge:
         return "keep", f"not part of `{rules.name}`{extra}; copied unchanged"
 
     def _is_router(self, module: str) -> bool:
-        return _ROUTER.search(module) is not None or not self.roster.gates.isdisjoint(parents_of(module))
+        return _ROUTER.search(module) is not None or _lies_in(pattern_of(module), self.roster.rules.gates)
 
     def _float32_under(self, name: str) -> tuple[str, ...]:
         rules, full = self.roster.rules, self.roster.full_names[name]
@@ -234,6 +235,12 @@ class _Judge:
         if any(re.search(pattern.replace("*", ".*"), full) for pattern in rules.keep_fp32_from_fp16):
             return ("F16",)
         return ()
+
+
+@lru_cache
+def _lies_in(pattern: str, places: tuple[str, ...]) -> bool:
+    """Whether a module lies below one of some places, both written as patterns."""
+    return not frozenset(places).isdisjoint(parents_of(pattern))
 
 
 def _guess(name: str, shape: tuple[int, ...]) -> Role:
