@@ -32,13 +32,15 @@ VERDICTS: Final[Mapping[str, tuple[Status, str | None]]] = {
     "file.pickle_code": ("warning", "torch.load refuses it unless told to run code; nothing here needs it"),
     "file.readable": ("failed", "whoever loads the checkpoint as this user stops at it"),
     "folder.readable": ("not checked", "what lies in it was not looked at"),
+    "folder.unfinished": ("failed", "files may be missing or half written"),
     "folder.unfinished_download": ("warning", "files may be missing, or older than the rest"),
     "folder.unfinished_run": ("warning", "what lies here is what was there before that run"),
     "header.duplicate": (
         "failed",
-        "the safetensors library keeps the last one without a word; other readers may keep the first",
+        "the safetensors library keeps the last of two tensors without a word; others may keep the first",
     ),
     "index.absent": ("failed", "vLLM loads all of them, transformers refuses the folder"),
+    "index.duplicate": ("failed", "readers keep one of the copies, and not all the same"),
     "index.extra_shard": ("failed", "no loader reads it: its tensors, if the model needs them, are missing"),
     "index.ghost": (
         "failed",
@@ -47,21 +49,24 @@ VERDICTS: Final[Mapping[str, tuple[Status, str | None]]] = {
     "index.json": ("failed", _STOPS),
     "index.metadata": ("failed", "transformers stops with KeyError: 'metadata'; vLLM does not look at it"),
     "index.missing_shard": ("failed", _STOPS),
-    "index.path": ("failed", "transformers opens it wherever it leads; vLLM says that it is missing"),
+    "index.path": ("failed", "transformers opens whatever lies there; vLLM stops and says that it is missing"),
     "index.single_beside": (
         "failed",
         "transformers reads the single file and vLLM the shards: evaluation and serving may see different weights",
     ),
     "index.total_size": ("warning", "vLLM and transformers do not look at it; other tools plan memory by it"),
     "index.unlisted": ("failed", "vLLM and transformers load it; tools that look tensors up in the index do not"),
-    "index.weight_map": ("failed", "vLLM stops while loading; transformers does, or fills the model with random numbers"),
+    "index.weight_map": (
+        "failed",
+        "vLLM stops while loading; transformers does, or fills the model with random numbers",
+    ),
     "index.wrong_shard": (
         "failed",
         "vLLM and transformers load it from where it lies; tools that look tensors up in the index do not find it",
     ),
     "weights.beside": ("warning", None),
     "weights.none": ("failed", "there is nothing to load"),
-    "weights.other": ("failed", "transformers finds no weights under this name"),
+    "weights.other": ("failed", "it has no safetensors header that tells what is in it"),
 }
 """Check → what a complaint of it is, and what comes of it."""
 
@@ -93,6 +98,11 @@ def passed(check: str, found: str, *, count: int = 1) -> Finding:
 def not_checked(check: str, reason: str, *, subject: str | None = None, remedy: str | None = None) -> Finding:
     """A check that was not made, and why."""
     return Finding(check=check, status="not checked", subject=subject, found=showable(reason), remedy=remedy)
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: `1 tensor`, `2,000 tensors`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _findings(group: Sequence[Complaint], consequence_of: Callable[[Complaint], str | None]) -> Iterable[Finding]:

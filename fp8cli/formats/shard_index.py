@@ -117,7 +117,7 @@ def check_tensors(
                 places = (before[-1], shard.name)
                 complain(Complaint(check="index.duplicate", tensor=tensor.name, words=words, hint=hint, files=places))
             before.append(shard.name)
-    if not homes and not unread:
+    if shards and not homes and not unread:
         words = f"`{label}` holds no tensors"
         hint = "its weight files are well-formed but empty; download the checkpoint again"
         complain(Complaint(check="weights.none", words=words, hint=hint))

@@ -28,6 +28,8 @@ from fp8cli.errors import CannotRun, Fp8Error, UsageError
 
 JOURNAL_VERSION: Final = 1
 
+_SUFFIX: Final = ".fp8-partial"
+
 Piece = tuple[int, int, int]
 """(number of the tensor in the plan, first row or byte, one past the last)."""
 
@@ -93,7 +95,12 @@ class Staging:
 
 def partial_folder(out: Path) -> Path:
     """The hidden folder in which `out` grows."""
-    return out.parent / f".{out.name}.fp8-partial"
+    return out.parent / f".{out.name}{_SUFFIX}"
+
+
+def is_partial(folder: Path) -> bool:
+    """Whether `folder` is one in which an output grows, or lies in one."""
+    return any(part.startswith(".") and part.endswith(_SUFFIX) for part in folder.parts)
 
 
 def discard(out: Path) -> None:
