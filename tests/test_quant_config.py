@@ -19,8 +19,8 @@ from fp8cli.formats.quant_config import (
     patch_config,
     quantization_config,
     recipe_text,
-    recognise,
 )
+from fp8cli.formats.quant_methods import recognise
 from fp8cli.schemes import FP8_DYNAMIC, SCHEMES
 from tests.models import llama_config, save_model
 

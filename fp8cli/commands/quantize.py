@@ -21,7 +21,7 @@ from fp8cli.core.side_files import Provenance, carry_over, describe
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
-from fp8cli.formats.quant_config import recognise
+from fp8cli.formats.quant_methods import recognise
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.sources import resolve_source
 from fp8cli.formats.staging import check_output, discard, disk_errors, partial_folder, stage
