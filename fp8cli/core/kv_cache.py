@@ -23,6 +23,9 @@ from fp8cli.core.attention import Attention, AttentionLayers, read_attention
 BLOCK_TOKENS: Final = 16
 """Tokens that vLLM allocates at a time."""
 
+ANY_LENGTH: Final = 2**40
+"""Tokens, standing for no limit: a model whose layers all have windows or states never needs more room."""
+
 _MODEL_BYTES: Final = 2
 _FP8_BYTES: Final = 1
 
@@ -69,11 +72,11 @@ class KvCache:
             self._token_bytes(group, gpus) * BLOCK_TOKENS * _blocks(group, tokens, in_flight) for group in self.groups
         )
 
-    def tokens_in(self, room: int, gpus: int = 1, *, in_flight: int = 0, most: int = 2**40) -> int | None:
-        """Longest sequence in tokens for which `room` bytes on each GPU are enough, at most `most`; None: unknown."""
+    def tokens_in(self, room: int, gpus: int = 1, *, in_flight: int = 0) -> int | None:
+        """Longest sequence in tokens for which `room` bytes on each GPU are enough; None: unknown."""
         if self.unknown is not None:
             return None
-        low, high = 0, most + 1
+        low, high = 0, ANY_LENGTH + 1
         while high - low > 1:
             middle = (low + high) // 2
             fits = (self.bytes_to_admit(middle, gpus, in_flight=in_flight) or 0) <= room

@@ -6,9 +6,9 @@ from fp8cli.core.plan import Plan
 from fp8cli.schemes import BLOCK, Scheme
 
 
-def serve_command(path: str) -> str:
-    """Return the line that serves a checkpoint with vLLM."""
-    return f"vllm serve {shlex.quote(path)}"
+def serve_command(path: str, *options: str) -> str:
+    """Return the line that serves a checkpoint with vLLM, with further words of the command line."""
+    return shlex.join(["vllm", "serve", path, *options])
 
 
 def serve_note(scheme: Scheme) -> str:
