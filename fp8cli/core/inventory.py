@@ -7,31 +7,10 @@ whoever prints; here everything is in bytes.
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from fp8cli.core.folding import fold, natural_order
+from fp8cli.core.scale_names import FP8_DTYPES, scale_label
 from fp8cli.formats.safetensors import DTYPES, TensorInfo
-
-# F8_E8M0 is not among them: it only ever holds the scales of other formats.
-_FP8_DTYPES: Final = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
-
-# Last components of the names that quantizers give to what undoes their codes. CLIP's `logit_scale` is a weight.
-_SCALE_NAMES: Final = frozenset(
-    {
-        "weight_scale",
-        "weight_scale_2",
-        "weight_global_scale",
-        "input_scale",
-        "input_global_scale",
-        "output_scale",
-        "q_scale",
-        "k_scale",
-        "v_scale",
-        "kv_scale",
-        "prob_scale",
-    }
-)
-_SCALE_ENDINGS: Final = ("_scale_inv", "zero_point")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +60,8 @@ class Totals:
 
 def list_tensors(tensors: Collection[TensorInfo]) -> tuple[TensorRow, ...]:
     """Describe every tensor, in the natural order of the names."""
-    names = frozenset(tensor.name for tensor in tensors)
-    rows = (_tensor_row(tensor, is_scale=_is_scale(tensor.name, names)) for tensor in tensors)
+    dtypes = {tensor.name: tensor.dtype for tensor in tensors}
+    rows = (_tensor_row(tensor, is_scale=scale_label(tensor.name, dtypes) is not None) for tensor in tensors)
     return tuple(sorted(rows, key=lambda row: natural_order(row.name)))
 
 
@@ -127,7 +106,7 @@ def sum_by_dtype(rows: Collection[TensorRow]) -> tuple[DtypeRow, ...]:
 
 def holds_fp8(tensors: Iterable[TensorInfo]) -> bool:
     """Whether any tensor is stored as 8-bit floats."""
-    return any(tensor.dtype in _FP8_DTYPES for tensor in tensors)
+    return any(tensor.dtype in FP8_DTYPES for tensor in tensors)
 
 
 def _tensor_row(tensor: TensorInfo, *, is_scale: bool) -> TensorRow:
@@ -150,11 +129,3 @@ def _dtype_row(dtype: str, rows: Sequence[TensorRow], total: Totals) -> DtypeRow
         bytes=own.bytes,
         share=own.bytes / total.bytes if total.bytes else 0.0,
     )
-
-
-def _is_scale(name: str, names: Collection[str]) -> bool:
-    last = name.rpartition(".")[2]
-    if last in _SCALE_NAMES or last.endswith(_SCALE_ENDINGS):
-        return True
-    # Fused experts have no `.weight`: the scale of `experts.gate_up_proj` is `experts.gate_up_proj_scale`.
-    return name.endswith("_scale") and name.removesuffix("_scale") in names

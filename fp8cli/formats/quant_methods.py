@@ -50,16 +50,17 @@ def recognise(
     return _recognise_tensors(tensors)
 
 
-def find_quantization(config: Mapping[str, object]) -> Mapping[str, object] | None:
-    """Return the quantization block of a config.json, also of a config nested in it; None if it has none."""
+def find_quantization(config: Mapping[str, object]) -> object:
+    """Return the quantization block of a config.json, also of a config nested in it; None if it has none.
+
+    It should be an object, but that is up to whoever wrote the file.
+    """
     nested = [section for section in config.values() if isinstance(section, Mapping)]
     for section in (config, *nested):
         for key in (QUANTIZATION_CONFIG, _OLD_QUANTIZATION_CONFIG):
             found = section.get(key)
-            if isinstance(found, Mapping):
-                return found
             if found is not None:
-                return {"quant_method": found}
+                return found
     return None
 
 
@@ -76,8 +77,10 @@ def name_method(quantization: Mapping[str, object]) -> object:
     return None
 
 
-def describe_method(quantization: Mapping[str, object]) -> str:
+def describe_method(quantization: object) -> str:
     """Say in words what a quantization block declares."""
+    if not isinstance(quantization, Mapping):
+        return f"quantized by an unknown method `{quantization}`"
     method = name_method(quantization)
     describe = _METHODS.get(method) if isinstance(method, str) else None
     if describe is not None:
