@@ -1,9 +1,10 @@
 """How far a long run is: a bar on a terminal, one line now and then elsewhere, nothing when quiet."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Self
 
 from rich.progress import (
     BarColumn,
@@ -16,41 +17,38 @@ from rich.progress import (
 
 from fp8cli.commands.quantize import Started
 from fp8cli.core.engine import Progress as Piece
+from fp8cli.core.reading import BytesRead, ReadingBegins
 from fp8cli.render.console import Output
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
 _GB: Final = 10**9
 
 
-class QuantizeBar:
-    """What the progress of `fp8 quantize` looks like. Hand it `notify` as the command's hook."""
+class _Bar:
+    """A long run over bytes, counted in things (tensors, files) too. Safe to advance from several threads."""
 
     def __init__(self, output: Output) -> None:
         """Draw on stderr, in the form it can take."""
         self._output = output
-        self._tensors = self._tensors_done = self._bytes = self._bytes_done = self._bytes_resumed = 0
+        self._things = "tensors"
+        self._total = self._done = self._bytes = self._bytes_done = self._bytes_free = 0
         self._begun = self._spoke = time.monotonic()
         self._bar: Progress | None = None
+        self._lock = threading.Lock()
 
     @contextmanager
-    def running(self) -> Iterator["QuantizeBar"]:
+    def running(self) -> Iterator[Self]:
         """Keep the bar on the screen while the run lasts, and take it away afterwards."""
         try:
             yield self
         finally:
-            if self._bar is not None:
-                self._bar.stop()
+            self._stop()
 
-    def notify(self, event: Started | Piece) -> None:
-        """Take an event of `commands.quantize`."""
-        match event:
-            case Started():
-                self._start(event.tensors, event.bytes_read)
-            case Piece():
-                self._advance(event)
-
-    def _start(self, tensors: int, bytes_total: int) -> None:
-        self._tensors, self._bytes = tensors, bytes_total
+    def _start(self, bytes_total: int, *, total: int = 0, things: str = "tensors") -> None:
+        """Begin to count anew; `total` 0 counts bytes only, and calls them by `things`."""
+        self._stop()
+        self._total, self._bytes, self._things = total, bytes_total, things
+        self._done = self._bytes_done = self._bytes_free = 0
         self._begun = self._spoke = time.monotonic()
         if self._output.quiet or not self._output.err.terminal:
             return
@@ -64,29 +62,60 @@ class QuantizeBar:
             console=self._output.err.console(),
             transient=True,
         )
-        self._bar.add_task(f"0/{tensors} tensors", total=bytes_total)
+        self._bar.add_task(self._counted(), total=bytes_total)
         self._bar.start()
 
-    def _advance(self, piece: Piece) -> None:
-        self._bytes_done += piece.bytes_read
-        self._bytes_resumed += piece.bytes_read if piece.resumed else 0
-        self._tensors_done += piece.tensor_finished
+    def _stop(self) -> None:
         if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(
-                task, advance=piece.bytes_read, description=f"{self._tensors_done}/{self._tensors} tensors"
-            )
-        elif not self._output.quiet and not self._output.err.terminal:
-            self._speak()
+            self._bar.stop()
+            self._bar = None
+
+    def _advance(self, size: int, *, finished: bool = False, free: bool = False) -> None:
+        """Count bytes, and a thing that they finish; `free` bytes cost no time and say nothing about the speed."""
+        with self._lock:
+            self._bytes_done += size
+            self._bytes_free += size if free else 0
+            self._done += finished
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], advance=size, description=self._counted())
+            elif not self._output.quiet and not self._output.err.terminal:
+                self._speak()
+
+    def _counted(self) -> str:
+        return f"{self._done}/{self._total} {self._things}" if self._total else self._things
 
     def _speak(self) -> None:
         now = time.monotonic()
         if now - self._spoke < _SECONDS_BETWEEN_LINES:
             return
         self._spoke = now
-        rate = (self._bytes_done - self._bytes_resumed) / (now - self._begun)
+        rate = (self._bytes_done - self._bytes_free) / (now - self._begun)
         left = (self._bytes - self._bytes_done) / rate if rate else 0
         self._output.note(
-            f"{self._tensors_done}/{self._tensors} tensors, "
-            f"{self._bytes_done / _GB:.1f} of {self._bytes / _GB:.1f} GB, {rate / _GB:.2f} GB/s, {left:.0f} s left"
+            f"{self._counted()}, {self._bytes_done / _GB:.1f} of {self._bytes / _GB:.1f} GB, "
+            f"{rate / _GB:.2f} GB/s, {left:.0f} s left"
         )
+
+
+class QuantizeBar(_Bar):
+    """What the progress of `fp8 quantize` looks like. Hand it `notify` as the command's hook."""
+
+    def notify(self, event: Started | Piece) -> None:
+        """Take an event of `commands.quantize`."""
+        match event:
+            case Started():
+                self._start(event.bytes_read, total=event.tensors)
+            case Piece():
+                self._advance(event.bytes_read, finished=event.tensor_finished, free=event.resumed)
+
+
+class ReadingBar(_Bar):
+    """What the progress of `fp8 inspect --verify` and `--against` looks like. Hand its `notify` to the command."""
+
+    def notify(self, event: ReadingBegins | BytesRead) -> None:
+        """Take an event of `core.reading`."""
+        match event:
+            case ReadingBegins():
+                self._start(event.bytes, things=event.what)
+            case BytesRead():
+                self._advance(event.bytes)
