@@ -6,20 +6,11 @@ from typing import Any
 
 import pytest
 
-from fp8cli.core.fit import (
-    LEAST_RESERVE,
-    UTILIZATION,
-    Context,
-    Fit,
-    GpuFit,
-    Served,
-    batched_tokens,
-    judge_serving,
-    reserve_of,
-)
+from fp8cli.core.fit import LEAST_RESERVE, UTILIZATION, batched_tokens, judge_serving, reserve_of
 from fp8cli.core.gpu_models import DEFAULTS, GIB, GpuModel, default_gpus, find_gpu_model, known_gpus, models_found
 from fp8cli.core.gpu_needs import _NO_FP16
 from fp8cli.core.gpus import Gpu
+from fp8cli.core.serving_report import Context, Fit, GpuFit, Served
 from fp8cli.errors import UsageError
 
 LLAMA_8B: dict[str, Any] = {
@@ -180,6 +171,9 @@ def test_a_context_beyond_the_models_is_refused() -> None:
 def test_each_generation_says_how_it_runs_each_kind(name: str, kind: Any, words: str, refusal: str | None) -> None:
     judged = on(name, replace(SERVED_8B, kind=kind), 4096)
     assert (judged.needs.words, judged.needs.refusal) == (words, refusal)
+    if words == "unknown":
+        reason = "the weights fit, but how vLLM runs this kind of FP8 there is not known"
+        assert {(fit.verdict, fit.reason) for fit in judged.fits} == {("unknown", reason)}
     if refusal is not None:
         assert {(fit.verdict, fit.reason) for fit in judged.fits} == {("refused", refusal)}
         assert judged.best is None
@@ -202,7 +196,7 @@ def test_experts_are_judged_apart_from_linear_layers() -> None:
 def test_an_unquantized_model_is_judged_too() -> None:
     served = replace(SERVED_8B, weight_bytes=16_060_000_000, quantized=(), kind=None)
     judged = on("H100", served)
-    assert judged.needs.words == "computes in 16 bits: nothing is in FP8"
+    assert judged.needs.words == "nothing of it is in FP8"
     assert judged.best is not None
     assert judged.best.command == "vllm serve 'models/L 8B'"
 
@@ -269,6 +263,13 @@ def test_what_cannot_be_known_is_unknown(
 ) -> None:
     fit = on("H100", replace(SERVED_8B, config=config), *contexts).fits[0]
     assert (fit.verdict, fit.reason, fit.command) == (verdict, reason, None)
+
+
+def test_other_formats_are_judged_on_one_gpu_and_doubted_on_more() -> None:
+    reason = "how vLLM splits the weights of GPTQ is not known here"
+    judged = on("H100", replace(SERVED_8B, quantized=(), kind=None, split_unknown=reason))
+    assert [fit.verdict for fit in judged.fits] == ["fits", *["unknown"] * 4]
+    assert judged.fits[1].reason == reason
 
 
 def test_weights_that_do_not_fit_are_too_large_whatever_else_is_unknown() -> None:

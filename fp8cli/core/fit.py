@@ -8,17 +8,19 @@ graphs and communication is an estimate: vLLM measures them when it starts, and 
 it is about memory as the driver reports it, on a GPU that does nothing else.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 from fp8cli.core.attention import Attention, read_attention, text_config
 from fp8cli.core.gpu_models import GIB, GpuModel
 from fp8cli.core.gpu_needs import Needs, needs_on
 from fp8cli.core.kv_cache import KvCache, kv_cache_of
-from fp8cli.core.modes import Kind
 from fp8cli.core.serving import serve_command
+from fp8cli.core.serving_report import Context, Fit, GpuFit, Served, ServingReport, Verdict
 from fp8cli.core.tensor_parallel import TensorParallel, judge_sizes
+
+__all__ = ["UTILIZATION", "Fit", "GpuFit", "Served", "ServingReport", "judge_serving"]
 
 UTILIZATION: Final = 0.92
 """Share of a GPU's memory that vLLM uses unless told otherwise."""
@@ -36,100 +38,14 @@ _CONTEXT_STEP: Final = 1_024
 _BATCHES: Final = 2
 """Batches that vLLM has on their way at once (asynchronous scheduling)."""
 
-Verdict = Literal["fits", "fits with a shorter context", "too large", "refused", "unknown"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """A checkpoint, as far as serving it is concerned."""
-
-    path: str
-    """What to write behind `vllm serve`."""
-    config: Mapping[str, object] | None
-    """config.json as parsed; None: there is none, or it cannot be read."""
-    weight_bytes: int
-    """Of all tensors, scales too."""
-    quantized: Sequence[tuple[str, tuple[int, ...]]] = ()
-    """Name and shape of every FP8 weight."""
-    kind: Kind | None = None
-    """Of its FP8; None: not known, or nothing is in FP8."""
-    block: tuple[int, int] | None = None
-    """Rows and columns that share a scale; None: rows or whole tensors do."""
-    merged_checked: bool = True
-    """False for DeepSeek's own format; see core.tensor_parallel."""
-    kv_cache_fp8: bool = False
-    """Whether it asks for an FP8 KV cache."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What one length of context costs and gives."""
-
-    tokens: int
-    sequence_bytes: int | None
-    """KV cache of one sequence on one GPU, before any is split; None: unknown."""
-    allowed: bool
-    """Whether the model goes so far."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """So many GPUs of one model sharing the work."""
-
-    gpus: int
-    verdict: Verdict
-    reason: str | None
-    """Why it is not simply "fits"."""
-    weight_bytes: int
-    """Of each GPU."""
-    room_bytes: int | None
-    """For the KV cache on each GPU, below zero where the weights alone are too much; None: memory not known."""
-    tokens: int | None
-    """Longest sequence that the room holds, whatever the model allows; None: unknown."""
-    context: int | None
-    """Longest context that can be served: by the room and by the model."""
-    sequences: tuple[int | None, ...]
-    """How many sequences of each context asked for the room holds at once."""
-    command: str | None
-    """The line that serves it so; None: it cannot be served so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GpuFit:
-    """One model of GPU."""
-
-    gpu: GpuModel
-    needs: Needs
-    reserve_bytes: int | None
-    fits: tuple[Fit, ...]
-    """By number of GPUs."""
-    best: Fit | None
-    """With the fewest GPUs on which it fits; where it fits nowhere, with the fewest for a shorter context."""
-    here: Fit | None
-    """The same with no more GPUs than this machine has; None: it has too few, or is not known to have any."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServingReport:
-    """Everything above about one checkpoint."""
-
-    weight_bytes: int
-    cache: KvCache
-    longest: int | None
-    """Longest context of the model in tokens; None: config.json does not say."""
-    contexts: tuple[Context, ...]
-    parallel: tuple[TensorParallel, ...]
-    not_judged: tuple[str, ...]
-    """Patterns of weights whose split over GPUs is not known."""
-    gpus: tuple[GpuFit, ...]
-    utilization: float = UTILIZATION
-
 
 def judge_serving(served: Served, *, contexts: Sequence[int], gpus: Sequence[GpuModel]) -> ServingReport:
     """Judge a checkpoint on each of `gpus`. `contexts`: tokens to serve; none: as many as the model goes."""
     attention = read_attention(served.config)
     cache = kv_cache_of(attention, fp8=served.kv_cache_fp8)
     parallel, not_judged = judge_sizes(attention, served.quantized, served.block, merged_checked=served.merged_checked)
+    if served.split_unknown is not None:
+        parallel = tuple(_doubt(split, served.split_unknown) for split in parallel)
     model = _Model(
         served=served,
         attention=attention,
@@ -153,7 +69,14 @@ def judge_serving(served: Served, *, contexts: Sequence[int], gpus: Sequence[Gpu
         parallel=parallel,
         not_judged=not_judged,
         gpus=tuple(_judge_gpu(gpu, model) for gpu in gpus),
+        utilization=UTILIZATION,
     )
+
+
+def _doubt(split: TensorParallel, reason: str) -> TensorParallel:
+    if split.size == 1 or split.verdict != "works":
+        return split
+    return replace(split, verdict="not checked", reasons=(reason,))
 
 
 def reserve_of(memory_bytes: int) -> int:
@@ -255,6 +178,8 @@ def _verdict(
         return "unknown", f"the weights fit, but the KV cache is unknown: {model.cache.unknown}"
     if split.verdict == "not checked":
         return "unknown", split.reasons[0]
+    if model.served.quantized and needs.mode is None:
+        return "unknown", "the weights fit, but how vLLM runs this kind of FP8 there is not known"
     if tokens < min(USEFUL_TOKENS, wanted or USEFUL_TOKENS):
         return "too large", f"there is room for {tokens:,} tokens of KV cache"
     if wanted is None:

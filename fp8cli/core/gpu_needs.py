@@ -104,7 +104,7 @@ def _mode(gpu: GpuModel, kind: Kind | None, *, experts: bool = False) -> Mode | 
 
 def _words(mode: Mode | None, experts: Mode | None, *, fp8: bool) -> str:
     if not fp8:
-        return "computes in 16 bits: nothing is in FP8"
+        return "nothing of it is in FP8"
     if mode is None:
         return "unknown"
     if experts is None or experts == mode:

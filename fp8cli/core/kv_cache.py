@@ -11,7 +11,8 @@ constant size, which Mamba and linear attention keep, are not counted: their siz
 `bytes_of` is the cache's content; `bytes_to_admit` is what vLLM sets aside before it takes a sequence in: whole
 blocks of 16 tokens, and in layers with a window also the tokens that are still on their way. Source: vLLM 0.32,
 vllm/v1/kv_cache_interface.py, `max_memory_usage_bytes` of FullAttentionSpec, SlidingWindowSpec,
-ChunkedLocalAttentionSpec and MLAAttentionSpec.
+ChunkedLocalAttentionSpec and MLAAttentionSpec. Layers of several kinds vLLM allocates in groups of equal size, and
+fills up the last group of each kind; that waste is not counted.
 """
 
 from collections.abc import Mapping
