@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fp8cli.core.fit import LEAST_RESERVE, UTILIZATION, batched_tokens, judge_serving, reserve_of
 from fp8cli.core.gpu_models import DEFAULTS, GIB, GpuModel, default_gpus, find_gpu_model, known_gpus, models_found
@@ -359,6 +361,47 @@ def test_equal_gpus_of_a_machine_are_one_model_with_its_number() -> None:
 def test_the_reserve_grows_with_the_gpu_and_has_a_floor() -> None:
     assert reserve_of(16 * GIB) == LEAST_RESERVE
     assert reserve_of(100 * GIB) == 4 * GIB
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+KEYS = """
+    num_hidden_layers num_attention_heads num_key_value_heads head_dim hidden_size sliding_window layer_types
+    max_position_embeddings rope_scaling kv_lora_rank qk_rope_head_dim attn_config multi_query num_kv_heads
+    hybrid_override_pattern per_layer_config num_kv_shared_layers attn_layer_period attn_layer_offset text_config
+    sliding_window_pattern torch_dtype linear_attn_config global_head_dim attention_k_eq_v no_rope_layers
+""".split()
+TYPES = (
+    "llama mpt falcon gemma3_text gemma4_text jamba deepseek_v3 kimi_linear nemotron_h llama4_text qwen2 lfm2".split()
+)
+
+
+@given(
+    config=st.dictionaries(
+        st.sampled_from(KEYS),
+        VALUES | st.lists(VALUES, max_size=3) | st.dictionaries(st.sampled_from([*KEYS, "kv_n_heads", "0"]), VALUES),
+    ),
+    model_type=st.sampled_from(TYPES),
+    shapes=st.lists(
+        st.tuples(
+            st.sampled_from([name for name, _ in QUANTIZED] + ["x", "", "a.experts.0.w1.weight", "qkv_proj.weight"]),
+            st.lists(st.integers(min_value=0, max_value=2**40), max_size=3).map(tuple),
+        ),
+        max_size=5,
+    ),
+)
+def test_no_config_and_no_shape_raises(
+    config: dict[str, Any], model_type: str, shapes: list[tuple[str, tuple[int, ...]]]
+) -> None:
+    served = Served(
+        path="x",
+        config=config | {"model_type": model_type},
+        weight_bytes=1,
+        quantized=shapes,
+        kind="block",
+        block=(128, 128),
+    )
+    report = judge_serving(served, contexts=[0, 4096], gpus=[find_gpu_model("H100")])
+    assert len(report.gpus[0].fits) == len(report.parallel)
 
 
 @pytest.mark.slow

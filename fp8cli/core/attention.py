@@ -170,7 +170,7 @@ class _Values:
             case "mpt":
                 attention = self.config.get("attn_config")
                 heads = attention.get("kv_n_heads") if isinstance(attention, Mapping) else None
-                return heads if isinstance(heads, int) else self.number("num_attention_heads")
+                return _positive(heads) or self.number("num_attention_heads")
             case _:
                 return self.number("num_key_value_heads") or self.number("num_attention_heads")
 
@@ -214,7 +214,7 @@ class _Values:
 
 
 def _positive(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _dtype(config: Mapping[str, object]) -> str | None:
