@@ -18,6 +18,7 @@ from fp8cli.core.amd import AmdGpu
 from fp8cli.core.gpus import Gpu, Gpus, find_gpus
 from fp8cli.core.modes import MODE_WORDS, WEIGHT_ONLY_CAPABILITY, mode_on
 from fp8cli.core.probes import ROOT, TorchBuild, read_disk, read_memory, read_torch_build, usable_cpus, versions
+from fp8cli.errors import Fp8Error
 from fp8cli.schemes import SCHEMES, Scheme
 
 __all__ = [
@@ -190,7 +191,7 @@ def guard(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except Exception as problem:  # noqa: BLE001 - a probe that fails is a fact about the machine, not a reason to stop
-        found = f"{type(problem).__name__}: {problem}"
+        found = problem.message if isinstance(problem, Fp8Error) else f"{type(problem).__name__}: {problem}"
         return Check(name=name, status="not checked", found=found, wanted="an answer")
 
 

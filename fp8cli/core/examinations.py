@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from fp8cli.core import gpu_checks, machine_checks, stack_checks
+from fp8cli.core import checkpoint_checks, gpu_checks, machine_checks, stack_checks
 from fp8cli.core.environment import (
     SPARE_BYTES,
     Check,
+    Status,
     check_disk,
     check_folder,
     check_gpus,
@@ -18,9 +19,10 @@ from fp8cli.core.environment import (
     check_torch,
     gb,
 )
+from fp8cli.core.probes import has_amx, read_memory
 from fp8cli.core.resources import DEFAULT_MAX_MEMORY, parse_size
 from fp8cli.core.surroundings import Surroundings
-from fp8cli.errors import UsageError
+from fp8cli.errors import CannotRun, Fp8Error, UsageError
 
 Task = Literal["quantize", "inspect", "eval on transformers", "eval on vLLM", "serve"]
 Category = Literal["machine", "packages", "vLLM", "GPU", "hub", "checkpoint"]
@@ -49,8 +51,20 @@ def _memory(seen: Surroundings) -> Check:
 
 
 def _disk(seen: Surroundings) -> Check:
+    if seen.checkpoint is not None:
+        return checkpoint_checks.check_room(seen.candidate, seen.out)
     wanted = f"{gb(SPARE_BYTES)}; with a checkpoint, room for its output"
     return replace(check_disk(seen.out, 0), wanted=wanted)
+
+
+def _whole(seen: Surroundings) -> Check:
+    try:
+        return checkpoint_checks.check_whole(seen.candidate)
+    except Fp8Error as problem:
+        # Out of reach is not known to be bad; what is not there at all, or no checkpoint, is.
+        status: Status = "not checked" if isinstance(problem, CannotRun) else "failed"
+        wanted = "a checkpoint: a folder, a file or a Hub id"
+        return Check(name="checkpoint", status=status, found=problem.message, wanted=wanted, fix=problem.hint)
 
 
 def _lm_eval(seen: Surroundings) -> Check:
@@ -183,6 +197,40 @@ EXAMINATIONS: Final = (
         asks="what each kind of FP8 does on them under vLLM",
         tasks=ON_VLLM,
         make=lambda seen: gpu_checks.check_fp8(seen.gpus, seen.amd, seen.vllm, seen.root),
+    ),
+    Examination(
+        name="checkpoint",
+        category="checkpoint",
+        asks="whether files, index and headers of the checkpoint agree",
+        tasks=("quantize", "eval on transformers", *ON_VLLM),
+        make=_whole,
+        of_checkpoint=True,
+    ),
+    Examination(
+        name="serving",
+        category="checkpoint",
+        asks="in which mode vLLM runs its kind of FP8 here",
+        tasks=ON_VLLM,
+        make=lambda seen: checkpoint_checks.check_mode(
+            seen.candidate, seen.gpus, seen.amd, amx=lambda: has_amx(seen.root)
+        ),
+        of_checkpoint=True,
+    ),
+    Examination(
+        name="fit",
+        category="checkpoint",
+        asks="on how many of the GPUs here it fits, and with which context",
+        tasks=ON_VLLM,
+        make=lambda seen: checkpoint_checks.check_fit(seen.candidate, seen.gpus, seen.amd),
+        of_checkpoint=True,
+    ),
+    Examination(
+        name="unpacked",
+        category="checkpoint",
+        asks="memory for transformers, which unpacks FP8 to 16 bits",
+        tasks=("eval on transformers",),
+        make=lambda seen: checkpoint_checks.check_unpacked(seen.candidate, read_memory(seen.root), seen.gpus),
+        of_checkpoint=True,
     ),
     Examination(
         name="hub",

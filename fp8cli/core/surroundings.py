@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fp8cli.core.amd import AmdGpu, find_amd_gpus
+from fp8cli.core.candidate import Candidate, look_at
 from fp8cli.core.gpus import Gpus, find_gpus
 from fp8cli.core.hub_settings import HubSettings, read_hub_settings
 from fp8cli.core.interpreters import PROBE_SECONDS, Interpreter, find_vllm, this_interpreter
 from fp8cli.core.probes import ROOT
+from fp8cli.errors import Fp8Error
+from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +23,6 @@ class Surroundings:
 
     checkpoint: str | None = None
     """A folder or a Hub id, as the user writes it."""
-    out: Path = Path("model-FP8-dynamic")
-    """Where an output would lie."""
     python: Path | None = None
     """The interpreter of vLLM, if the user names it."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -29,6 +30,26 @@ class Surroundings:
     nvml: Any = None
     """Stands in for pynvml."""
     probe_seconds: float = PROBE_SECONDS
+
+    @property
+    def candidate(self) -> Candidate:
+        """The checkpoint. Raises Fp8Error if there is none of that name, or it cannot be reached."""
+        if isinstance(self._looked_at, Fp8Error):
+            raise self._looked_at
+        return self._looked_at
+
+    @cached_property
+    def _looked_at(self) -> Candidate | Fp8Error:
+        try:
+            return look_at(self.checkpoint or "")
+        except Fp8Error as problem:  # Kept too: the Hub is not to be asked again by every check.
+            return problem
+
+    @property
+    def out(self) -> Path:
+        """Where `fp8 quantize` would write by default."""
+        name = Path(self.checkpoint or "model").expanduser().resolve().name
+        return Path(f"{name}-{SCHEMES[DEFAULT_SCHEME].suffix}")
 
     @cached_property
     def gpus(self) -> Gpus:
