@@ -40,7 +40,8 @@ ALWAYS = "always"
 OPTIONAL = ""
 """Presence of a tensor that depends on the config."""
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.)")
+# At most 18 digits: names come from strangers, and Python refuses to read numbers of thousands of digits.
+_NUMBER = re.compile(r"(?<=\.)\d{1,18}(?=\.|$)|^\d{1,18}(?=\.)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,12 @@ def numbers_of(name: str) -> tuple[int, ...]:
     return tuple(int(number) for number in _NUMBER.findall(name))
 
 
+def layer_of(name: str) -> int | None:
+    """The first of these numbers, if there is one."""
+    found = _NUMBER.search(name)
+    return None if found is None else int(found.group())
+
+
 def evaluate(expression: str, value: Callable[[str], int | None]) -> int | None:
     """Evaluate sums and products over config keys: `(num_attention_heads+2*num_key_value_heads)*head_dim`."""
     return _evaluate(_parse(expression), value)
@@ -153,15 +160,20 @@ def _evaluate(node: ast.expr, value: Callable[[str], int | None]) -> int | None:
                 case ast.Mult():
                     return a * b
                 case ast.FloorDiv():
-                    return a // b
+                    return a // b if b else None
     raise ValueError(f"`{ast.unparse(node)}` is no sum or product of config keys")
 
 
 def find_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
     """Look an architecture up by `architectures[0]`, else by `model_type`; None if the table does not know it."""
     table = _table()
-    named = config.get("architectures") or [None]
-    name = named[0] if named[0] is not None else table["model_types"].get(config.get("model_type"))
+    match config:
+        case {"architectures": [str() as name, *_]}:
+            pass
+        case {"model_type": str() as model_type}:
+            name = table["model_types"].get(model_type)
+        case _:
+            return None
     return _rules(name) if name in table["architectures"] else None
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fp8cli.core.architectures import ALWAYS, ArchitectureRules, TensorRule, numbers_of, pattern_of
-from fp8cli.errors import BadInput, CannotRun
+from fp8cli.core.architectures import ALWAYS, ArchitectureRules, TensorRule, layer_of, numbers_of, pattern_of
+from fp8cli.errors import CannotRun
+from fp8cli.formats.complaints import Complaint, refuse
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name → safetensors dtype tag and shape, as the headers of a checkpoint have it."""
@@ -35,7 +36,7 @@ class Roster:
     @cached_property
     def full_names(self) -> dict[str, str]:
         """Name on disk → name with the prefix of the bare model."""
-        return {name: self._complete(name) for name in self.tensors}
+        return {name: full for name, (full, _) in self._identified.items()}
 
     @cached_property
     def on_disk(self) -> dict[str, str]:
@@ -63,22 +64,31 @@ class Roster:
     @cached_property
     def found(self) -> dict[str, TensorRule]:
         """Name on disk → its rule, for the tensors that are part of the model."""
-        rules = {name: self.rules.find(full) for name, full in self.full_names.items() if not self._is_beyond(full)}
-        return {name: rule for name, rule in rules.items() if rule is not None}
+        return {
+            name: rule
+            for name, (full, rule) in self._identified.items()
+            if rule is not None and not self._is_beyond(full)
+        }
 
     def check(self, *, head_is_stored: bool) -> None:
         """Raise BadInput or CannotRun unless this checkpoint is a whole one, of the shapes its config promises."""
         self._refuse_what_is_unsupported()
-        self._check_shapes()
+        for complaint in self.complaints(head_is_stored=head_is_stored):
+            refuse(complaint)
+
+    def complaints(self, *, head_is_stored: bool) -> Iterator[Complaint]:
+        """Everything that is missing or misshapen, one by one: a hostile config can promise layers without end."""
+        yield from self._without_linears()
+        yield from self._misshapen()
         if head_is_stored:
-            self._check_head()
-        self._check_singles()
-        self._check_companions()
+            yield from self._without_head()
+        yield from self._missing_singles()
+        yield from self._missing_companions()
 
     def _is_beyond(self, full: str) -> bool:
         """Whether a name belongs to a layer after the last one, as layers for multi-token prediction do."""
-        numbers = numbers_of(full)
-        return self.layers is not None and bool(numbers) and numbers[0] >= self.layers
+        layer = None if self.layers is None else layer_of(full)
+        return layer is not None and self.layers is not None and layer >= self.layers
 
     def _is_fused(self, name: str) -> bool:
         """Whether a tensor holds several experts; some architectures are published both ways."""
@@ -86,10 +96,16 @@ class Roster:
         unknown = rule is None and "experts" in name and len(self.tensors[name][1]) >= 3
         return unknown or (rule is not None and rule.role == "fused experts")
 
-    def _complete(self, name: str) -> str:
-        if self.rules.find(name) is None and self.rules.find(self.rules.base_prefix + name) is not None:
-            return self.rules.base_prefix + name
-        return name
+    @cached_property
+    def _identified(self) -> dict[str, tuple[str, TensorRule | None]]:
+        """Name on disk → full name and rule, be it of a layer that the model does not have."""
+        return {name: self._identify(name) for name in self.tensors}
+
+    def _identify(self, name: str) -> tuple[str, TensorRule | None]:
+        rule = self.rules.find(name)
+        if rule is None and (rule := self.rules.find(self.rules.base_prefix + name)) is not None:
+            return self.rules.base_prefix + name, rule
+        return name, rule
 
     def _refuse_what_is_unsupported(self) -> None:
         fused = next((name for name in self.tensors if self._is_fused(name)), None)
@@ -98,15 +114,18 @@ class Roster:
             raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, which is not supported yet")
         if not any(rule.role == "linear" for rule in self.rules.tensors):
             raise CannotRun(f"`{self.rules.name}` has no nn.Linear in its layers, so there is nothing to quantize")
+
+    def _without_linears(self) -> Iterator[Complaint]:
         if not any(rule.role == "linear" for rule in self.found.values()):
-            wanted = next(rule.pattern for rule in self.rules.tensors if rule.role == "linear")
-            found = next(iter(sorted(self.tensors)), "nothing")
-            raise BadInput(
-                f"no Linear weight of `{self.rules.name}` is here: expected names like `{wanted}`, found `{found}`",
+            wanted = next((rule.pattern for rule in self.rules.tensors if rule.role == "linear"), "nothing")
+            names = f"expected names like `{wanted}`, found `{min(self.tensors, default='nothing')}`"
+            yield Complaint(
+                check="tensor.none",
+                words=f"no Linear weight of `{self.rules.name}` is here: {names}",
                 hint="look at `architectures` in config.json: does it belong to these weights?",
             )
 
-    def _check_shapes(self) -> None:
+    def _misshapen(self) -> Iterator[Complaint]:
         # Once per rule, not per tensor: a mixture of experts has hundreds of tensors for each.
         rules = {rule.pattern: rule for rule in self.found.values()}
         promised = {
@@ -120,28 +139,30 @@ class Roster:
             wanted = promised[rule.pattern]
             if len(wanted) != len(shape) or any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
                 expected = ", ".join("?" if size is None else str(size) for size in wanted)
-                raise BadInput(
-                    f"`{name}` has shape {list(shape)}, but config.json promises [{expected}]",
+                yield Complaint(
+                    check="tensor.shape",
+                    tensor=name,
+                    words=f"has shape {list(shape)}, but config.json promises [{expected}]",
                     hint=f"the dimensions are [{', '.join(text or '?' for text in rule.shape)}]",
                 )
 
-    def _check_head(self) -> None:
+    def _without_head(self) -> Iterator[Complaint]:
         head = f"{self.rules.output_head}.weight"
         if head not in self.on_disk:
-            raise BadInput(
-                f"`{head}` is missing, and `tie_word_embeddings` is false",
+            yield Complaint(
+                check="tensor.missing",
+                tensor=head,
+                words="is missing, and `tie_word_embeddings` is false",
                 hint="if the output head shares the embedding, config.json must say tie_word_embeddings: true",
             )
 
-    def _check_singles(self) -> None:
+    def _missing_singles(self) -> Iterator[Complaint]:
         """What every layer has, and what is there once."""
         for rule in self.rules.tensors:
             for layer in range(self.layers or 0 if "*" in rule.pattern else 1) if rule.presence == ALWAYS else ():
-                for name in self._copies(rule, layer):
-                    if name not in self.on_disk:
-                        raise self._missing(name)
+                yield from (self._missing(name) for name in self._copies(rule, layer) if name not in self.on_disk)
 
-    def _check_companions(self) -> None:
+    def _missing_companions(self) -> Iterator[Complaint]:
         """Siblings stand together in a layer, and experts without a gap."""
         label = {rule.pattern: rule for rule in self.rules.tensors if rule.presence not in ("", ALWAYS)}
         places: dict[str, set[int]] = defaultdict(set)
@@ -150,9 +171,7 @@ class Roster:
                 places[rule.presence].add(numbers_of(self.full_names[name])[0])
         for rule in label.values():
             for layer in sorted(places[rule.presence]):
-                for name in self._copies(rule, layer):
-                    if name not in self.on_disk:
-                        raise self._missing(name)
+                yield from (self._missing(name) for name in self._copies(rule, layer) if name not in self.on_disk)
 
     def _copies(self, rule: TensorRule, layer: int) -> Iterator[str]:
         """Names of one rule in one layer: one, or one for each expert."""
@@ -163,9 +182,11 @@ class Roster:
         for expert in range(self.rules.dimension(rule.count, self.config) or 0):
             yield name.replace("*", str(expert))
 
-    def _missing(self, name: str) -> BadInput:
-        return BadInput(
-            f"`{name}` is missing: `{self.rules.name}` with {self.layers} layers needs it",
+    def _missing(self, name: str) -> Complaint:
+        return Complaint(
+            check="tensor.missing",
+            tensor=name,
+            words=f"is missing: `{self.rules.name}` with {self.layers} layers needs it",
             hint="the download may be incomplete: compare the shards with model.safetensors.index.json",
         )
 
