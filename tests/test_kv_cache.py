@@ -197,6 +197,7 @@ def test_the_rule_is_said_in_words(config: dict[str, Any], rule: str) -> None:
             "its `layer_types` lists 3 layers and the config has 24",
         ),
         (GPT_OSS_20B | {"layer_types": [["x"]] * 24}, "no rule for a layer of `['x']` is known"),
+        (GPT_OSS_20B | {"layer_types": [None] * 24}, "no rule for a layer of `None` is known"),
         (GPT_OSS_20B | {"sliding_window": None}, "its config.json names layers with a window and no window"),
         (
             QWEN25_7B | {"use_sliding_window": True, "max_window_layers": 20},

@@ -225,9 +225,9 @@ def _from_list(config: Mapping[str, object], layers: int, default: int | None) -
     """Read the list that names every layer's kind."""
     key = next(key for key in _LISTS if isinstance(config.get(key), list))
     words = _list(config, key) or ()
-    strange = next((word for word in words if not isinstance(word, str) or word not in _WORDS), None)
-    if strange is not None:
-        return LayerKinds(unknown=f"no rule for a layer of `{strange}` is known")
+    strange = [word for word in words if not isinstance(word, str) or word not in _WORDS]
+    if strange:
+        return LayerKinds(unknown=f"no rule for a layer of `{strange[0]}` is known")
     kinds = tuple(_WORDS[str(word)] for word in words)
     name = "attention_chunk_size" if "chunked" in kinds else "sliding_window"
     return _checked(kinds, layers, _number(config, name, default), key)
