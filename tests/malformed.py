@@ -3,10 +3,13 @@
 A case is a whole checkpoint folder, so that the reader, `fp8 inspect` and `fp8 quantize` can all be held against
 it. `BROKEN_FILES` have a broken `model.safetensors` that the safetensors library refuses too; `STRICTER_FILES`
 are the few it takes and this tool does not; `BROKEN_FOLDERS` are made of sound files that do not fit together.
-`SOUND_FILES` look odd and must be read. The patterns are for `re.search` in the error's message.
+`SOUND_FILES` look odd and must be read. The patterns are for `re.search` in the error's message, and in the finding
+of a survey, which `CHECKS` names. `FLAWED_FOLDERS` can be opened, and a survey must still say what is wrong.
 """
 
 import json
+import os
+import pickle
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -480,3 +483,233 @@ BROKEN_FOLDERS: Final = (
 )
 
 MALFORMED: Final = (*BROKEN_FILES, *STRICTER_FILES, *BROKEN_FOLDERS)
+
+CHECKS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        """
+        empty_file seven_bytes only_a_length length_beyond_the_file cut_by_one_byte cut_in_half cut_before_the_data
+        shard_of_zero_bytes shard_cut_short
+        """.split(),
+        "file.cut_short",
+    ),
+    **dict.fromkeys(
+        """
+        pickle_in_a_zip bare_pickle pickle_protocol_4 git_lfs_pointer html_page xml_page gguf hdf5
+        gzip_with_a_credible_length shard_is_a_git_lfs_pointer shard_is_an_html_page index_is_a_git_lfs_pointer
+        config_is_a_git_lfs_pointer
+        """.split(),
+        "file.impostor",
+    ),
+    **dict.fromkeys(
+        """
+        duplicate_name_on_other_bytes duplicate_metadata duplicate_field duplicate_name_same_entry
+        duplicate_name_last_covers_all duplicate_in_the_metadata duplicate_extra_field
+        """.split(),
+        "header.duplicate",
+    ),
+    **dict.fromkeys(
+        "overlap two_names_on_the_same_bytes hole hole_at_the_start empty_tensor_beyond_the_data".split(), "file.layout"
+    ),
+    **dict.fromkeys(["bytes_unused_at_the_end", "data_without_tensors"], "file.surplus"),
+    **dict.fromkeys(
+        """
+        index_leads_out_by_dots index_leads_out_absolutely index_leads_out_by_backslashes index_names_a_sub_folder
+        index_names_nothing index_names_the_parent
+        """.split(),
+        "index.path",
+    ),
+    **dict.fromkeys(
+        "index_names_a_number no_weight_map empty_weight_map weight_map_is_a_list".split(), "index.weight_map"
+    ),
+    "missing_shard": "index.missing_shard",
+    **dict.fromkeys(["no_index", "single_file_and_variant"], "index.absent"),
+    "single_file_and_index": "index.single_beside",
+    "tensor_in_two_shards": "index.duplicate",
+    "unindexed_tensor": "index.unlisted",
+    "ghost_tensor": "index.ghost",
+    "tensor_in_the_wrong_shard": "index.wrong_shard",
+    **dict.fromkeys(["wrong_total_size", "total_size_is_text"], "index.total_size"),
+    "extra_shard": "index.extra_shard",
+    **dict.fromkeys(["index_is_broken_json", "index_is_a_list"], "index.json"),
+    **dict.fromkeys(
+        "shards_without_tensors file_without_tensors folder_for_a_file no_weights empty_folder".split(), "weights.none"
+    ),
+    **dict.fromkeys(
+        """
+        one_shard_and_no_index variant_only pickles_only gguf_only onnx_only differently_named consolidated_only
+        """.split(),
+        "weights.other",
+    ),
+    **dict.fromkeys(
+        "link_leads_out config_link_leads_out dangling_link link_to_itself link_to_a_device".split(), "file.link"
+    ),
+    "no_config": "config.missing",
+    **dict.fromkeys(
+        """
+        broken_config config_is_a_list config_is_empty config_is_not_utf8 config_is_utf16 config_nested_too_deeply
+        config_with_a_byte_order_mark config_with_5000_digits
+        """.split(),
+        "config.json",
+    ),
+}
+"""Case → the check of a survey that must find it; where nothing stands here, it is `file.header`."""
+
+
+class Flawed(NamedTuple):
+    name: str
+    build: Callable[[Path], None]
+    check: str
+    status: str
+    message: str
+    also: tuple[str, ...] = ()
+    """Other checks that cannot pass then."""
+
+
+def _beside(name: str, content: bytes | str, build: Callable[[Path], None] | None = None) -> Callable[[Path], None]:
+    """Return a builder of a sound folder with one more file."""
+
+    def add(folder: Path) -> None:
+        (build or single(_OVER))(folder)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return add
+
+
+def _closed(*names: str) -> Callable[[Path], None]:
+    def close(folder: Path) -> None:
+        single(_OVER)(folder)
+        for name in names:
+            (folder / name).chmod(0o600)
+
+    return close
+
+
+def _dangling_side_file(folder: Path) -> None:
+    single(_OVER)(folder)
+    (folder / "tokenizer.json").symlink_to("gone")
+
+
+def _broken_off_download_in_the_cache(folder: Path) -> None:
+    _beside(".cache/huggingface/download/abc.incomplete", b"half")(folder)
+
+
+def _unfinished_run_beside(folder: Path) -> None:
+    single(_OVER)(folder)
+    (folder.parent / f".{folder.name}.fp8-partial" / "checkpoint").mkdir(parents=True)
+
+
+class RunsACommand:
+    """What a pickle makes of it calls os.system when it is loaded."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("false",)
+
+
+FLAWED_FOLDERS: Final = (
+    Flawed(
+        "weights_only_for_their_owner", _closed("model.safetensors"), "file.mode", "warning", r"alone: its mode is 0600"
+    ),
+    Flawed(
+        "all_only_for_their_owner",
+        _closed("config.json", "model.safetensors"),
+        "file.mode",
+        "warning",
+        r"^`config.json` and 1 more file can be read by the owner alone",
+    ),
+    Flawed("tokenizer_is_a_git_lfs_pointer", _beside("tokenizer.json", _LFS), "file.impostor", "failed", "Git LFS"),
+    Flawed("model_file_is_a_git_lfs_pointer", _beside("tokenizer.model", _LFS), "file.impostor", "failed", "Git LFS"),
+    Flawed("tokenizer_is_an_html_page", _beside("tokenizer.json", _HTML), "file.impostor", "failed", "an HTML page"),
+    Flawed("tokenizer_of_zero_bytes", _beside("tokenizer.json", b""), "file.empty", "failed", "`tokenizer.json` is em"),
+    Flawed("template_of_zero_bytes", _beside("chat_template.jinja", b""), "file.empty", "failed", "is empty"),
+    Flawed("tokenizer_cut_short", _beside("tokenizer.json", '{"a": [1, 2'), "file.json", "failed", "is not valid JSON"),
+    Flawed(
+        "long_tokenizer_cut_short",
+        _beside("tokenizer.json", json.dumps(["x" * 100] * 5000)[:-1]),
+        "file.json",
+        "failed",
+        "does not begin and end as JSON does",
+    ),
+    Flawed(
+        "side_config_with_a_mark", _beside("generation_config.json", b"\xef\xbb\xbf{}"), "file.json", "failed", "BOM"
+    ),
+    Flawed("dangling_side_file", _dangling_side_file, "file.link", "failed", "`tokenizer.json` is a link to `gone`"),
+    Flawed(
+        "broken_off_download",
+        _beside("model-00002.safetensors.incomplete", b"half"),
+        "folder.unfinished_download",
+        "warning",
+        "`model-00002.safetensors.incomplete` is what a broken-off download",
+    ),
+    Flawed(
+        "broken_off_download_in_the_cache",
+        _broken_off_download_in_the_cache,
+        "folder.unfinished_download",
+        "warning",
+        "abc.incomplete` is what a broken-off download has left",
+    ),
+    Flawed(
+        "unfinished_run_beside", _unfinished_run_beside, "folder.unfinished_run", "warning", "has not finished: `.*fp8-"
+    ),
+    Flawed(
+        "pickle_that_runs_a_command",
+        _beside("pytorch_model.bin", pickle.dumps({"a": RunsACommand()})),
+        "file.pickle",
+        "failed",
+        r"^`pytorch_model.bin` is an unsafe pickle: it calls `os.system`$",
+    ),
+    Flawed(
+        "pickle_of_a_class",
+        _beside("training_args.bin", pickle.dumps(Path("x"))),
+        "file.pickle_code",
+        "warning",
+        "is a pickle that runs code of `pathlib.",
+    ),
+    Flawed(
+        "no_pickle_at_all", _beside("training_args.bin", b"nonsense"), "file.pickle", "not checked", "no whole pickle"
+    ),
+    Flawed(
+        "mistral_format_beside",
+        _beside("consolidated.safetensors", _OVER),
+        "weights.beside",
+        "warning",
+        "`consolidated.safetensors` lies beside the weights: vLLM loads it instead",
+    ),
+    Flawed(
+        "another_weight_file_beside",
+        _beside("adapter.safetensors", shard("b")),
+        "weights.beside",
+        "warning",
+        "`adapter.safetensors` lies beside `model.safetensors`: vLLM loads both",
+    ),
+    Flawed(
+        "the_same_tensor_beside",
+        _beside("other.safetensors", _OVER),
+        "index.duplicate",
+        "failed",
+        "`a` lies in two shards, `model.safetensors` and `other.safetensors`",
+        also=("weights.beside",),
+    ),
+    Flawed(
+        "damaged_file_beside",
+        _beside("adapter.safetensors", shard("b")[:-1]),
+        "file.cut_short",
+        "failed",
+        "1 bytes early",
+        also=("weights.beside",),
+    ),
+    Flawed(
+        "index_without_metadata",
+        sharded({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}),
+        "index.metadata",
+        "failed",
+        "has no `metadata`",
+    ),
+    Flawed(
+        "index_without_a_total_size",
+        sharded({"metadata": {}, "weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}),
+        "index.total_size",
+        "not checked",
+        "promises no total size",
+    ),
+)

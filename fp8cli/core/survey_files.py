@@ -204,6 +204,8 @@ def _about_modes(paths: Iterator[tuple[str, Path]] | Sequence[tuple[str, Path]])
         seen += 1
         if not mode & _OWNER_ONLY:
             closed.append((name, path, stat.S_IMODE(mode)))
+    if not seen:
+        return ()
     if not closed:
         return (passed("file.mode", f"{counted(seen, 'file')}, each open to more users than its owner", count=seen),)
     name, path, mode = closed[0]

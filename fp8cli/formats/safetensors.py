@@ -301,8 +301,12 @@ def _parse_tensor(tensor: str, fields: object, data_begin: int, name: str) -> Te
 
 
 def _are_sizes(values: list[object]) -> bool:
-    # The exact type: `bool` is an `int` in Python, but `true` is no size in JSON.
-    return all(type(value) is int and 0 <= value <= _U64_MAX for value in values)
+    # The exact type: `bool` is an `int` in Python, but `true` is no size in JSON. A loop, because `all` with a
+    # generator takes twice as long, and this runs twice per tensor.
+    for value in values:  # noqa: SIM110
+        if type(value) is not int or not 0 <= value <= _U64_MAX:
+            return False
+    return True
 
 
 def _check_extras(tensor: str, fields: Mapping[str, object], name: str) -> None:

@@ -82,13 +82,14 @@ def find_shards(
             words = f"`{name}` is missing: `{INDEX}` names it, the folder lacks it"
             hint = "download that shard; the folder is incomplete"
             complain(Complaint(check="index.missing_shard", words=words, hint=hint, files=(name,)))
-    extra = [name for name in present if name not in named]
-    if extra == [SINGLE]:
-        words = f"`{label}` has both `{SINGLE}` and an index to other shards: readers disagree on which counts"
-        hint = f"remove `{SINGLE}`, or `{INDEX}` and its shards"
-        complain(Complaint(check="index.single_beside", words=words, hint=hint, files=(SINGLE,)))
-    else:
-        for name in extra:
+    for name in present:
+        if name in named:
+            continue
+        if name == SINGLE:
+            words = f"`{label}` has both `{SINGLE}` and an index to other shards: readers disagree on which counts"
+            hint = f"remove `{SINGLE}`, or `{INDEX}` and its shards"
+            complain(Complaint(check="index.single_beside", words=words, hint=hint, files=(SINGLE,)))
+        else:
             words = f"`{name}` lies in the folder but `{INDEX}` does not name it"
             hint = "remove it, or fetch the index that belongs to these shards"
             complain(Complaint(check="index.extra_shard", words=words, hint=hint, files=(name,)))
@@ -107,16 +108,19 @@ def check_tensors(
 
     unread: files whose header could not be read; about tensors that may lie in them nothing is said.
     """
-    homes: dict[str, list[str]] = {}
+    homes: dict[str, tuple[str, ...]] = {}
     for shard in shards:
+        alone = (shard.name,)
         for tensor in shard.header.tensors:
-            before = homes.setdefault(tensor.name, [])
-            if before:
-                words = f"lies in two shards, `{before[-1]}` and `{shard.name}`"
-                hint = "readers disagree on which copy counts; download the checkpoint again"
-                places = (before[-1], shard.name)
-                complain(Complaint(check="index.duplicate", tensor=tensor.name, words=words, hint=hint, files=places))
-            before.append(shard.name)
+            before = homes.get(tensor.name)
+            if before is None:
+                homes[tensor.name] = alone
+                continue
+            words = f"lies in two shards, `{before[-1]}` and `{shard.name}`"
+            hint = "readers disagree on which copy counts; download the checkpoint again"
+            places = (before[-1], shard.name)
+            complain(Complaint(check="index.duplicate", tensor=tensor.name, words=words, hint=hint, files=places))
+            homes[tensor.name] = before + alone
     if shards and not homes and not unread:
         words = f"`{label}` holds no tensors"
         hint = "its weight files are well-formed but empty; download the checkpoint again"
