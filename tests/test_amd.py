@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fp8cli.core.amd import AmdGpu, find_amd_gpus, gfx_name
+from fp8cli.core.amd import AmdGpu, find_amd_gpus, gfx_name, hiding
 from fp8cli.core.environment import check_gpus
 from fp8cli.core.gpu_checks import check_fp8
 from fp8cli.core.gpus import Gpus
@@ -48,6 +48,14 @@ def test_a_gpu_is_found_by_name_set_and_memory_and_the_processor_is_none(tmp_pat
     gpus = find_amd_gpus(amd_machine(tmp_path, ("AMD Instinct MI300X OAM", 90402, 192)))
     assert gpus == (AmdGpu(name="AMD Instinct MI300X OAM", gfx="gfx942", memory_bytes=192 * GIB, free_bytes=191 * GIB),)
     assert check_gpus(Gpus(), gpus).found == "AMD Instinct MI300X OAM, gfx942, 191.00 GiB free of 192.00 GiB"
+
+
+def test_variables_that_may_hide_amd_gpus_are_named_and_not_guessed_at(tmp_path: Path) -> None:
+    gpus = find_amd_gpus(amd_machine(tmp_path, ("AMD Instinct MI300X", 90402, 192)))
+    hidden_by = hiding({"HIP_VISIBLE_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": ""})
+    check = check_gpus(Gpus(), gpus, hidden_by)
+    assert check.found.endswith("; HIP_VISIBLE_DEVICES and ROCR_VISIBLE_DEVICES may hide some of AMD's")
+    assert check_gpus(Gpus(), (), hidden_by).found == "no NVIDIA GPU"
 
 
 def test_a_gpu_that_tells_no_name_and_no_memory_is_named_by_its_set(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from fp8cli.core.gpus import Gpus, find_gpus
 from fp8cli.core.probes import Memory
 from fp8cli.core.surroundings import Surroundings
 from fp8cli.formats.safetensors import lay_out
-from tests.staged_machine import FULL, interpreter, lay_out_kernel, stage
+from tests.staged_machine import FULL, interpreter, lay_out_kernel, settled, stage
 from tests.stand_in_nvml import A100, GIB, H100, L4, L40S, T4, V100, Model, Nvml
+from tests.test_doctor import printed
 
 FLOAT8 = {"num_bits": 8, "type": "float", "symmetric": True}
 LLAMA = {
@@ -131,7 +132,7 @@ def test_a_whole_checkpoint_is_named_with_its_size_and_scheme(dynamic: Candidate
         "compressed-tensors, 9.08 GB: E4M3 weights per channel, activations per token at run time; "
         f"the values of its scales are for fp8 inspect {dynamic.survey.label}"
     )
-    assert (dynamic.weight_bytes, dynamic.kind) == (WEIGHT_BYTES, "dynamic")
+    assert (dynamic.served.weight_bytes, dynamic.served.kind) == (WEIGHT_BYTES, "dynamic")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_the_kind_follows_from_what_the_config_declares(
 ) -> None:
     folder = write(tmp_path / "model", declared(weights, activations), block=weights == "block")
     candidate = look_at(str(folder))
-    assert candidate.kind == candidate.served.kind == kind
+    assert candidate.served.kind == kind
     assert candidate.served.block == ((128, 128) if kind == "block" else None)
 
 
@@ -195,7 +196,7 @@ def test_a_gpu_that_cannot_load_it_fails_and_beside_a_better_one_it_is_a_warning
 def test_without_a_gpu_it_is_vllm_s_cpu_build_that_is_judged(tmp_path: Path, dynamic: Candidate) -> None:
     block = look_at(str(write(tmp_path / "block", declared("block", "group"), block=True)))
     verdicts = {
-        (candidate.kind, amx): check_mode(candidate, Gpus(), (), amx=lambda amx=amx: amx).status
+        (candidate.served.kind, amx): check_mode(candidate, Gpus(), (), amx=lambda amx=amx: amx).status
         for candidate in (dynamic, block)
         for amx in (False, True)
     }
@@ -341,7 +342,7 @@ def test_what_cannot_be_quantized_fails_and_what_takes_transformers_to_tell_is_n
 
 def test_transformers_needs_room_for_the_weights_in_16_bits(dynamic: Candidate, plain: Candidate) -> None:
     scales = 32 * 2 * (3 * 4096 + 2 * 1024 + 2 * 14336)
-    assert dynamic.wide_bytes - scales == plain.weight_bytes == plain.wide_bytes
+    assert dynamic.wide_bytes - scales == plain.served.weight_bytes == plain.wide_bytes
 
     def status(available: int, *models: Model) -> str:
         memory = Memory(total_bytes=64 * GIB, available_bytes=available, group=None)
@@ -367,6 +368,32 @@ def test_a_checkpoint_that_runs_here_leaves_serving_ready(tmp_path: Path, dynami
     tasks = {each.task: (each.status, each.because) for each in report.tasks}
     assert tasks["serve"] == tasks["eval on vLLM"] == ("passed", ())
     assert tasks["quantize"] == ("not checked", ("disk space",))
+
+
+SCREEN_AT_80 = """\
+checkpoint
+✓ passed       checkpoint  compressed-tensors, 9.08 GB: E4M3 weights per
+                           channel, activations per token at run time; the
+                           values of its scales are for fp8 inspect /m
+✓ passed       serving     NVIDIA Made Up: computes in FP8 (W8A8)
+! warning      fit         fits with a shorter context on 1 × NVIDIA Made Up,
+                           context 5,072 of 8,192
+               wanted: 8.46 GiB for weights, and room for the KV cache
+               fix: vllm serve /m --max-model-len 4096
+
+found issues in 1 category: checkpoint
+"""
+
+
+def test_the_verdict_on_a_checkpoint_as_a_screen(tmp_path: Path, dynamic: Candidate) -> None:
+    seen = Surroundings(
+        checkpoint=dynamic.survey.label, root=lay_out_kernel(tmp_path / "root"), nvml=Nvml(gpu(11.5)), environ={}
+    )
+    # As if nothing used it: the stand-in has 1 GiB in use.
+    vars(seen)["gpus"] = found(gpu(11.5))
+    request = DoctorRequest(checkpoint=seen.checkpoint, checks=("checkpoint", "serving", "fit"))
+    report = settled(run(request, seen), {dynamic.survey.label: "/m"})
+    assert printed(report, width=80) == SCREEN_AT_80
 
 
 @pytest.mark.parametrize("name", ["./not-there", "no such/thing/at all", "https://example.org/model", "\x1b[31m"])

@@ -14,12 +14,13 @@ from typing import Final
 from fp8cli.core.amd import AmdGpu
 from fp8cli.core.candidate import Candidate
 from fp8cli.core.environment import Check, Status, check_disk, gb, gib
-from fp8cli.core.fit import UTILIZATION, Fit, GpuFit, judge_serving
+from fp8cli.core.fit import UTILIZATION, judge_serving
 from fp8cli.core.gpu_checks import KIND_NAMES
 from fp8cli.core.gpu_models import GpuModel, models_found
 from fp8cli.core.gpus import Gpu, Gpus
 from fp8cli.core.modes import mode_on_cpu
 from fp8cli.core.probes import Memory
+from fp8cli.core.serving_report import Fit, GpuFit
 from fp8cli.errors import BadInput, CannotRun
 
 _BEST_FIRST: Final[tuple[Status, ...]] = ("passed", "warning", "failed", "not checked")
@@ -39,7 +40,7 @@ def check_whole(candidate: Candidate) -> Check:
     open_ = next((finding for finding in findings if finding.status == "not checked"), None)
     if open_ is not None:
         return Check(name=name, status="not checked", found=open_.found, wanted=wanted)
-    words = f"{dialect.name}, {gb(candidate.weight_bytes)}: {dialect.words}"
+    words = f"{dialect.name}, {gb(candidate.served.weight_bytes)}: {dialect.words}"
     if dialect.weights:  # A NaN among them is as bad as a missing one, and no header tells.
         words += f"; the values of its scales are for {inspect}"
     return Check(name=name, status="passed", found=words, wanted=wanted)
@@ -84,7 +85,7 @@ def check_mode(candidate: Candidate, gpus: Gpus, amd: Sequence[AmdGpu], *, amx: 
         return Check(name=name, status="not checked", found=gpus.unknown, wanted=wanted)
     if not gpus.visible and not amd:
         return _mode_on_processor(candidate, amx=amx())
-    if candidate.kind is None:
+    if candidate.served.kind is None:
         found = f"how vLLM runs {candidate.dialect.name} is not known here: {candidate.dialect.words}"
         return Check(name=name, status="not checked", found=found, wanted=wanted)
     report = judge_serving(candidate.served, contexts=(), gpus=_models(gpus, amd))
@@ -101,7 +102,7 @@ def check_mode(candidate: Candidate, gpus: Gpus, amd: Sequence[AmdGpu], *, amx: 
 
 def check_fit(candidate: Candidate, gpus: Gpus, amd: Sequence[AmdGpu]) -> Check:
     """Say on how many of the GPUs here it fits, with which context, and the line that serves it so."""
-    name, wanted = "fit", f"{gib(candidate.weight_bytes)} for weights, and room for the KV cache"
+    name, wanted = "fit", f"{gib(candidate.served.weight_bytes)} for weights, and room for the KV cache"
     if gpus.unknown is not None:
         return Check(name=name, status="not checked", found=gpus.unknown, wanted=wanted)
     if not gpus.visible and not amd:
@@ -155,7 +156,7 @@ def _context(fit: Fit, longest: int | None) -> str:
 
 def _mode_on_processor(candidate: Candidate, *, amx: bool) -> Check:
     name, wanted = "serving", "a GPU, or what vLLM's CPU build can do"
-    kind = candidate.kind
+    kind = candidate.served.kind
     if kind is None:
         found = f"no GPU, and how vLLM's CPU build runs {candidate.dialect.name} is not known here"
         return Check(name=name, status="not checked", found=found, wanted=wanted)

@@ -150,14 +150,16 @@ def check_torch(build: TorchBuild | None, gpus: Gpus, *, python: Path | None = N
     return Check(name=name, status="warning" if fix else "passed", found=found, wanted=wanted, fix=fix)
 
 
-def check_gpus(gpus: Gpus, amd: Sequence[AmdGpu] = ()) -> Check:
-    """Name the GPUs that CUDA would show, and AMD's; having none is no fault."""
+def check_gpus(gpus: Gpus, amd: Sequence[AmdGpu] = (), hidden_by: Sequence[str] = ()) -> Check:
+    """Name the GPUs that CUDA would show, and AMD's; having none is no fault. hidden_by: variables that hide AMD's."""
     if gpus.unknown is not None:
         return Check(name="GPU", status="not checked", found=gpus.unknown, wanted=_GPU_WANTED)
     seen = [*map(_describe_gpu, gpus.visible), *map(_describe_amd_gpu, amd)]
     found = "; ".join(seen) or "no NVIDIA GPU"
     if gpus.present > len(gpus.visible):
         found += f" ({gpus.present - len(gpus.visible)} hidden by CUDA_VISIBLE_DEVICES)"
+    if amd and hidden_by:
+        found += f"; {' and '.join(hidden_by)} may hide some of AMD's"
     if gpus.driver is not None:
         found += f"; driver {gpus.driver}"
     return Check(name="GPU", status="passed", found=found, wanted=_GPU_WANTED)

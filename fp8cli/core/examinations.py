@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from fp8cli.core import checkpoint_checks, gpu_checks, machine_checks, stack_checks
+from fp8cli.core.amd import hiding
 from fp8cli.core.environment import (
     SPARE_BYTES,
     Check,
@@ -189,7 +190,7 @@ EXAMINATIONS: Final = (
         category="GPU",
         asks="the GPUs a process sees, with memory and driver",
         tasks=(),
-        make=lambda seen: check_gpus(seen.gpus, seen.amd),
+        make=lambda seen: check_gpus(seen.gpus, seen.amd, hiding(seen.environ)),
     ),
     Examination(
         name="fp8",
