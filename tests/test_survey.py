@@ -393,6 +393,46 @@ def test_transformers_stops_at_an_index_without_metadata(tmp_path: Path) -> None
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
+def test_transformers_sees_what_the_findings_say_it_sees(tmp_path: Path) -> None:
+    save_model(tmp_path / "outside", llama_config())
+    state = load_file(tmp_path / "outside" / "model.safetensors")
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    (tmp_path / "outside" / "config.json").rename(folder / "config.json")
+
+    # An index may lead anywhere.
+    weight_map = dict.fromkeys(state, "../outside/model.safetensors")
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert "transformers opens whatever lies there" in str(only(surveyed(folder), "index.path").consequence)
+    loaded = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert torch.equal(loaded["model.norm.weight"], state["model.norm.weight"])
+
+    # A single file goes before an index.
+    changed = {**state, "model.norm.weight": torch.full_like(state["model.norm.weight"], 7.0)}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(state, folder / SHARDS[0], metadata={"format": "pt"})
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(state, SHARDS[0])}))
+    assert "transformers reads the single file" in str(only(surveyed(folder), "index.single_beside").consequence)
+    assert AutoModelForCausalLM.from_pretrained(folder).state_dict()["model.norm.weight"].unique().tolist() == [7.0]
+
+    # What a shard lacks is made up.
+    (folder / "model.safetensors").unlink()
+    lost = {name: tensor for name, tensor in state.items() if name != "model.layers.0.mlp.up_proj.weight"}
+    save_file(lost, folder / SHARDS[0], metadata={"format": "pt"})
+    assert "transformers fills it with random numbers" in str(only(surveyed(folder), "index.ghost").consequence)
+    made_up = AutoModelForCausalLM.from_pretrained(folder).state_dict()["model.layers.0.mlp.up_proj.weight"]
+    assert not torch.equal(made_up, state["model.layers.0.mlp.up_proj.weight"])
+
+    # Shards without an index are no weights.
+    save_file(lost, folder / SHARDS[1], metadata={"format": "pt"})
+    (folder / INDEX).unlink()
+    assert (
+        only(surveyed(folder), "index.absent").consequence == "vLLM loads all of them, transformers refuses the folder"
+    )
+    with pytest.raises(OSError, match="no file named"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
 @pytest.mark.slow
 def test_vllm_keeps_the_copies_and_the_files_that_the_findings_say(tmp_path: Path) -> None:
     from vllm.model_executor.model_loader.weight_utils import (
@@ -413,6 +453,28 @@ def test_vllm_keeps_the_copies_and_the_files_that_the_findings_say(tmp_path: Pat
     assert kept["model.norm.weight"].unique().tolist() == [1.0]
     assert set(kept) == set(result.tensors)
     assert result.tensors["model.norm.weight"].file == "model-10.safetensors"
+
+    # Without an index all files count; with one that names a file that is not there, none.
+    index = (tmp_path / INDEX).read_text()
+    (tmp_path / INDEX).unlink()
+    assert "other" in surveyed(tmp_path).tensors
+    everything = [str(file) for file in tmp_path.glob("*.safetensors")]
+    assert sorted(filter_duplicate_safetensors_files(everything, str(tmp_path), INDEX)) == sorted(everything)
+    (tmp_path / INDEX).write_text(index)
+    (tmp_path / "model-9.safetensors").unlink()
+    assert "stop while loading" in str(only(surveyed(tmp_path), "index.missing_shard").consequence)
+    with pytest.raises(FileNotFoundError, match="referenced in index but missing"):
+        filter_duplicate_safetensors_files(everything[:1], str(tmp_path), INDEX)
+
+
+def test_folders_may_lie_deeper_than_python_recurses(tmp_path: Path) -> None:
+    single(shard("a"))(tmp_path)
+    deepest = tmp_path
+    for _ in range(1100):
+        deepest = deepest / "d"
+        deepest.mkdir()
+    assert [*surveyed(tmp_path).files] == ["config.json", "model.safetensors"]
+    subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
 
 
 # Fuzzing: whatever lies in a file, a survey comes back, and never calls sound what the strict opener refuses.

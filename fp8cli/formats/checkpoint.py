@@ -69,7 +69,7 @@ class LocalFolder:
     def list_files(self, complain: Complain) -> Mapping[str, int]:
         """Return what `files` does; `complain` is told of folders below that cannot be listed."""
         try:
-            return {name: self._size(file) for name, file in self._walk(self.path, PurePosixPath(), complain)}
+            return {name: self._size(file) for name, file in self._walk(complain)}
         except FileNotFoundError:
             message = f"`{self.path}` does not exist"
             raise BadInput(message, hint="check the path; a Hub model is named as owner/name") from None
@@ -83,25 +83,32 @@ class LocalFolder:
             message = f"`{self.path}` cannot be read: {problem.strerror or problem}"
             raise BadInput(message) from problem
 
-    def _walk(self, folder: Path, prefix: PurePosixPath, complain: Complain) -> Iterator[tuple[str, Path]]:
-        for entry in self._entries(folder, prefix, complain):
-            name = prefix / entry.name
-            if entry.is_dir():
-                # A linked folder is not entered: it may lead anywhere, even back here.
-                if not entry.is_symlink() and not entry.name.startswith((".", "__pycache__")):
-                    yield from self._walk(entry, name, complain)
-            elif entry.is_file() or entry.is_symlink():
-                yield str(name), entry
+    def _walk(self, complain: Complain) -> Iterator[tuple[str, Path]]:
+        """Yield every file with its name, in the order of the names. No recursion: folders may lie very deep."""
+        waiting = [iter(self._entries(self.path, complain))]
+        while waiting:
+            entry, is_folder = next(waiting[-1], (None, False))
+            if entry is None:
+                waiting.pop()
+            elif not is_folder:
+                yield str(PurePosixPath(entry.relative_to(self.path))), entry
+            # A linked folder is not entered: it may lead anywhere, even back here.
+            elif not entry.is_symlink() and not entry.name.startswith((".", "__pycache__")):
+                waiting.append(iter(self._entries(entry, complain)))
 
-    def _entries(self, folder: Path, prefix: PurePosixPath, complain: Complain) -> Sequence[Path]:
+    def _entries(self, folder: Path, complain: Complain) -> Sequence[tuple[Path, bool]]:
+        """Return the files and folders in `folder`, each with whether it is a folder."""
         try:
-            return sorted(folder.iterdir())
-        except PermissionError:
+            entries = [(entry, entry.is_dir()) for entry in sorted(folder.iterdir())]
+            return [(entry, is_dir) for entry, is_dir in entries if is_dir or entry.is_file() or entry.is_symlink()]
+        except OSError as problem:
             if folder == self.path:
                 raise
-            words = f"`{folder}` cannot be read: permission denied"
+            reason = "permission denied" if isinstance(problem, PermissionError) else problem.strerror
+            words = f"`{problem.filename or folder}` cannot be read: {reason}"
             hint = f"chmod -R u+rX {shlex.quote(str(self.path))}"
-            complain(Complaint(check="folder.readable", words=words, hint=hint, files=(str(prefix),)))
+            below = str(folder.relative_to(self.path))
+            complain(Complaint(check="folder.readable", words=words, hint=hint, files=(below,)))
             return ()
 
     @staticmethod
