@@ -30,7 +30,7 @@ FLAGS = (
 )
 
 
-class KernelBuildHook(BuildHookInterface[Any]):
+class KernelBuildHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling is there only during a build
     """Called by hatchling for wheels and editable installs."""
 
     PLUGIN_NAME = "custom"
