@@ -84,7 +84,7 @@ def rules_for(config: Mapping[str, Any], tensors: Tensors) -> ArchitectureRules:
 def rules_from_names(name: str, tensors: Tensors) -> ArchitectureRules:
     """Guess the rules of a model nobody here knows: matrices in numbered layers are Linear, by name and shape."""
     ordered = sorted(tensors, key=lambda key: (pattern_of(key).count("*"), numbers_of(key), key))
-    rules = tuple(TensorRule(pattern=key, role=_guess(key, tensors[key][1])) for key in ordered)
+    rules = tuple(TensorRule(pattern=key, role=guess_role(key, tensors[key][1])) for key in ordered)
     modules = {rule.role: rule.pattern.removesuffix(".weight") for rule in reversed(rules)}
     return ArchitectureRules(
         name=name,
@@ -169,7 +169,7 @@ class _Judge:
             action, reason = self._judge_foreign(name)
             return Decision(name=name, action=action, role="other", reason=reason, source=name)
         module = self.roster.full_names[name].rpartition(".")[0]
-        role = "router" if rule.role == "linear" and self._is_router(module) else rule.role
+        role = "router" if rule.role == "linear" and is_router(module, self.roster.rules) else rule.role
         if self.is_linear(name):
             action, reason = self.judge(module, role)
         else:
@@ -225,9 +225,6 @@ class _Judge:
         extra = f" with {layers} layers" if beyond else ""
         return "keep", f"not part of `{rules.name}`{extra}; copied unchanged"
 
-    def _is_router(self, module: str) -> bool:
-        return _ROUTER.search(module) is not None or _lies_in(pattern_of(module), self.roster.rules.gates)
-
     def _float32_under(self, name: str) -> tuple[str, ...]:
         rules, full = self.roster.rules, self.roster.full_names[name]
         if any(re.search(pattern.replace("*", ".*"), full) for pattern in rules.keep_fp32):
@@ -237,13 +234,18 @@ class _Judge:
         return ()
 
 
+def is_router(module: str, rules: ArchitectureRules) -> bool:
+    """Whether a module chooses experts, by its name or because it lies in one that does."""
+    return _ROUTER.search(module) is not None or _lies_in(pattern_of(module), rules.gates)
+
+
 @lru_cache
 def _lies_in(pattern: str, places: tuple[str, ...]) -> bool:
     """Whether a module lies below one of some places, both written as patterns."""
     return not frozenset(places).isdisjoint(parents_of(pattern))
 
 
-def _guess(name: str, shape: tuple[int, ...]) -> Role:
+def guess_role(name: str, shape: tuple[int, ...]) -> Role:
     """Role of a tensor whose model nobody knows."""
     if name.endswith("bias"):
         return "bias"
