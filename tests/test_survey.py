@@ -137,13 +137,14 @@ def test_the_bundled_checkpoint_passes_every_check_and_each_is_named_once() -> N
     files = sorted(file.name for file in STORIES.iterdir())
     assert [(finding.check, finding.status, finding.found) for finding in result.findings] == [
         ("config", "passed", "`config.json` is a JSON object"),
+        ("config.side", "passed", "`generation_config.json`: valid JSON"),
         ("file.header", "passed", "1 header read, well-formed"),
         ("file.size", "passed", "1 weight file: no byte missing, unused or used twice"),
         ("index", "passed", f"{len(tensors)} tensors in `model.safetensors`, which needs no index"),
         (
             "file.side",
             "passed",
-            f"{len(files) - 2} side files, each can be read, none is empty, broken JSON or a pointer",
+            f"{len(files) - 3} side files, each can be read, none is empty, broken JSON or a pointer",
         ),
         ("file.mode", "passed", f"{len(files)} files, each open to more users than its owner"),
     ]

@@ -179,3 +179,12 @@ def test_empty_files_and_pickles_show_in_the_listing(server: LoopbackHub) -> Non
     assert found["file.empty"] == ("failed", "`tokenizer.json` is empty")
     assert found["file.pickle"] == ("not checked", "1 pickle not fetched from the Hub")
     assert json.loads(CONFIG) == result.config
+
+
+def test_a_broken_side_config_on_the_hub_is_said(server: LoopbackHub) -> None:
+    publish(server, {**single(shard({"a": 1})), "hf_quant_config.json": b"[]", "generation_config.json": b'{"a": 1}'})
+    result = survey(hub.HubRepo(ID))
+    assert result.side_configs == {"generation_config.json": {"a": 1}}
+    assert [(each.check, each.found) for each in result.findings if each.status == "failed"] == [
+        ("file.json", f"`hf_quant_config.json` in `{ID}` is not a JSON object")
+    ]

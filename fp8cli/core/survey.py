@@ -17,6 +17,7 @@ from fp8cli.formats.checkpoint import CONFIG, LocalFile, LocalFolder
 from fp8cli.formats.complaints import Complaint
 from fp8cli.formats.ranges import RangeReader, open_ranges
 from fp8cli.formats.safetensors import Header
+from fp8cli.formats.shard_index import INDEX
 from fp8cli.formats.sources import Source
 
 __all__ = ["StoredTensor", "Survey", "survey"]
@@ -60,7 +61,7 @@ def survey(source: Source) -> Survey:
     complaints: list[Complaint] = []
     files = source.list_files(complaints.append) if isinstance(source, LocalFolder) else source.files()
     config, about_config = _read_config(source, files)
-    side_configs = _read_side_configs(source, files)
+    side_configs, about_side_configs = _read_side_configs(source, files)
     weights = examine_weights(source, files)
     return Survey(
         label=source.label,
@@ -71,9 +72,10 @@ def survey(source: Source) -> Survey:
         tensors=weights.tensors,
         findings=(
             *about_config,
+            *about_side_configs,
             *weights.findings,
             *judge(complaints),
-            *examine_files(source, files),
+            *examine_files(source, files, already_read={CONFIG, INDEX, *SIDE_CONFIGS}),
         ),
         reader=open_ranges(source),
     )
@@ -90,9 +92,18 @@ def _read_config(source: Source, files: Mapping[str, int]) -> tuple[Mapping[str,
     return config, findings or (passed("config", f"`{CONFIG}` is a JSON object"),)
 
 
-def _read_side_configs(source: Source, files: Mapping[str, int]) -> Mapping[str, Mapping[str, object]]:
-    """Read what can be read; examine_files says what is wrong with the others."""
-    if isinstance(source, LocalFile):
-        return {}
-    read = ((name, read_json(source, name, "file.json")[0]) for name in SIDE_CONFIGS if name in files)
-    return {name: value for name, value in read if value is not None}
+def _read_side_configs(
+    source: Source, files: Mapping[str, int]
+) -> tuple[Mapping[str, Mapping[str, object]], tuple[Finding, ...]]:
+    """Read those of SIDE_CONFIGS that are there."""
+    configs: dict[str, Mapping[str, object]] = {}
+    faults: list[Finding] = []
+    for name in SIDE_CONFIGS if not isinstance(source, LocalFile) else ():
+        if name in files:
+            value, findings = read_json(source, name, "file.json")
+            faults += findings
+            if value is not None:
+                configs[name] = value
+    named = ", ".join(f"`{name}`" for name in configs)
+    sound = (passed("config.side", f"{named}: valid JSON", count=len(configs)),) if configs and not faults else ()
+    return configs, (*faults, *sound)

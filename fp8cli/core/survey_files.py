@@ -9,19 +9,18 @@ import json
 import re
 import shlex
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from fp8cli.core.findings import Finding
 from fp8cli.core.verdicts import counted, judge, not_checked, passed
 from fp8cli.errors import BadInput
-from fp8cli.formats.checkpoint import CONFIG, LocalFile, LocalFolder
+from fp8cli.formats.checkpoint import LocalFile, LocalFolder
 from fp8cli.formats.complaints import Complain, Complaint, Fault
 from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.impostor import SNIFF_BYTES, refuse_impostor
 from fp8cli.formats.pickles import read_calls
-from fp8cli.formats.shard_index import INDEX
 from fp8cli.formats.sources import Source
 from fp8cli.formats.staging import is_partial, partial_folder
 
@@ -38,17 +37,15 @@ _FETCH_AGAIN: Final = "fetch that file again"
 _OWNER_ONLY: Final = stat.S_IRGRP | stat.S_IROTH
 
 
-def examine_files(source: Source, files: Mapping[str, int]) -> tuple[Finding, ...]:
-    """Look at every file but what config, index and headers say; those have been read already."""
+def examine_files(source: Source, files: Mapping[str, int], *, already_read: Collection[str]) -> tuple[Finding, ...]:
+    """Look at every file. Of weight files and of those that are `already_read` only the modes are new."""
     if isinstance(source, LocalFile):
         return tuple(_about_modes([(source.path.name, source.path)]))
     folder = source.cached if isinstance(source, HubRepo) else source
+    others = {name: size for name, size in files.items() if name not in already_read and not _WEIGHTS.fullmatch(name)}
     if folder is None:
-        return _examine_listing(files)
+        return _examine_listing(others)
     complaints: list[Complaint] = []
-    others = {
-        name: size for name, size in files.items() if name not in {CONFIG, INDEX} and not _WEIGHTS.fullmatch(name)
-    }
     for name, size in others.items():
         _examine_side_file(folder, name, size, complaints.append)
     _find_leftovers(folder.path, files, complaints.append)
