@@ -4,34 +4,13 @@ A check that is not passed is followed by what was wanted and by what mends it; 
 width. A pipe gets the same lines, none of them broken.
 """
 
-import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from fp8cli.commands.doctor import CheckRow, ChecksReport, DoctorReport, InterpreterRow
-from fp8cli.core.environment import Status
 from fp8cli.core.gpu_checks import KIND_NAMES, MODE_NAMES, ProcessorModes
-from fp8cli.errors import printable
 from fp8cli.render.console import Output
 from fp8cli.render.table import Column, Table
-
-_SYMBOLS: Final[Mapping[Status, tuple[str, str]]] = {
-    "passed": ("✓", "ok"),
-    "warning": ("!", "!"),
-    "failed": ("✗", "FAIL"),
-    "not checked": ("-", "-"),
-}
-"""For a stream that has every character, and for one that has not."""
-
-_STYLES: Final[Mapping[Status, str]] = {
-    "passed": "green",
-    "warning": "yellow",
-    "failed": "bold red",
-    "not checked": "dim",
-}
-_WORD: Final = max(map(len, _SYMBOLS))
-_LEAST_ROOM: Final = 30
-"""A narrower column of words cannot be read; the terminal may fold the lines instead."""
+from fp8cli.render.verdicts import entry, more
 
 
 def show(report: DoctorReport, output: Output) -> None:
@@ -43,7 +22,7 @@ def show(report: DoctorReport, output: Output) -> None:
         output.line("tasks", style="bold")
         width = max(len(each.task) for each in report.tasks)
         for each in report.tasks:
-            _entry(output, each.status, each.task, ", ".join(each.because) or "ready", width)
+            entry(output, each.status, each.task, ", ".join(each.because) or "ready", width)
     width = max((len(check.name) for check in report.checks), default=0)
     for category in dict.fromkeys(check.category for check in report.checks):
         if report.tasks or category != report.checks[0].category:
@@ -71,36 +50,11 @@ def show_checks(report: ChecksReport, output: Output) -> None:
 
 
 def _check(output: Output, check: CheckRow, width: int) -> None:
-    _entry(output, check.status, check.name, check.found, width)
+    entry(output, check.status, check.name, check.found, width)
     if check.status in {"warning", "failed"}:
-        _more(output, "wanted", check.wanted, whole=False)
+        more(output, "wanted", check.wanted, whole=False)
         if check.fix is not None:
-            _more(output, "fix", check.fix, whole=True)
-
-
-def _entry(output: Output, status: Status, name: str, text: str, width: int) -> None:
-    symbol = _SYMBOLS[status][0 if output.out.unicode else 1]
-    label = f"{symbol:{1 if output.out.unicode else 4}} {status:{_WORD}}  "
-    _hanging(output, label, f"{name:{width}}  ", text, style=_STYLES[status])
-
-
-def _more(output: Output, what: str, text: str, *, whole: bool) -> None:
-    indent = " " * ((1 if output.out.unicode else 4) + 1 + _WORD + 2)
-    if whole:
-        output.out.line(f"{indent}{what}: {text}")
-    else:
-        _hanging(output, indent, f"{what}: ", text)
-
-
-def _hanging(output: Output, label: str, lead: str, text: str, *, style: str = "") -> None:
-    """Write label, lead and text; on a terminal what does not fit goes on below the text's own beginning."""
-    room = output.out.width - len(label) - len(lead)
-    # Escapes are longer than what they stand for, so they come first.
-    text = printable(text)
-    lines = textwrap.wrap(text, room, break_on_hyphens=False) if output.out.terminal and room >= _LEAST_ROOM else [text]
-    output.out.line(f"{lead}{next(iter(lines), '')}", label=label, style=style)
-    for line in lines[1:]:
-        output.out.line(f"{' ' * (len(label) + len(lead))}{line}")
+            more(output, "fix", check.fix, whole=True)
 
 
 def _counted(report: DoctorReport, output: Output) -> None:
