@@ -7,6 +7,7 @@ tensors for what is there. Where the two differ is for core.consistency to say.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from fp8cli.core.declaration import Declaration, kv_words
@@ -48,6 +49,11 @@ class Dialect:
     """Tensor → what it is called as a scale, for everything that is no weight but undoes codes."""
     declaration: Declaration | None
     """What the configs say, as far as they say anything."""
+
+    @cached_property
+    def finder(self) -> GroupFinder:
+        """Which modules the config means with each of its groups."""
+        return GroupFinder.of(self.declaration)
 
     @property
     def is_quantized(self) -> bool:

@@ -56,7 +56,7 @@ class RoleRow:
 def role_table(survey: Survey, dialect: Dialect, anatomy: Anatomy | None = None) -> tuple[RoleRow, ...]:
     """Add up the tensors of each role and dtype, in the order of ORDER; pass the anatomy if it is there already."""
     anatomy = anatomy or dissect(survey, dialect)
-    finder = GroupFinder.of(dialect.declaration)
+    finder = dialect.finder
     sums: dict[tuple[TableRole, str], list[tuple[int | None, int]]] = defaultdict(list)
     for name in dialect.labels:
         info = survey.tensors[name].info

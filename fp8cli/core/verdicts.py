@@ -10,6 +10,7 @@ from typing import Final
 
 from fp8cli.core.findings import Finding, Status
 from fp8cli.core.folding import fold
+from fp8cli.core.tensor_faults import TENSOR_FAULTS
 from fp8cli.errors import showable
 from fp8cli.formats.complaints import Complaint
 
@@ -90,6 +91,11 @@ def judge(
     return tuple(finding for group in alike.values() for finding in _findings(group, consequence_of))
 
 
+def conclude(complaints: Iterable[Complaint], check: str, all_well: str, *, count: int = 1) -> tuple[Finding, ...]:
+    """Turn complaints into findings; without any, one finding that `check` passed."""
+    return judge(complaints) or (passed(check, all_well, count=count),)
+
+
 def passed(check: str, found: str, *, count: int = 1) -> Finding:
     """A check that found nothing wrong."""
     return Finding(check=check, status="passed", subject=None, found=showable(found), count=count)
@@ -126,7 +132,7 @@ def _findings(group: Sequence[Complaint], consequence_of: Callable[[Complaint], 
 def _finding(
     complaint: Complaint, subject: str, found: str, count: int, consequence_of: Callable[[Complaint], str | None]
 ) -> Finding:
-    status, consequence = VERDICTS[complaint.check]
+    status, consequence = VERDICTS.get(complaint.check) or TENSOR_FAULTS[complaint.check]
     return Finding(
         check=complaint.check,
         status=status,
