@@ -13,6 +13,8 @@ from fp8cli.core.verdicts import conclude, counted
 from fp8cli.formats.complaints import Complaint
 
 _KEYS: Final = re.compile(r"(.+)\.(k_proj|qkv_proj|query_key_value|kv_b_proj|W_pack|c_attn)\.[^.]+$")
+_UNCACHED: Final = re.compile("vision|visual|audio")
+"""Encoders look at the whole input at once and cache nothing."""
 _CALIBRATE: Final = "calibrate again: these scales cannot be made without running the model"
 # Beside the scale itself: where AutoFP8 and ModelOpt put it, and the one scale for both that AutoFP8 began with.
 _PLACES: Final = (
@@ -28,7 +30,8 @@ _PLACES: Final = (
 def check_activation_scales(survey: Survey, dialect: Dialect) -> tuple[Finding, ...]:
     """Calibrated activations have a scale for every weight, others none."""
     static = [weight.module for weight in dialect.weights if _is_static(dialect, weight.module)]
-    given = [name for name, label in dialect.labels.items() if kind_of(label) == "activation"]
+    # FBGEMM's upper bound is for scales that are taken at run time.
+    given = [n for n, label in dialect.labels.items() if kind_of(label) == "activation" and label != "input_scale_ub"]
     if not static and not given:
         return ()
     all_well = f"{counted(len(static), 'calibrated module')}, each with its input_scale"
@@ -69,7 +72,8 @@ def check_cache_scales(survey: Survey, dialect: Dialect) -> tuple[Finding, ...]:
         return conclude(_unused(given), "cache.scale", "")
     if cache.when == "run time":
         return ()
-    attentions = sorted({found.group(1) for name in survey.tensors if (found := _KEYS.fullmatch(name))})
+    keys = (found for name in survey.tensors if (found := _KEYS.fullmatch(name)))
+    attentions = sorted({found.group(1) for found in keys if not _UNCACHED.search(found.group(1))})
     all_well = f"{counted(len(attentions), 'attention layer')}, each with k_scale and v_scale"
     complaints = [*_half(survey.tensors, attentions), *_too_many(survey, given, strategy=cache.strategy)]
     return conclude(complaints, "cache.scale", all_well, count=len(attentions))

@@ -37,6 +37,8 @@ class Part:
     """Whether it is the weight of an nn.Linear, or of what is stored and quantized like one."""
     is_codes: bool
     """Whether it holds codes that mean nothing without a scale."""
+    is_known: bool
+    """Whether the model of this architecture has it; not so layers for multi-token prediction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,14 @@ class _Teller:
             self.roles[key] = self._tell(full, pattern, tensor.info.shape)
         role, is_linear = self.roles[key]
         module = full.removesuffix(".weight").removesuffix(".bias")
-        return Part(tensor=tensor, module=module, role=role, is_linear=is_linear, is_codes=is_codes)
+        return Part(
+            tensor=tensor,
+            module=module,
+            role=role,
+            is_linear=is_linear,
+            is_codes=is_codes,
+            is_known=weight in self.roster.found,
+        )
 
     def _tell(self, full: str, pattern: str, shape: tuple[int, ...]) -> tuple[Role, bool]:
         rule = self.roster.rules.find(full)

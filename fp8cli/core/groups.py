@@ -15,6 +15,8 @@ from fp8cli.core.pairing import module_of
 
 _CLASSES: Final = frozenset({"Linear", "ColumnParallelLinear", "RowParallelLinear", "Embedding"})
 _LONGEST: Final = 1_000
+_DEEPEST: Final = 24
+"""Up to so many words in a name its parts are looked up; a longer name is searched instead."""
 # A repetition inside a repetition can take exponential time.
 _NESTED: Final = re.compile(r"\([^()]*[*+}][^()]*\)[*+{]")
 
@@ -27,7 +29,7 @@ class NameMatcher:
     """Modules named in full."""
     patterns: tuple[re.Pattern[str], ...]
     """Matched from the start of a name."""
-    parts: tuple[str, ...] = ()
+    parts: frozenset[str] = frozenset()
     """Names that may also be a part of a module's name, between dots."""
     unread: tuple[str, ...] = ()
     """Patterns that were not tried."""
@@ -38,7 +40,7 @@ class NameMatcher:
         """Prepare the names of one config."""
         names: set[str] = set()
         patterns: list[re.Pattern[str]] = []
-        parts: list[str] = []
+        parts: set[str] = set()
         unread: list[str] = []
         for word in dict.fromkeys(words):
             if word.startswith("re:"):
@@ -48,8 +50,8 @@ class NameMatcher:
             else:
                 names.add(word)
                 if matching != "compressed-tensors":
-                    parts.append(f".{word.strip('.')}.")
-        return cls(names=frozenset(names), patterns=tuple(patterns), parts=tuple(parts), unread=tuple(unread))
+                    parts.add(word.strip("."))
+        return cls(names=frozenset(names), patterns=tuple(patterns), parts=frozenset(parts), unread=tuple(unread))
 
     def names_exactly(self, module: str) -> bool:
         """Whether every reader takes the module to be named: in full, or by a pattern."""
@@ -58,9 +60,15 @@ class NameMatcher:
     def may_name(self, module: str) -> bool:
         """Whether some reader takes the module to be named: also by a part of its name."""
         if module not in self._seen:
-            dotted = f".{module}."
-            self._seen[module] = self.names_exactly(module) or any(part in dotted for part in self.parts)
+            self._seen[module] = self.names_exactly(module) or (bool(self.parts) and self._names_a_part(module))
         return self._seen[module]
+
+    def _names_a_part(self, module: str) -> bool:
+        words = module.split(".")
+        if len(words) > _DEEPEST:
+            return any(f".{part}." in f".{module}." for part in self.parts)
+        ends = range(1, len(words) + 1)
+        return any(".".join(words[begin:end]) in self.parts for end in ends for begin in range(end))
 
 
 def _compile(text: str, word: str, patterns: list[re.Pattern[str]], unread: list[str]) -> None:

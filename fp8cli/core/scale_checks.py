@@ -39,7 +39,7 @@ def check_scales(survey: Survey, dialect: Dialect) -> tuple[Finding, ...]:
         *conclude(_zero_points(survey, dialect), "scale.zero_point", "no zero point beside a weight that needs none"),
     ]
     if scaled:
-        fits = "as the config asks for" if dialect.finder.groups else "that fits its weight"
+        fits = "that the config asks for" if dialect.finder.groups else "that fits its weight"
         kinds = sorted({survey.tensors[weight.scale].info.dtype for weight in scaled if weight.scale is not None})
         count = len(scaled)
         findings += [
