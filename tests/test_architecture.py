@@ -29,6 +29,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/gpus.py": ("pynvml", *BELOW_COMMANDS),
     "fp8cli/core/modeling.py": ("torch", "transformers", *BELOW_COMMANDS),
     "fp8cli/core/pins.py": ("packaging", *BELOW_COMMANDS),
+    "fp8cli/core/scale_sweep.py": ("numpy", *BELOW_COMMANDS),
     "fp8cli/core/tiles.py": ("torch", *BELOW_COMMANDS),
     "fp8cli/formats/": ("fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/hub.py": ("huggingface_hub", "fp8cli.formats", *VOCABULARY),

@@ -13,7 +13,7 @@ from fp8cli.core.architecture_checks import check_architecture
 from fp8cli.core.config_checks import check_declaration, check_modules
 from fp8cli.core.dialect import Dialect
 from fp8cli.core.findings import Finding
-from fp8cli.core.scale_checks import check_scales
+from fp8cli.core.scale_checks import check_pairs
 from fp8cli.core.survey import Survey
 from fp8cli.core.verdicts import not_checked
 
@@ -43,7 +43,7 @@ def check_consistency(survey: Survey, dialect: Dialect, anatomy: Anatomy | None 
     findings = (
         *_recognised(dialect),
         *check_declaration(survey, dialect),
-        *check_scales(survey, dialect),
+        *check_pairs(survey, dialect),
         *check_activation_scales(survey, dialect),
         *check_cache_scales(survey, dialect),
         *check_modules(dialect, anatomy),

@@ -24,7 +24,7 @@ _FIRST_LEVEL: Final = frozenset({"weight_scale", "weight_scale_inv"})
 _AGAIN: Final = "quantize again from the source: fp8 quantize SOURCE"
 
 
-def check_scales(survey: Survey, dialect: Dialect) -> tuple[Finding, ...]:
+def check_pairs(survey: Survey, dialect: Dialect) -> tuple[Finding, ...]:
     """Every FP8 weight has one scale that fits it, and every scale a quantized weight."""
     weights = dialect.weights
     scaled = [weight for weight in weights if weight.scale is not None]
