@@ -117,7 +117,8 @@ def _prediction(survey: Survey, anatomy: Anatomy) -> tuple[Finding, ...]:
     promised = _promised_prediction(survey.config or {})
     if not promised:
         return ()
-    names = [name for name in anatomy.roster.full_names.values() if _is_prediction(name) or _lies_beyond(anatomy, name)]
+    foreign = (full for name, full in anatomy.roster.full_names.items() if name not in anatomy.roster.found)
+    names = [name for name in foreign if _is_prediction(name) or _lies_beyond(anatomy, name)]
     words = (
         f"config.json promises {counted(promised, 'layer')} for multi-token prediction, but no tensor of one is here"
     )

@@ -157,7 +157,7 @@ def _torn_apart(linears: Mapping[str, Part]) -> Iterator[Complaint]:
     together: dict[str, list[Part]] = defaultdict(list)
     for module, part in linears.items():
         parent, _, last = module.rpartition(".")
-        experts = _EXPERTS.fullmatch(module)
+        experts = _EXPERTS.fullmatch(module) if ".experts." in module else None
         if experts is not None:
             together[experts.group(1)].append(part)
         elif last in _PARTNERS:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fp8cli.core.architectures import ALWAYS, ArchitectureRules, TensorRule, layer_of, numbers_of, pattern_of
+from fp8cli.core.architectures import ALWAYS, ArchitectureRules, TensorRule, layer_of, pattern_of
 from fp8cli.errors import CannotRun
 from fp8cli.formats.complaints import Complaint, refuse
 
@@ -168,7 +168,7 @@ class Roster:
         places: dict[str, set[int]] = defaultdict(set)
         for name, rule in self.found.items():
             if rule.pattern in label:
-                places[rule.presence].add(numbers_of(self.full_names[name])[0])
+                places[rule.presence].add(layer_of(self.full_names[name]) or 0)
         for rule in label.values():
             for layer in sorted(places[rule.presence]):
                 yield from (self._missing(name) for name in self._copies(rule, layer) if name not in self.on_disk)

@@ -4,6 +4,7 @@ What the values of the scales are is for core.scale_values.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from fp8cli.core.declaration import Numbers
@@ -135,6 +136,7 @@ def _misshapen(survey: Survey, dialect: Dialect) -> Iterator[Complaint]:
         yield Complaint(check="scale.shape", tensor=weight.scale, words=words, hint=_AGAIN)
 
 
+@lru_cache
 def _wanted_shapes(weight: Shape, declared: Numbers | None) -> tuple[Shape, ...]:
     """Shapes that a declared granularity gives the scale of a weight; none if it declares nothing that is known."""
     if declared is None:

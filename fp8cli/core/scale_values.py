@@ -6,6 +6,7 @@ negative one, and a subnormal one has lost its own digits.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, get_args
@@ -22,6 +23,7 @@ from fp8cli.errors import Fp8Error
 
 _CHUNK_BYTES: Final = 32 * 2**20
 """Scales of one name and dtype that are judged in one sweep."""
+MEDIAN_VALUES: Final = 1_000_000
 _FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 _WORDS: Final[Mapping[Fault, str]] = {
     "scale.nan": "NaN",
@@ -41,7 +43,10 @@ _CALIBRATE: Final = "calibrate again, with data that reaches every expert"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScaleStats:
-    """The values of all scales of one name. Smallest, median and largest are of the finite positive ones."""
+    """The values of all scales of one name. Smallest, median and largest are of the finite positive ones.
+
+    The median is that of all values up to MEDIAN_VALUES, else of about as many, taken evenly.
+    """
 
     label: str
     """Such as `weight_scale`."""
@@ -63,7 +68,10 @@ class ScaleStats:
 def check_scales(survey: Survey, dialect: Dialect) -> tuple[tuple[ScaleStats, ...], tuple[Finding, ...]]:
     """Read every scale and judge it. Never raises for a damaged file: what cannot be read is "not checked"."""
     scales, unknown = _scales(survey, dialect)
-    piles: dict[str, _Pile] = {}
+    counts = Counter[str]()
+    for tensor in scales:
+        counts[dialect.labels[tensor.name]] += tensor.info.elements
+    piles = {label: _Pile(label, -(-count // MEDIAN_VALUES)) for label, count in counts.items() if count}
     unread: list[str] = []
     reasons: dict[str, None] = {}
     for tensor, data, reason in _read(survey, scales):
@@ -71,12 +79,13 @@ def check_scales(survey: Survey, dialect: Dialect) -> tuple[tuple[ScaleStats, ..
             unread.append(tensor.name)
             reasons.setdefault(reason or "their file ends before they do")
         elif data:
-            label = dialect.labels[tensor.name]
-            piles.setdefault(label, _Pile(label)).add(tensor, data)
+            piles[dialect.labels[tensor.name]].add(tensor, data)
     stats: list[ScaleStats] = []
     findings: list[Finding] = []
     for label in sorted(piles):
         piles[label].finish()
+        if not piles[label].sweeps:
+            continue
         stats.append(piles[label].stats())
         findings += piles[label].findings()
     findings += _not_read(unread, reasons, unknown)
@@ -118,8 +127,9 @@ def _read(survey: Survey, scales: Sequence[StoredTensor]) -> Iterator[tuple[Stor
 class _Pile:
     """The scales of one name, swept whenever there are enough of them."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, stride: int) -> None:
         self.label = label
+        self.stride = stride
         self.waiting: dict[str, list[tuple[StoredTensor, bytes]]] = {}
         self.bytes = 0
         self.dtypes: set[str] = set()
@@ -139,7 +149,7 @@ class _Pile:
             self.dtypes.add(dtype)
             self.swept.append(tuple(tensor for tensor, _ in pairs))
             sizes = [tensor.info.elements for tensor, _ in pairs]
-            self.sweeps.append(sweep(dtype, b"".join(data for _, data in pairs), sizes))
+            self.sweeps.append(sweep(dtype, b"".join(data for _, data in pairs), sizes, stride=self.stride))
         self.waiting, self.bytes = {}, 0
 
     def stats(self) -> ScaleStats:
@@ -157,7 +167,7 @@ class _Pile:
             tensors=len(tensors),
             values=sum(tensor.info.elements for tensor in tensors),
             minimum=smallest if math.isfinite(smallest) else None,
-            median=median([swept.good for swept in self.sweeps]),
+            median=median([swept.sample for swept in self.sweeps]),
             maximum=max(highs) or None,
             bad={fault: count for fault, count in bad.items() if count},
             names=tuple(tensor.name for tensor in tensors),
