@@ -9,8 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from fp8cli.commands.inspect import InspectRequest, run
+from fp8cli.errors import BadInput
 
 _MB = 1e6
+_FILES = ("config.json", "file.", "folder.", "header.", "index.", "weights.")
+"""Checks without which nobody knows what the tensors are; what is wrong with them is for `fp8 inspect`."""
 
 
 def checkpoint_summary(path: str | Path, *, show_details: bool = False) -> pd.DataFrame:
@@ -22,6 +25,9 @@ def checkpoint_summary(path: str | Path, *, show_details: bool = False) -> pd.Da
     or it is broken.
     """
     report = run(InspectRequest(source=Path(path), full=show_details))
+    broken = next((each for each in report.findings if each.status == "failed" and each.check.startswith(_FILES)), None)
+    if broken is not None:
+        raise BadInput(broken.found, hint=broken.remedy)
     if report.tensors is not None:
         return pd.DataFrame(
             {

@@ -1,64 +1,124 @@
-"""`fp8 inspect`: what a checkpoint holds, read from its headers in milliseconds.
+"""`fp8 inspect`: what lies in a checkpoint, what is wrong with it, and whether it will run.
 
-Request → the files and their headers → the inventory → report. A folder is opened as strictly as `quantize`
-opens its source; a folder without config.json, or one .safetensors file, gives the same tables without the
-words that only a config can say.
+Source → survey (files, index, headers) → dialect (how it is quantized) → roles, consistency, values of scales,
+serving → report. With `verify` every weight is read as well, with `against` every tensor is compared with the
+checkpoint this one was made from. Damage is a finding in the report, never an error.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
+from typing import Literal
 
+from fp8cli.core import kernel
+from fp8cli.core.accounting import Fate
+from fp8cli.core.anatomy import dissect
+from fp8cli.core.consistency import check_consistency
+from fp8cli.core.default_checkpoint import find_checkpoint
+from fp8cli.core.dialect import Dialect, recognise_dialect
+from fp8cli.core.fidelity import Fidelity, WeightFidelity, measure_fidelity
+from fp8cli.core.fidelity_verdict import judge_fidelity
+from fp8cli.core.findings import Finding, any_failed
+from fp8cli.core.gpu_models import GpuModel, default_gpus, find_gpu_model, models_found
+from fp8cli.core.gpus import find_gpus
 from fp8cli.core.inventory import (
     DtypeRow,
     TensorGroup,
     TensorRow,
     Totals,
     fold_tensors,
-    holds_fp8,
     list_tensors,
     sum_by_dtype,
     sum_tensors,
 )
-from fp8cli.core.quantization import Quantization, mentions_fp8, read_quantization
-from fp8cli.errors import BadInput, ExitCode, UsageError
-from fp8cli.formats.checkpoint import CONFIG, LocalFolder, open_checkpoint, read_config
-from fp8cli.formats.safetensors import Header, read_header
+from fp8cli.core.probes import usable_cpus
+from fp8cli.core.reading import BytesRead, ReadingBegins
+from fp8cli.core.roles import RoleRow, role_table
+from fp8cli.core.scale_values import ScaleStats, check_scales
+from fp8cli.core.served import serving_of
+from fp8cli.core.serving_report import ServingReport
+from fp8cli.core.stored_hashes import check_hashes
+from fp8cli.core.survey import Survey, survey
+from fp8cli.core.weight_scan import scan_weights
+from fp8cli.errors import CannotRun, ExitCode, UsageError
+from fp8cli.formats.checkpoint import LocalFile, LocalFolder
+from fp8cli.formats.sources import Source, resolve_anything
 
-_WEIGHTS = "*.safetensors"
+Verdict = Literal["healthy", "healthy, with warnings", "damaged"]
+Notify = Callable[[ReadingBegins | BytesRead], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectRequest:
     """What to look at, and how closely."""
 
-    source: Path | None = None
-    """A checkpoint folder or one .safetensors file. None looks for one in `start`."""
+    source: str | Path | None = None
+    """A checkpoint folder, a .safetensors file or a Hub id. None looks for a checkpoint in `start`."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
     details: bool = False
     """List the tensors too, repeated layers folded."""
     full: bool = False
     """List every tensor by itself."""
+    verify: bool = False
+    """Read every weight, and compare the files with their stored hashes."""
+    against: str | None = None
+    """The checkpoint this one was made from; a Hub id is read in full, by range requests."""
+    contexts: tuple[int, ...] = ()
+    """Lengths of context in tokens to be served; none: as long as the model goes."""
+    gpus: tuple[str, ...] = ()
+    """Models of GPU to be served on; none: those found here, else a short list."""
     start: Path = Path()
     """The folder to look in when no source is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How it is quantized, or that it is not; see `core.dialect.Dialect`."""
+
+    dialect: str
+    scheme: str | None
+    words: str
+    format: str | None
+    kv_cache: str | None
+    ignored: tuple[str, ...]
+    fp8_weights: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """The comparison with its source."""
+
+    base: str
+    tensors: Mapping[Fate, int]
+    """How many were copied, quantized, …; every tensor of both counts once."""
+    bytes_read: int
+    sqnr_db: float | None
+    """Signal to noise of all quantized weights together; None if none was compared or nothing differs."""
+    weights: tuple[WeightFidelity, ...]
+    """Worst first."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InspectReport:
-    """What a checkpoint holds. Sizes in bytes; `share` is a part of 1."""
+    """What a checkpoint holds, and what is wrong with it. Sizes in bytes; a `share` is a part of 1."""
 
     name: str
-    path: Path
+    path: str
     architecture: str | None
-    has_config: bool
-    has_fp8_tensors: bool
-    quantization: Quantization | None
+    verdict: Verdict
+    quantization: Quantization
     dtypes: tuple[DtypeRow, ...]
+    roles: tuple[RoleRow, ...]
     total: Totals
     files: int
-    """Number of weight files."""
+    """Number of weight files whose header could be read."""
     header_bytes: int
     """What the weight files hold besides tensors."""
+    findings: tuple[Finding, ...]
+    scales: tuple[ScaleStats, ...]
+    serving: ServingReport
+    against: Against | None
     groups: tuple[TensorGroup, ...] | None
     """With `details`, but not `full`: the tensors, repeated ones folded."""
     tensors: tuple[TensorRow, ...] | None
@@ -66,104 +126,115 @@ class InspectReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Looking always succeeds; broken input raises."""
-        return ExitCode.DONE
+        """1 when anything failed; warnings and what was not checked do not count."""
+        return ExitCode.NEGATIVE if any_failed(self.findings) else ExitCode.DONE
 
 
-@dataclass(frozen=True)
-class _Contents:
-    """What was opened: its headers, and its config if it has one."""
-
-    headers: Sequence[Header]
-    config: Mapping[str, object] | None
-
-
-def run(request: InspectRequest) -> InspectReport:
-    """Read the headers and add them up. Raises UsageError if no source can be guessed, BadInput if it is broken."""
-    source = find_checkpoint(request.start) if request.source is None else request.source
-    contents = _open(source)
-    infos = [tensor for header in contents.headers for tensor in header.tensors]
-    rows = list_tensors(infos)
+def run(request: InspectRequest, notify: Notify = lambda _: None) -> InspectReport:
+    """Inspect. Raises Fp8Error only where there is nothing to look at, or the request makes no sense."""
+    name = request.source if request.source is not None else find_checkpoint(request.start)
+    source = resolve_anything(str(name), request.revision)
+    gpus = _gpus(request.gpus)
+    _refuse_what_cannot_be(request, source)
+    seen = survey(source)
+    dialect = recognise_dialect(seen)
+    anatomy = dissect(seen, dialect)
+    scales, about_scales = check_scales(seen, dialect)
+    findings = [*seen.findings, *check_consistency(seen, dialect, anatomy), *about_scales]
+    if request.verify:
+        findings += _verify(source, seen, dialect, notify)
+    against = None
+    if request.against is not None:
+        fidelity = _compare(seen, dialect, request.against, notify)
+        findings += judge_fidelity(fidelity)
+        against = _summarize(fidelity)
+    roles = role_table(seen, dialect, anatomy)
+    rows = list_tensors(seen, dialect, anatomy) if request.details or request.full else None
     return InspectReport(
-        name=source.resolve().name or str(source),
-        path=source,
-        architecture=_architecture(contents.config or {}),
-        has_config=contents.config is not None,
-        has_fp8_tensors=holds_fp8(infos),
-        quantization=read_quantization(contents.config or {}),
-        dtypes=sum_by_dtype(rows),
-        total=sum_tensors(rows),
-        files=len(contents.headers),
-        header_bytes=sum(header.data_begin for header in contents.headers),
-        groups=fold_tensors(rows) if request.details and not request.full else None,
-        tensors=rows if request.details or request.full else None,
+        name=_name(seen.label),
+        path=seen.label,
+        architecture=_architecture(seen.config or {}),
+        verdict=_verdict(findings),
+        quantization=Quantization(
+            dialect=dialect.name,
+            scheme=dialect.scheme,
+            words=dialect.words,
+            format=dialect.format,
+            kv_cache=dialect.kv_cache,
+            ignored=dialect.ignored,
+            fp8_weights=len(dialect.weights),
+        ),
+        dtypes=sum_by_dtype(roles),
+        roles=roles,
+        total=sum_tensors(roles),
+        files=len(seen.headers),
+        header_bytes=sum(header.data_begin for header in seen.headers.values()),
+        findings=tuple(findings),
+        scales=scales,
+        serving=serving_of(seen, dialect, path=seen.label, contexts=request.contexts, gpus=gpus),
+        against=against,
+        groups=fold_tensors(rows) if rows is not None and not request.full else None,
+        tensors=rows,
     )
 
 
-def find_checkpoint(start: Path) -> Path:
-    """Return `start` if it is a checkpoint, else the one FP8 checkpoint directly below it.
-
-    Raises UsageError when there is none, or more than one: the choice is the user's.
-    """
-    if _is_checkpoint(start):
-        return start
-    below = [folder for folder in _folders(start) if _is_checkpoint(folder)]
-    found = [folder for folder in below if _is_fp8(folder)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(f"`{folder}`" for folder in found)
-        message = f"{len(found)} FP8 checkpoints lie here: {names}"
-        raise UsageError(message, hint=f"name one of them: fp8 inspect {quote(str(found[0]))}")
-    message = f"`{start.resolve()}` is no checkpoint, and no folder in it is an FP8 checkpoint"
-    hint = f"`{below[0]}` is a checkpoint, though not in FP8: fp8 inspect {quote(str(below[0]))}" if below else None
-    raise UsageError(message, hint=hint or "name the checkpoint: fp8 inspect PATH")
+def _gpus(names: tuple[str, ...]) -> tuple[GpuModel, ...]:
+    """The GPUs that were asked for, else those found here, else a short list. Raises UsageError for an unknown one."""
+    if names:
+        return tuple(dict.fromkeys(find_gpu_model(name) for name in names))
+    return models_found(find_gpus().visible) or default_gpus()
 
 
-def _folders(start: Path) -> Iterator[Path]:
-    # Hidden folders are caches and unfinished outputs.
-    return (entry for entry in sorted(start.iterdir()) if entry.is_dir() and not entry.name.startswith("."))
+def _refuse_what_cannot_be(request: InspectRequest, source: Source) -> None:
+    """Refuse before anything is read what could only fail later."""
+    if request.verify and not isinstance(source, LocalFolder | LocalFile):
+        message = f"--verify reads every weight, and `{source.label}` lies on the Hub"
+        raise UsageError(message, hint=f"fetch it first: hf download {source.repo_id} --local-dir DIR")
+    if (request.verify or request.against is not None) and kernel.load() is None:
+        message = "the compiled kernel, which reads weights, is not there"
+        hint = "install fp8 anew, where a C compiler or the package index can be reached; or unset FP8_KERNEL"
+        raise CannotRun(message, hint=hint)
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    try:
-        return (folder / CONFIG).is_file() and any(folder.glob(_WEIGHTS))
-    except PermissionError:
-        return False
+def _verify(source: Source, seen: Survey, dialect: Dialect, notify: Notify) -> tuple[Finding, ...]:
+    workers, reader = usable_cpus(), _kernel()
+    folder = source.path if isinstance(source, LocalFolder) else Path(seen.label).parent
+    hashes = check_hashes(folder, seen.headers, workers=workers, notify=notify)
+    return (*hashes, *scan_weights(seen, dialect, reader, workers=workers, notify=notify).findings)
 
 
-def _is_fp8(folder: Path) -> bool:
-    """Whether the config says FP8, or a header does. Broken files say nothing; opening them will."""
-    try:
-        if mentions_fp8(read_config(LocalFolder(folder), {CONFIG: 0})):
-            return True
-        return any(holds_fp8(read_header(file).tensors) for file in sorted(folder.glob(_WEIGHTS)))
-    except BadInput:
-        return False
+def _compare(seen: Survey, dialect: Dialect, against: str, notify: Notify) -> Fidelity:
+    base = survey(resolve_anything(against))
+    return measure_fidelity(seen, dialect, base, _kernel(), workers=usable_cpus(), notify=notify)
 
 
-def _open(source: Path) -> _Contents:
-    if source.is_file():
-        return _Contents([read_header(source)], None)
-    if not source.is_dir():
-        message = f"there is no file or folder `{source}`"
-        hint = "inspect reads local files; to fetch a model: hf download ORG/MODEL --local-dir DIR"
-        raise BadInput(message, hint=hint)
-    folder = LocalFolder(source)
-    has_config = CONFIG in folder.files()
-    checkpoint = open_checkpoint(folder if has_config else _WithoutConfig(source))
-    headers = [shard.header for shard in checkpoint.shards]
-    return _Contents(headers, checkpoint.config if has_config else None)
+def _kernel() -> kernel.Kernel:
+    loaded = kernel.load()
+    assert loaded is not None  # noqa: S101 - refused at the start
+    return loaded
 
 
-class _WithoutConfig(LocalFolder):
-    """A folder without config.json, which reads as an empty one, so that all other checks still hold."""
+def _summarize(fidelity: Fidelity) -> Against:
+    return Against(
+        base=fidelity.base,
+        tensors=fidelity.fates,
+        bytes_read=fidelity.bytes_read,
+        sqnr_db=fidelity.sqnr_db,
+        weights=fidelity.weights,
+    )
 
-    def files(self) -> Mapping[str, int]:
-        return {**super().files(), CONFIG: 0}
 
-    def read(self, name: str) -> bytes:
-        return b"{}" if name == CONFIG else super().read(name)
+def _verdict(findings: Sequence[Finding]) -> Verdict:
+    if any_failed(findings):
+        return "damaged"
+    warned = any(finding.status == "warning" for finding in findings)
+    return "healthy, with warnings" if warned else "healthy"
+
+
+def _name(label: str) -> str:
+    """Last part of a path or Hub id; `.` and links are resolved first."""
+    path = Path(label)
+    return path.resolve().name or label if path.exists() else label.rsplit("/", maxsplit=1)[-1]
 
 
 def _architecture(config: Mapping[str, object]) -> str | None:

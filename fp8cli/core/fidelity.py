@@ -28,6 +28,7 @@ from fp8cli.core.reading import (
     row_tiles,
     run_all,
 )
+from fp8cli.core.scale_sweep import DECODABLE, decode
 from fp8cli.core.survey import StoredTensor, Survey
 
 
@@ -163,27 +164,19 @@ def _why_not_comparable(here: StoredTensor, base: StoredTensor, weight: Quantize
         return f"it is {here.info.dtype}, which this tool does not decode"
     if weight.scale is None or weight.scale not in survey.tensors:
         return "it has no scale"
+    if not survey.holds(survey.tensors[weight.scale]):
+        return "a file ends before its scale does"
+    if (dtype := survey.tensors[weight.scale].info.dtype) not in DECODABLE:
+        return f"its scale is {dtype}, which is no dtype of scales"
     if weight.granularity is None or len(here.info.shape) != 2:
         return "the shape of its scale fits no scheme"
     return None
 
 
 def _float32(survey: Survey, scale: StoredTensor) -> bytes:
-    """Return a scale tensor as float32 values. dtype: BF16, F16, F32 or F8_E8M0 (2^(code − 127))."""
-    numpy = import_module("numpy")
-    data = read_tensor(survey.reader, scale)
-    match scale.info.dtype:
-        case "F32":
-            return data
-        case "F16":
-            return bytes(numpy.frombuffer(data, "<f2").astype("<f4").tobytes())
-        case "BF16":
-            return bytes((numpy.frombuffer(data, "<u2").astype("<u4") << 16).tobytes())
-        case "F8_E8M0" | "U8":
-            return bytes(numpy.exp2(numpy.frombuffer(data, "u1").astype("<f4") - 127).astype("<f4").tobytes())
-        case dtype:
-            message = f"a scale of {dtype} has no value"
-            raise ValueError(message)
+    """Return the values of a scale tensor as float32."""
+    values = decode(scale.info.dtype, read_tensor(survey.reader, scale))
+    return bytes(values.astype("<f4").tobytes())
 
 
 def _caster(source: str, target: str) -> Callable[[bytes], bytes]:

@@ -1,5 +1,6 @@
 """The verdict on a checkpoint beside its source: what is missing, what was changed, what is too far off."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -86,12 +87,11 @@ def _judge_weights(weights: Sequence[WeightFidelity]) -> Iterable[Finding]:
         by_name = {weight.name: weight for weight in members}
         for folded in fold(by_name):
             worst = min((by_name[name] for name in folded.names), key=lambda weight: weight.sqnr_db)
-            found = f"{worst.sqnr_db:z.1f} dB from the source, where E4M3 gives about {EXPECTED_DB} dB"
             yield Finding(
                 check="against.sqnr",
                 status="failed" if status == "failed" else "warning",
                 subject=folded.pattern,
-                found=f"{found}; the largest error is {worst.largest_error:.3g} at {list(worst.at)}",
+                found=_distance(worst),
                 consequence="these codes and scales stand for other weights"
                 if status == "failed"
                 else "precision was lost: a scale that does not fit, or values that were cut off",
@@ -103,6 +103,13 @@ def _judge_weights(weights: Sequence[WeightFidelity]) -> Iterable[Finding]:
             f"every quantized weight is within {weights[0].sqnr_db:z.1f} to {weights[-1].sqnr_db:z.1f} dB of the source"
         )
         yield Finding(check="against.sqnr", status="passed", subject=None, found=found, count=len(weights))
+
+
+def _distance(weight: WeightFidelity) -> str:
+    if not math.isfinite(weight.sqnr_db):
+        return "it has nothing in common with the source: it decodes to NaN, or to something where the source is zero"
+    place = f"the largest error is {weight.largest_error:.3g} at {list(weight.at)}"
+    return f"{weight.sqnr_db:z.1f} dB from the source, where E4M3 gives about {EXPECTED_DB} dB; {place}"
 
 
 def _unknown(outcomes: Sequence[Outcome]) -> Iterable[Finding]:

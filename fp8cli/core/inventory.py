@@ -1,16 +1,19 @@
-"""What a checkpoint holds, by dtype and by tensor, and what its config says about it. Headers only.
+"""What a checkpoint holds, by dtype and tensor by tensor.
 
 Bytes are payload: headers are counted apart. Parameters are the model's own numbers, so scales and zero points
 count as tensors and as bytes, but not as parameters. MB is 10⁶ bytes, GB 10⁹ and GiB 2³⁰, but units are for
 whoever prints; here everything is in bytes.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fp8cli.core.anatomy import Anatomy
+from fp8cli.core.dialect import Dialect
 from fp8cli.core.folding import fold, natural_order
-from fp8cli.core.scale_names import FP8_DTYPES, scale_label
-from fp8cli.formats.safetensors import DTYPES, TensorInfo
+from fp8cli.core.roles import RoleRow, TableRole, count_parameters, role_of, sum_roles
+from fp8cli.core.survey import StoredTensor, Survey
+from fp8cli.formats.safetensors import DTYPES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,11 +21,13 @@ class TensorRow:
     """One tensor. `dtype` is torch's name for it; a scale has no parameters."""
 
     name: str
+    file: str
+    role: TableRole
     dtype: str
     shape: tuple[int, ...]
-    parameters: int
+    parameters: int | None
+    """None where codes are packed in a way that is not known here."""
     bytes: int
-    is_scale: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +36,11 @@ class TensorGroup:
 
     pattern: str
     count: int
+    role: TableRole
     dtype: str
     shape: tuple[int, ...]
-    parameters: int
+    parameters: int | None
     bytes: int
-    is_scale: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +49,7 @@ class DtypeRow:
 
     dtype: str
     tensors: int
-    parameters: int
+    parameters: int | None
     bytes: int
     share: float
 
@@ -54,78 +59,78 @@ class Totals:
     """All tensors together."""
 
     tensors: int
-    parameters: int
+    parameters: int | None
     bytes: int
 
 
-def list_tensors(tensors: Collection[TensorInfo]) -> tuple[TensorRow, ...]:
+def list_tensors(survey: Survey, dialect: Dialect, anatomy: Anatomy) -> tuple[TensorRow, ...]:
     """Describe every tensor, in the natural order of the names."""
-    dtypes = {tensor.name: tensor.dtype for tensor in tensors}
-    rows = (_tensor_row(tensor, is_scale=scale_label(tensor.name, dtypes) is not None) for tensor in tensors)
+    parts = anatomy.parts.values()
+    rows = [_row(part.tensor, role_of(part), count_parameters(part, dialect.finder)) for part in parts]
+    rows += [_row(survey.tensors[name], "scales", 0) for name in dialect.labels]
     return tuple(sorted(rows, key=lambda row: natural_order(row.name)))
 
 
 def fold_tensors(rows: Iterable[TensorRow]) -> tuple[TensorGroup, ...]:
-    """Fold repeated layers and experts; tensors fold only where dtype and shape agree."""
-    alike: dict[tuple[str, tuple[int, ...], bool], dict[str, TensorRow]] = {}
+    """Fold repeated layers and experts; tensors fold only where role, dtype and shape agree."""
+    alike: dict[tuple[TableRole, str, tuple[int, ...]], dict[str, TensorRow]] = {}
     for row in rows:
-        alike.setdefault((row.dtype, row.shape, row.is_scale), {})[row.name] = row
+        alike.setdefault((row.role, row.dtype, row.shape), {})[row.name] = row
     groups: list[tuple[str, TensorGroup]] = []
-    for (dtype, shape, is_scale), members in alike.items():
+    for (role, dtype, shape), members in alike.items():
         for folded in fold(members):
             group = TensorGroup(
                 pattern=folded.pattern,
                 count=len(folded.names),
+                role=role,
                 dtype=dtype,
                 shape=shape,
-                parameters=sum(members[name].parameters for name in folded.names),
+                parameters=_add(members[name].parameters for name in folded.names),
                 bytes=sum(members[name].bytes for name in folded.names),
-                is_scale=is_scale,
             )
             groups.append((folded.names[0], group))
     return tuple(group for _, group in sorted(groups, key=lambda pair: natural_order(pair[0])))
 
 
-def sum_tensors(rows: Collection[TensorRow]) -> Totals:
-    """Add everything up."""
-    return Totals(
-        tensors=len(rows),
-        parameters=sum(row.parameters for row in rows),
-        bytes=sum(row.bytes for row in rows),
+def sum_by_dtype(roles: Sequence[RoleRow]) -> tuple[DtypeRow, ...]:
+    """Add up the tensors of each dtype, in the order of the dtypes' names."""
+    by_dtype: dict[str, list[RoleRow]] = {}
+    for row in roles:
+        by_dtype.setdefault(row.dtype, []).append(row)
+    return tuple(
+        DtypeRow(
+            dtype=dtype,
+            tensors=sum(row.tensors for row in rows),
+            parameters=_add(row.parameters for row in rows),
+            bytes=sum(row.bytes for row in rows),
+            share=sum(row.share for row in rows),
+        )
+        for dtype, rows in sorted(by_dtype.items())
     )
 
 
-def sum_by_dtype(rows: Collection[TensorRow]) -> tuple[DtypeRow, ...]:
-    """Add up the tensors of each dtype, in the order of the dtypes' names."""
-    total = sum_tensors(rows)
-    by_dtype: dict[str, list[TensorRow]] = {}
-    for row in rows:
-        by_dtype.setdefault(row.dtype, []).append(row)
-    return tuple(_dtype_row(dtype, by_dtype[dtype], total) for dtype in sorted(by_dtype))
+def sum_tensors(roles: Sequence[RoleRow]) -> Totals:
+    """Add everything up."""
+    total = sum_roles(roles)
+    return Totals(tensors=total.tensors, parameters=total.parameters, bytes=total.bytes)
 
 
-def holds_fp8(tensors: Iterable[TensorInfo]) -> bool:
-    """Whether any tensor is stored as 8-bit floats."""
-    return any(tensor.dtype in FP8_DTYPES for tensor in tensors)
-
-
-def _tensor_row(tensor: TensorInfo, *, is_scale: bool) -> TensorRow:
+def _row(tensor: StoredTensor, role: TableRole, parameters: int | None) -> TensorRow:
     return TensorRow(
         name=tensor.name,
-        dtype=f"torch.{DTYPES[tensor.dtype].torch_name}",
-        shape=tensor.shape,
-        parameters=0 if is_scale else tensor.elements,
-        bytes=tensor.bytes,
-        is_scale=is_scale,
+        file=tensor.file,
+        role=role,
+        dtype=f"torch.{DTYPES[tensor.info.dtype].torch_name}",
+        shape=tensor.info.shape,
+        parameters=parameters,
+        bytes=tensor.info.bytes,
     )
 
 
-def _dtype_row(dtype: str, rows: Sequence[TensorRow], total: Totals) -> DtypeRow:
-    own = sum_tensors(rows)
-    return DtypeRow(
-        dtype=dtype,
-        tensors=own.tensors,
-        parameters=own.parameters,
-        bytes=own.bytes,
-        share=own.bytes / total.bytes if total.bytes else 0.0,
-    )
+def _add(numbers: Iterable[int | None]) -> int | None:
+    total = 0
+    for number in numbers:
+        if number is None:
+            return None
+        total += number
+    return total

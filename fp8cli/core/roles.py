@@ -62,11 +62,15 @@ def role_table(survey: Survey, dialect: Dialect, anatomy: Anatomy | None = None)
         info = survey.tensors[name].info
         sums["scales", info.dtype].append((0, info.bytes))
     for part in anatomy.parts.values():
-        role = "quantized weights" if part.is_codes else _ROLES.get(part.role, "other")
-        sums[role, part.tensor.info.dtype].append((count_parameters(part, finder), part.tensor.info.bytes))
+        sums[role_of(part), part.tensor.info.dtype].append((count_parameters(part, finder), part.tensor.info.bytes))
     total = sum(size for counted in sums.values() for _, size in counted)
     rows = (_row(role, dtype, sums[role, dtype]) for role in ORDER for dtype in sorted(d for r, d in sums if r == role))
     return tuple(replace(row, share=row.bytes / total if total else 0.0) for row in rows)
+
+
+def role_of(part: Part) -> TableRole:
+    """The row that a part of the model counts in."""
+    return "quantized weights" if part.is_codes else _ROLES.get(part.role, "other")
 
 
 def sum_roles(rows: Sequence[RoleRow]) -> RoleRow:
