@@ -187,6 +187,10 @@ def _gpus(names: tuple[str, ...]) -> tuple[GpuModel, ...]:
 
 def _refuse_what_cannot_be(request: InspectRequest, source: Source) -> None:
     """Refuse before anything is read what could only fail later."""
+    for tokens in request.contexts:
+        if tokens < 1:
+            message = f"--context {tokens} is no length of context"
+            raise UsageError(message, hint="give a number of tokens, such as --context 32768")
     if request.verify and not isinstance(source, LocalFolder | LocalFile):
         message = f"--verify reads every weight, and `{source.label}` lies on the Hub"
         raise UsageError(message, hint=f"fetch it first: hf download {source.repo_id} --local-dir DIR")

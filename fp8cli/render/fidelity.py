@@ -24,16 +24,26 @@ def fidelity_section(against: Against, *, details: bool) -> Section:
     fates = ", ".join(f"{count(number)} {fate}" for fate, number in sorted(against.tensors.items()))
     lines = [f"{fates} · {gb(against.bytes_read)} compared"]
     if against.weights:
-        together = against.sqnr_db
-        unit = " dB" if together is not None and math.isfinite(together) else ""
-        lines.append(f"all quantized weights together: {_decibels(together)}{unit}")
+        lines.append(f"all quantized weights together: {_together(against)}")
     shown = against.weights if details else against.weights[:_WORST]
-    rows = tuple((w.name, _decibels(w.sqnr_db), f"{w.largest_error:.3g}", f"[{w.at[0]}, {w.at[1]}]") for w in shown)
+    # Without the end that all have in common, so that a narrow screen still shows the number of the layer.
+    rows = tuple(
+        (w.name.removesuffix(".weight"), _decibels(w.sqnr_db), f"{w.largest_error:.3g}", f"[{w.at[0]}, {w.at[1]}]")
+        for w in shown
+    )
     table = (Table(columns=_COLUMNS, rows=rows),) if rows else ()
     return Section(title=f"against {against.base}", parts=(*lines, *table))
 
 
-def _decibels(value: float | None) -> str:
-    if value is None:
+def _together(against: Against) -> str:
+    together = against.sqnr_db
+    if together is None:
         return "unknown"
-    return f"{value:z.2f}" if math.isfinite(value) else ("equal" if value > 0 else "nothing alike")
+    if together == -math.inf:
+        lost = sum(weight.sqnr_db == -math.inf for weight in against.weights)
+        return f"no signal, for {count(lost)} of {count(len(against.weights))} have none"
+    return f"{_decibels(together)}{' dB' if math.isfinite(together) else ''}"
+
+
+def _decibels(value: float) -> str:
+    return f"{value:z.2f}" if math.isfinite(value) else ("equal" if value > 0 else "no signal")

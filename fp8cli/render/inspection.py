@@ -64,7 +64,7 @@ def sections(report: InspectReport, *, details: bool) -> tuple[Section, ...]:
         Section(title=None, parts=(" · ".join(_headline(report)), *_scheme(report))),
         Section(title=None, parts=(_dtype_table(report), _sum(report))),
         Section(title="by role", parts=(_role_table(report.roles),)),
-        serving_section(report.serving, details=details),
+        serving_section(report, details=details),
     ]
     if report.against is not None:
         parts.append(fidelity_section(report.against, details=details))
@@ -132,8 +132,19 @@ def _role_table(rows: tuple[RoleRow, ...]) -> Table:
 
 def _role_cells(row: RoleRow) -> tuple[str, ...]:
     bits = "" if row.bits_per_weight is None else f"{row.bits_per_weight:.2f}"
-    dtype = row.dtype.removeprefix("torch.")
-    return (row.role, dtype, count(row.tensors), _known(row.parameters), mb(row.bytes), percent(row.share), bits)
+    return (
+        row.role,
+        _short(row.dtype),
+        count(row.tensors),
+        _known(row.parameters),
+        mb(row.bytes),
+        percent(row.share),
+        bits,
+    )
+
+
+def _short(dtype: str) -> str:
+    return dtype.removeprefix("torch.")
 
 
 def _known(number: int | None) -> str:
@@ -149,7 +160,7 @@ def _sum(report: InspectReport) -> str:
 def _tensor_table(rows: tuple[TensorRow, ...] | tuple[TensorGroup, ...]) -> Table:
     return Table(
         columns=_BY_TENSOR,
-        rows=tuple((_title(row), row.role, row.dtype, _shape(row.shape), mb(row.bytes)) for row in rows),
+        rows=tuple((_title(row), row.role, _short(row.dtype), _shape(row.shape), mb(row.bytes)) for row in rows),
     )
 
 
@@ -170,6 +181,9 @@ def _title(row: TensorRow | TensorGroup) -> str:
 def _verdict(report: InspectReport) -> str:
     statuses = [finding.status for finding in report.findings]
     counts = ((statuses.count(status), status) for status in ("failed", "warning", "not checked", "passed"))
-    words = {"warning": "warnings"}
-    counted = ", ".join(f"{number} {words.get(status, status)}" for number, status in counts if number)
+    counted = ", ".join(f"{number} {_counted(status, number)}" for number, status in counts if number)
     return f"{report.verdict}: {counted}" if counted else report.verdict
+
+
+def _counted(status: str, number: int) -> str:
+    return "warnings" if status == "warning" and number > 1 else status

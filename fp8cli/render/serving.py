@@ -1,8 +1,10 @@
 """Will it run: weights, KV cache, tensor-parallel sizes, and a row for each GPU with the line that serves it there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
+from fp8cli.commands.inspect import InspectReport
+from fp8cli.core.modes import Mode
 from fp8cli.core.serving_report import Context, GpuFit, ServingReport
 from fp8cli.core.tensor_parallel import TensorParallel
 from fp8cli.render.sections import Command, Section
@@ -13,12 +15,21 @@ _COLUMNS: Final = (
     Column(title="GPU"),
     Column(title="GPUs", right=True),
     Column(title="longest context", right=True),
-    Column(title="what it does", shortens=True, rank=1),
 )
+_COMPUTES: Final[Mapping[Mode | None, str]] = {
+    "native": "in FP8 (W8A8)",
+    "weight-only": "in 16 bits (W8A16)",
+    "unsupported": "not at all",
+    None: "unknown",
+}
 
 
-def serving_section(serving: ServingReport, *, details: bool) -> Section:
-    """Describe what serving takes; with `details` why each tensor-parallel size is refused."""
+def serving_section(report: InspectReport, *, details: bool) -> Section:
+    """Describe what serving takes; with `details` every reason against each tensor-parallel size.
+
+    What is damaged gets no line to serve it with: vLLM may well load it, and answer with nonsense.
+    """
+    serving = report.serving
     lines = [f"weights {gb(serving.weight_bytes)} = {gib(serving.weight_bytes)}", _cache(serving)]
     lines += [_context(context) for context in serving.contexts]
     lines += list(_parallel(serving.parallel, serving.not_judged, details=details))
@@ -27,9 +38,14 @@ def serving_section(serving: ServingReport, *, details: bool) -> Section:
         title="will it run",
         parts=(
             *lines,
-            Table(columns=_COLUMNS, rows=tuple(_row(fit) for fit in serving.gpus)),
+            _gpu_table(serving.gpus, fp8=report.quantization.fp8_weights > 0),
+            *_remarks(serving.gpus),
             note,
-            *_commands(serving.gpus),
+            *(
+                ("as if it were whole: it is damaged, see the checks",)
+                if report.verdict == "damaged"
+                else _commands(serving.gpus)
+            ),
         ),
     )
 
@@ -61,11 +77,12 @@ def _context(context: Context) -> str:
 def _parallel(sizes: tuple[TensorParallel, ...], not_judged: tuple[str, ...], *, details: bool) -> Iterator[str]:
     works = [str(each.size) for each in sizes if each.verdict == "works"]
     others = [each for each in sizes if each.verdict != "works"]
-    line = f"tensor parallel: {', '.join(works) or 'no size'} work{'s' if len(works) == 1 else ''}"
+    line = f"tensor parallel: {', '.join(works) or 'no size'} work{'s' if len(works) < 2 else ''}"
     if others and not details:
-        first, rest = others[0], others[1:]
-        line += f"; {first.size} {first.verdict}: {'; '.join(first.reasons)}"
-        line += f"; {', '.join(str(each.size) for each in rest)} neither" if rest else ""
+        first, rest = others[0], [str(each.size) for each in others[1:]]
+        line += f"; {first.size} {first.verdict}: {first.reasons[0]}"
+        line += f"; nor {', '.join(rest)}" if rest else ""
+        line += "; --details has all reasons" if len(first.reasons) > 1 else ""
     yield line
     for each in others if details else ():
         remedy = f"; {each.remedy}" if each.remedy else ""
@@ -74,13 +91,42 @@ def _parallel(sizes: tuple[TensorParallel, ...], not_judged: tuple[str, ...], *,
         yield f"how vLLM splits {', '.join(not_judged[:3])} is not known here"
 
 
+def _gpu_table(fits: tuple[GpuFit, ...], *, fp8: bool) -> Table:
+    """`fp8`: whether anything is in FP8, so that the GPUs differ in how they compute with it."""
+    rows = tuple(_row(fit) for fit in fits)
+    if not fp8:
+        return Table(columns=_COLUMNS, rows=rows)
+    modes = (_COMPUTES[fit.needs.mode] for fit in fits)
+    return Table(
+        columns=(*_COLUMNS, Column(title="computes")),
+        rows=tuple((*row, mode) for row, mode in zip(rows, modes, strict=True)),
+    )
+
+
 def _row(fit: GpuFit) -> tuple[str, ...]:
-    best = fit.best
-    words = fit.needs.refusal or "; ".join((fit.needs.words, *fit.needs.notes))
-    if best is None:
-        return (fit.gpu.name, "-", "-", fit.needs.refusal or _why_not(fit) or words)
-    context = "unknown" if best.context is None else count(best.context)
-    return (fit.gpu.name, str(best.gpus), context, words)
+    if fit.best is None:
+        return (fit.gpu.name, "-", "-")
+    context = fit.best.context
+    return (fit.gpu.name, str(fit.best.gpus), "unknown" if context is None else count(context))
+
+
+def _remarks(fits: tuple[GpuFit, ...]) -> Iterator[str]:
+    """Yield what else is to be known of the GPUs; those that share a remark are named together."""
+    gpus: dict[str, list[str]] = {}
+    for fit in fits:
+        for remark in _remarks_on(fit):
+            gpus.setdefault(remark, []).append(fit.gpu.name)
+    for remark, names in gpus.items():
+        yield f"{', '.join(names)}: {remark}"
+
+
+def _remarks_on(fit: GpuFit) -> tuple[str, ...]:
+    needs = fit.needs
+    refused = needs.refusal or (_why_not(fit) if fit.best is None else None)
+    if refused is not None:
+        return (refused,)
+    differ = needs.experts not in {None, needs.mode}
+    return (*((f"its experts compute {_COMPUTES[needs.experts]}",) if differ else ()), *needs.notes)
 
 
 def _why_not(fit: GpuFit) -> str | None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.cells import cell_len
 
-_READABLE: Final = 32
+_READABLE: Final = 40
 """Columns of other kinds go before a shortened one gets narrower than this."""
 
 _SHORTEST: Final = 5
