@@ -32,7 +32,17 @@ from bench_report import (
     measurement_table,
     startup_table,
 )
-from bench_rows import CUDA_ROWS, MEMORY_ROW, ROWS, START_ROWS, Results, Row, measure_rounds
+from bench_rows import (
+    CUDA_ROWS,
+    MEMORY_ROW,
+    REPORT_ROWS,
+    ROWS,
+    START_ROWS,
+    Results,
+    Row,
+    measure_rounds,
+    quantize_once,
+)
 
 FULL: Final = Llama()
 SMALL: Final = Llama(layers=2, hidden=1024, intermediate=3584, heads=8, kv_heads=2, vocab=32000)
@@ -94,7 +104,7 @@ def main() -> int:
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    names = [*ROWS, *CUDA_ROWS, "memory", "startup"]
+    names = [*ROWS, *REPORT_ROWS, *CUDA_ROWS, "memory", "startup"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--on", "--work", action="append", metavar="DIR", help="measure in this folder, again for each file system"
@@ -108,7 +118,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     if options.repeats < 1 or options.layers < 1:
         parser.error("--repeats and --layers must be at least 1")
-    options.only = options.only or [*ROWS, "memory", "startup"]
+    options.only = options.only or [*ROWS, *REPORT_ROWS, "memory", "startup"]
     if options.device == "cuda":
         options.only += [name for name in CUDA_ROWS if name.removesuffix("-cuda") in options.only]
     return options
@@ -116,17 +126,17 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 def _measure_place(folder: Path, options: argparse.Namespace, *, first: bool) -> Place:
     """Measure the chosen rows in a new folder inside `folder`, and leave nothing there."""
-    rows = {name: row for name, row in {**ROWS, **CUDA_ROWS}.items() if name in options.only}
+    rows = {name: row for name, row in {**ROWS, **REPORT_ROWS, **CUDA_ROWS}.items() if name in options.only}
     model = SMALL if options.small else replace(FULL, layers=options.layers)
     with tempfile.TemporaryDirectory(prefix="fp8-bench-", dir=folder) as name:
         here = Path(name)
         results, described = Results(names=()), ""
         if rows:
             toy = write_checkpoint(here / "toy", TOY)
-            measure_rounds(rows, dict.fromkeys(rows, toy), here, rounds=1, heavy=False)
+            measure_rounds(rows, _sources(rows, toy), here, rounds=1, heavy=False)
             source = write_checkpoint(here / "source", model)
             described = f"{source.bytes / GB:.2f} GB, {source.tensors} tensors, shards: {source.shards}"
-            results = measure_rounds(rows, dict.fromkeys(rows, source), here, rounds=options.repeats)
+            results = measure_rounds(rows, _sources(rows, source), here, rounds=options.repeats)
         titles = {name: row.title for name, row in rows.items()}
         if first and "memory" in options.only:
             titles["memory"] = _measure_memory(here, SMALL if options.small else FULL, results)
@@ -143,6 +153,12 @@ def _measure_place(folder: Path, options: argparse.Namespace, *, first: bool) ->
             if name in results.digests
         },
     )
+
+
+def _sources(rows: Mapping[str, Row], source: Made) -> Mapping[str, Made]:
+    """The source of each row: the checkpoint itself, or what quantizing makes of it."""
+    quantized = quantize_once(source) if not REPORT_ROWS.keys().isdisjoint(rows) else source
+    return {name: quantized if name in REPORT_ROWS else source for name in rows}
 
 
 def _measure_memory(here: Path, model: Llama, results: Results) -> str:
@@ -163,7 +179,8 @@ def _measure_start(folder: Path, *, small: bool) -> Start:
         many = write_checkpoint(here / "many", MANY_TENSORS, sparse=True)
         experts = Mixture(experts=32 if small else 352)
         huge = write_checkpoint(here / "huge", experts, shard_bytes=LARGE_SHARD_BYTES, sparse=True)
-        sources = {"pass": many, "help": many, "inspect": many, "dry-run": huge}
+        fp8 = quantize_once(many)
+        sources = dict.fromkeys(START_ROWS, many) | {"inspect-fp8": fp8, "inspect-huge": huge, "dry-run": huge}
         rows = {name: _with_size(row, name, sources[name]) for name, row in START_ROWS.items()}
         measure_rounds(rows, sources, here, rounds=1, heavy=False)
         rounds = 3 if small else START_ROUNDS
@@ -172,7 +189,7 @@ def _measure_start(folder: Path, *, small: bool) -> Start:
 
 
 def _with_size(row: Row, name: str, source: Made) -> Row:
-    if name not in {"inspect", "dry-run"}:
+    if name in {"pass", "help"}:
         return row
     size = f"{source.bytes / 1000 / GB:.2f} TB" if source.bytes > 1000 * GB else f"{source.bytes / GB:.1f} GB"
     return replace(row, title=f"{row.title} of {source.tensors:,} tensors, {size}")

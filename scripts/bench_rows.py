@@ -16,6 +16,8 @@ from bench_checkpoint import Made
 from bench_machine import lack_of_room, version_of
 from bench_report import Measurement
 
+from fp8cli.formats.safetensors import read_header
+
 _REASON_LENGTH: Final = 120
 
 _FLUSHED_COPY: Final = 'cp -r "$1" "$2" && sync "$2"/*'
@@ -164,6 +166,37 @@ def fp8_command() -> list[str]:
     return [str(script)] if script.is_file() else [sys.executable, "-m", "fp8cli"]
 
 
+_QUANTIZED: Final = "-fp8"
+
+
+def quantize_once(source: Made) -> Made:
+    """Quantize a source beside itself, unmeasured, for rows that look at the result. Raises NotMeasuredError."""
+    out = source.folder.with_name(source.folder.name + _QUANTIZED)
+    done = subprocess.run(
+        [*fp8_command(), "quantize", str(source.folder), "-o", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(cuda=False),
+        check=False,
+    )
+    if done.returncode:
+        message = f"there is nothing to look at: {done.stderr.strip().splitlines()[0][:_REASON_LENGTH]}"
+        raise NotMeasuredError(message)
+    headers = [read_header(shard) for shard in sorted(out.glob("*.safetensors"))]
+    return Made(
+        folder=out,
+        tensors=sum(len(header.tensors) for header in headers),
+        bytes=sum(header.file_bytes for header in headers),
+        shards=len(headers),
+    )
+
+
+def base_of(quantized: str) -> str:
+    """The source that `quantize_once` was given."""
+    return quantized.removesuffix(_QUANTIZED)
+
+
 def _last_words(log: Path) -> str:
     """The line that says what went wrong: `error: …` if there is one, else the last."""
     lines = [line.strip() for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
@@ -208,6 +241,21 @@ ROWS: Final[Mapping[str, Row]] = {
         memory_share=1.5,
     ),
 }
+REPORT_ROWS: Final[Mapping[str, Row]] = {
+    "verify": Row(
+        title="`fp8 inspect --verify`",
+        command=lambda quantized, _: [*fp8_command(), "inspect", quantized, "--verify"],
+        output_share=0,
+        memory_share=0.1,
+    ),
+    "against": Row(
+        title="`fp8 inspect --against BASE`",
+        command=lambda quantized, _: [*fp8_command(), "inspect", quantized, "--against", base_of(quantized)],
+        output_share=0,
+        memory_share=0.1,
+    ),
+}
+"""Rows whose source is what `quantize_once` made of the others'."""
 CUDA_ROWS: Final[Mapping[str, Row]] = {
     "quantize-cuda": Row(
         title="`fp8 quantize --device cuda`", command=_quantize("FP8_DYNAMIC", "cuda"), is_fp8=True, cuda=True
@@ -226,6 +274,18 @@ START_ROWS: Final[Mapping[str, Row]] = {
     "pass": Row(title="`python -c pass`", command=_python("pass"), output_share=0, memory_share=0),
     "help": Row(title="`fp8 --help`", command=lambda _, __: [*fp8_command(), "--help"], output_share=0, memory_share=0),
     "inspect": Row(
+        title="`fp8 inspect`",
+        command=lambda source, _: [*fp8_command(), "inspect", source],
+        output_share=0,
+        memory_share=0,
+    ),
+    "inspect-fp8": Row(
+        title="`fp8 inspect`",
+        command=lambda source, _: [*fp8_command(), "inspect", source],
+        output_share=0,
+        memory_share=0,
+    ),
+    "inspect-huge": Row(
         title="`fp8 inspect`",
         command=lambda source, _: [*fp8_command(), "inspect", source],
         output_share=0,

@@ -242,7 +242,7 @@ def test_a_small_benchmark_prints_its_tables_and_leaves_nothing(tmp_path: Path) 
     work.mkdir()
     words = ["--small", "--repeats", "1", "--on", str(work), "--json", str(report)]
     ran = subprocess.run(
-        [sys.executable, str(SCRIPT), *words, "--only", "cp", "quantize", "startup"],
+        [sys.executable, str(SCRIPT), *words, "--only", "cp", "quantize", "verify", "against", "startup"],
         capture_output=True,
         text=True,
         check=True,
@@ -253,6 +253,8 @@ def test_a_small_benchmark_prints_its_tables_and_leaves_nothing(tmp_path: Path) 
         "| ---",
         "| `cp -r`",
         "| `fp8 quantize`",
+        "| `fp8 inspect --verify`",
+        "| `fp8 inspect --against BASE`",
         "| ratio",
         "| ---",
         "| `fp8 quantize`: wall time ÷ `cp -r`",
@@ -262,6 +264,8 @@ def test_a_small_benchmark_prints_its_tables_and_leaves_nothing(tmp_path: Path) 
         "| `python -c pass`",
         "| `fp8 --help`",
         "| `fp8 inspect` of 2,001 tensors, 6.2 GB",
+        "| `fp8 inspect` of 3,555 tensors, 3.2 GB",
+        "| `fp8 inspect` of 9,873 tensors, 129.5 GB",
         "| `fp8 quantize --dry-run` of 9,873 tensors, 129.5 GB",
     ]
     assert "not measured" not in ran.stdout
