@@ -1,0 +1,172 @@
+"""The words of a drawing: headline, titles, notes under them, and why a panel is empty. Names are made harmless."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fp8cli.commands.inspect import InspectReport
+from fp8cli.core.depth import BadScales, FidelityDepth, ScaleDepth
+from fp8cli.core.depth_axis import Axis
+from fp8cli.core.roles import RoleRow
+from fp8cli.errors import printable
+from fp8cli.render.units import count, gb, percent
+
+_LONGEST_NAME: Final = 84
+"""Characters of a name that fit the width of a drawing."""
+_LONGEST_WORDS: Final = 130
+_NAMED_PLACES: Final = 4
+
+_KINDS: Final = {"weight": "weights", "activation": "activations", "cache": "the KV cache"}
+_FAULTS: Final = {"nan": "NaN"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """A line under a title; `alarming` if something is wrong with the checkpoint."""
+
+    text: str
+    alarming: bool = False
+
+
+def shorten(text: str, longest: int = _LONGEST_NAME) -> str:
+    """Return a name on one line, without control characters, its middle left out if it is long."""
+    # Cut first: escaping ten thousand characters to drop them again would be in vain.
+    safe = printable(_cut(text, longest))
+    return _cut(safe, longest)
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    half = (longest - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def scheme_line(report: InspectReport) -> str:
+    """Name the scheme and say it in words."""
+    quantization = report.quantization
+    known = quantization.scheme or quantization.dialect
+    words = known if quantization.words == known else f"{known}: {quantization.words}"
+    cache = "" if quantization.kv_cache is None else f" · KV cache: {quantization.kv_cache}"
+    return shorten(f"{words}{cache}", _LONGEST_WORDS)
+
+
+def size_line(report: InspectReport) -> str:
+    """Total size, tensors and parameters."""
+    total = report.total
+    parameters = "unknown" if total.parameters is None else count(total.parameters)
+    return f"{size(total.bytes)} · {count(total.tensors)} tensors · {parameters} parameters"
+
+
+def verdict_note(report: InspectReport) -> Note:
+    """The verdict, and how many checks had which outcome."""
+    statuses = [finding.status for finding in report.findings]
+    counted = ((statuses.count(status), status) for status in ("failed", "warning", "not checked", "passed"))
+    plural = {"warning": "warnings"}
+    words = ", ".join(f"{count(number)} {plural.get(status, status)}" for number, status in counted if number)
+    return Note(text=f"{report.verdict}: {words}" if words else report.verdict, alarming=report.verdict == "damaged")
+
+
+def size(size_bytes: int) -> str:
+    """Write bytes in GB, MB or bytes: `9.08 GB`, `327.68 MB`, `96 bytes`."""
+    if size_bytes >= 10**9:
+        return gb(size_bytes)
+    if size_bytes >= 10**4:
+        return f"{size_bytes / 10**6:.2f} MB"
+    return f"{count(size_bytes)} bytes"
+
+
+def role_label(row: RoleRow) -> str:
+    """Role and dtype of a bar."""
+    return f"{row.role} · {row.dtype.removeprefix('torch.')}"
+
+
+def role_figures(row: RoleRow) -> str:
+    """What stands at the end of a bar: size, share, bits per weight where there are weights."""
+    bits = "" if row.bits_per_weight is None else f" · {row.bits_per_weight:.2f} bits/weight"
+    return f"{size(row.bytes)} · {percent(row.share)}{bits}"
+
+
+def scale_title(scales: ScaleDepth) -> str:
+    """What the scales of a panel are for, and what they are called."""
+    return f"Scales of {_KINDS[scales.kind]}: {', '.join(shorten(label, 40) for label in scales.labels)}"
+
+
+def scale_notes(scales: ScaleDepth, axis: Axis) -> tuple[Note, ...]:
+    """Sum the values up, and say which are bad."""
+    many = scales.values > scales.tensors
+    line = "line: middle of the typical tensor" if many else "line: median of the tensors"
+    parts = [f"{count(scales.values)} values in {count(scales.tensors)} tensors"]
+    if scales.smallest is not None and scales.largest is not None:
+        middle = "" if scales.median is None else f", median {number(scales.median)}"
+        parts.append(f"{number(scales.smallest)} to {number(scales.largest)}{middle}")
+        parts.append(f"band: smallest to largest, {line}")
+    else:
+        parts.append("none of them finite and positive")
+    notes = [Note(text=" · ".join(parts))]
+    if scales.bad:
+        notes.append(Note(text=f"✗ {_bad_words(scales.bad, axis)}", alarming=True))
+    return tuple(notes)
+
+
+def _bad_words(bad: Sequence[BadScales], axis: Axis) -> str:
+    faults = dict.fromkeys(each.fault for each in bad)
+    return " · ".join(_fault_words([each for each in bad if each.fault == fault], axis) for fault in faults)
+
+
+def _fault_words(bad: Sequence[BadScales], axis: Axis) -> str:
+    tensors = sum(each.tensors for each in bad)
+    places = [shorten(axis.describe(each.position), 40) for each in bad]
+    more = len(places) - _NAMED_PLACES
+    where = ", ".join(places[:_NAMED_PLACES]) + (f" and {count(more)} more" if more > 0 else "")
+    fault = _FAULTS.get(bad[0].fault, bad[0].fault)
+    return f"{fault} in {count(tensors)} tensor{'' if tensors == 1 else 's'}: {where}"
+
+
+def fidelity_notes(fidelity: FidelityDepth, report: InspectReport) -> tuple[Note, ...]:
+    """Sum the comparison up, and say what is beyond any ratio."""
+    against = report.against
+    assert against is not None  # noqa: S101 - without a comparison nothing lies over depth
+    parts = [f"{count(len(against.weights))} weights against {shorten(against.base, 60)}"]
+    if against.sqnr_db is not None and math.isfinite(against.sqnr_db):
+        parts.append(f"{against.sqnr_db:z.2f} dB all together")
+    if fidelity.equal:
+        parts.append(f"{count(fidelity.equal)} equal to their source")
+    notes = [Note(text=" · ".join(parts))]
+    if fidelity.unlike:
+        is_one = fidelity.unlike == 1
+        words = "1 weight has" if is_one else f"{count(fidelity.unlike)} weights have"
+        notes.append(
+            Note(text=f"✗ {words} nothing in common with {'its' if is_one else 'their'} source", alarming=True)
+        )
+    return tuple(notes)
+
+
+def no_scales(report: InspectReport) -> str:
+    """Why there are no scales to draw."""
+    for finding in report.findings:
+        if finding.check == "scale.values" and finding.status == "not checked":
+            return shorten(f"not drawn: {finding.found}", _LONGEST_WORDS)
+    if report.quantization.fp8_weights:
+        return f"no scales found, though {count(report.quantization.fp8_weights)} weights are FP8"
+    return f"no scales: {shorten(report.quantization.words)}"
+
+
+def no_fidelity(report: InspectReport) -> str:
+    """Why there is no comparison to draw."""
+    if report.against is None:
+        return "not compared with a source: fp8 inspect CKPT --against BASE --plot FILE"
+    return f"no quantized weight could be compared with {shorten(report.against.base, 60)}"
+
+
+def decibels(ratio: float) -> str:
+    """Write a ratio with its unit."""
+    return f"{ratio:z.2f} dB" if math.isfinite(ratio) else "nothing alike"
+
+
+def number(value: float) -> str:
+    """Write a number in three digits: `0.00123`, `4.5e-5`."""
+    text = f"{value:.3g}"
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else text
