@@ -22,6 +22,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/__main__.py": ("fp8cli.cli",),
     "fp8cli/cli.py": ("typer", "fp8cli.render", "fp8cli.commands", *VOCABULARY),
     "fp8cli/render/": ("rich", "fp8cli.render", "fp8cli.commands", "fp8cli.core", *VOCABULARY),
+    "fp8cli/render/canvas.py": ("matplotlib", "fp8cli.render", "fp8cli.core", *VOCABULARY),
     "fp8cli/commands/": BELOW_COMMANDS,
     "fp8cli/summary.py": ("pandas", "fp8cli.commands", *VOCABULARY),
     "fp8cli/core/": BELOW_COMMANDS,
