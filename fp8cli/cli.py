@@ -88,7 +88,7 @@ def quantize(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N. The bytes are the same.")] = "auto",
     workers: Annotated[int | None, typer.Option(help="Worker threads.  [default: one per usable CPU]")] = None,
     max_memory: Annotated[
-        str, typer.Option(help="Memory for tiles, on top of the interpreter with torch, such as 500MB or 2GiB.")
+        str, typer.Option(help="Memory for tiles, on top of the interpreter, such as 500MB or 2GiB.")
     ] = "1GiB",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")

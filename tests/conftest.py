@@ -11,6 +11,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow, and that proves nothing. The same examples every time: a failure can be repeated.
+settings.register_profile("fp8", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fp8")
 
 _caches = Path(tempfile.mkdtemp(prefix="fp8-tests-"))
 

@@ -27,7 +27,7 @@ class Resources:
     """`auto`, `cpu`, `cuda` or `cuda:N`; checked when torch is there."""
     workers: int
     memory_bytes: int
-    """For all tiles of all workers together, on top of the interpreter with torch."""
+    """For all tiles of all workers together, on top of the interpreter."""
     piece_bytes: int = PIECE_BYTES
 
     @property
