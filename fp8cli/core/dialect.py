@@ -94,7 +94,7 @@ def _describe(survey: Survey, declaration: Declaration | None, weights: Sequence
     if declaration is not None:
         return declaration.name, declaration.words or _without_words(declaration)
     if weights:
-        return "FP8 without a config", f"{_weights_in_words(survey, weights)}, as their scales say; activations unknown"
+        return "FP8 without a config", f"{_weights_in_words(survey, weights)}; activations unknown"
     pairs = ((name, tensor.info.dtype) for name, tensor in survey.tensors.items())
     recognised = recognise(survey.config or {}, survey.files, pairs)
     if recognised is not None:
