@@ -12,13 +12,13 @@ from typing import Final
 
 from fp8cli.core.declaration import Declaration, Group, Matching
 from fp8cli.core.pairing import module_of
+from fp8cli.core.pattern_cost import is_too_costly
 
 _CLASSES: Final = frozenset({"Linear", "ColumnParallelLinear", "RowParallelLinear", "Embedding"})
-_LONGEST: Final = 1_000
+_LONGEST_NAME: Final = 256
+"""No module has a longer name; patterns are not tried on one, for it could take them hours."""
 _DEEPEST: Final = 24
 """Up to so many words in a name its parts are looked up; a longer name is searched instead."""
-# A repetition inside a repetition can take exponential time.
-_NESTED: Final = re.compile(r"\([^()]*[*+}][^()]*\)[*+{]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,9 @@ class NameMatcher:
 
     def names_exactly(self, module: str) -> bool:
         """Whether every reader takes the module to be named: in full, or by a pattern."""
-        return module in self.names or any(pattern.match(module) for pattern in self.patterns)
+        if module in self.names:
+            return True
+        return len(module) <= _LONGEST_NAME and any(pattern.match(module) for pattern in self.patterns)
 
     def may_name(self, module: str) -> bool:
         """Whether some reader takes the module to be named: also by a part of its name."""
@@ -73,7 +75,7 @@ class NameMatcher:
 
 def _compile(text: str, word: str, patterns: list[re.Pattern[str]], unread: list[str]) -> None:
     try:
-        if len(text) > _LONGEST or _NESTED.search(text):
+        if is_too_costly(text):
             unread.append(word)
         else:
             patterns.append(re.compile(text))
