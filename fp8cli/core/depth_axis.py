@@ -92,14 +92,16 @@ def locate(name: str) -> Place:
 
 
 def lay_out(places: Iterable[Place]) -> Axis:
-    """Give every place its position; stacks beyond MOST_STACKS, the smallest, count as outside the layers."""
+    """Give every place its position, the largest stack first; those beyond MOST_STACKS count as outside the layers."""
     layers: defaultdict[str | None, Counter[int]] = defaultdict(Counter)
     for place in places:
         layers[place.stack][place.layer] += 1
-    by_size = sorted((name for name in layers if name is not None), key=lambda name: (-layers[name].total(), name))
+    by_size = sorted(
+        (name for name in layers if name is not None), key=lambda name: (-layers[name].total(), natural_order(name))
+    )
     stacks: list[Stack] = []
     begin = 0
-    for name in sorted(by_size[:MOST_STACKS], key=natural_order):
+    for name in by_size[:MOST_STACKS]:
         first, last = min(layers[name]), max(layers[name])
         stacks.append(Stack(name=name, first=first, last=last, begin=begin))
         begin += last - first + 2

@@ -11,6 +11,8 @@ from importlib import import_module
 from io import BytesIO
 from typing import Any, Final, Literal
 
+from fp8cli.render.captions import shorten
+
 Format = Literal["png", "svg"]
 
 INK: Final = "#1b1f24"
@@ -20,8 +22,11 @@ PAPER: Final = "#fffffe"
 """Not quite white, so that a page finds it in an SVG and can replace it."""
 ALARM: Final = "#c62828"
 WIDTH: Final = 10.0
+EDGE: Final = 0.3
+"""Left free all around."""
 
 _DPI: Final = 150
+_LINE: Final = 150
 _FONT: Final = "DejaVu Sans"
 """It comes with matplotlib; the others are for a reader of an SVG who has it not."""
 _SETTINGS: Final = {
@@ -45,6 +50,10 @@ _SETTINGS: Final = {
     "ytick.color": SOFT,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
+    "legend.handlelength": 2.6,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 0,
+    "legend.columnspacing": 1.6,
     "savefig.facecolor": PAPER,
     "svg.fonttype": "none",
     "svg.hashsalt": "fp8",
@@ -60,15 +69,23 @@ class Canvas:
         self._figure = import_module("matplotlib.figure").Figure(figsize=(WIDTH, height))
         self._legible = _characters()
 
-    def text(self, left: float, top: float, words: str, **style: object) -> None:
-        """Write a line of text whose upper left corner is there."""
-        anchor = {"ha": "left", "va": "top"}
-        self._figure.text(left / WIDTH, 1 - top / self.height, self.legible(words), **(anchor | style))
+    def text(self, left: float, top: float, words: str, *, longest: int = _LINE, **style: object) -> None:
+        """Write a line of text, of `longest` characters at most, whose upper left corner is there."""
+        # Shortened twice, because escapes are longer than what they stand for.
+        words = shorten(self.legible(shorten(words, longest)), longest)
+        self._figure.text(left / WIDTH, 1 - top / self.height, words, **({"ha": "left", "va": "top"} | style))
 
     def axes(self, left: float, top: float, width: float, height: float) -> Any:
         """Return matplotlib axes that fill this rectangle."""
         bottom = self.height - top - height
         return self._figure.add_axes((left / WIDTH, bottom / self.height, width / WIDTH, height / self.height))
+
+    def legend(self, axes: Any, top: float) -> None:
+        """Explain the lines of some axes, at the right end of the line of text at that height."""
+        lines, names = axes.get_legend_handles_labels()
+        corner = {"bbox_to_anchor": (1 - EDGE / WIDTH, 1 - top / self.height), "loc": "upper right"}
+        if lines:
+            axes.legend(lines, names, ncols=len(lines), bbox_transform=self._figure.transFigure, **corner)
 
     def legible(self, text: str) -> str:
         """Return the text with an escape for every character that the font lacks."""

@@ -14,7 +14,7 @@ from fp8cli.render.units import count, gb, percent
 
 _LONGEST_NAME: Final = 84
 """Characters of a name that fit the width of a drawing."""
-_LONGEST_WORDS: Final = 130
+_LONGEST_WORDS: Final = 112
 _NAMED_PLACES: Final = 4
 
 _KINDS: Final = {"weight": "weights", "activation": "activations", "cache": "the KV cache"}
@@ -48,15 +48,15 @@ def scheme_line(report: InspectReport) -> str:
     quantization = report.quantization
     known = quantization.scheme or quantization.dialect
     words = known if quantization.words == known else f"{known}: {quantization.words}"
-    cache = "" if quantization.kv_cache is None else f" · KV cache: {quantization.kv_cache}"
-    return shorten(f"{words}{cache}", _LONGEST_WORDS)
+    return shorten(words, _LONGEST_WORDS)
 
 
 def size_line(report: InspectReport) -> str:
-    """Total size, tensors and parameters."""
-    total = report.total
+    """Total size, tensors and parameters, and how the KV cache is quantized if it is."""
+    total, cached = report.total, report.quantization.kv_cache
+    cache = "" if cached is None else f" · KV cache: {shorten(cached)}"
     parameters = "unknown" if total.parameters is None else count(total.parameters)
-    return f"{size(total.bytes)} · {count(total.tensors)} tensors · {parameters} parameters"
+    return f"{size(total.bytes)} · {count(total.tensors)} tensors · {parameters} parameters{cache}"
 
 
 def verdict_note(report: InspectReport) -> Note:

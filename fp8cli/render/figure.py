@@ -16,7 +16,7 @@ from fp8cli.core.depth_axis import Axis
 from fp8cli.core.fidelity_verdict import EXPECTED_DB, POOR_DB, WRONG_DB
 from fp8cli.core.roles import RoleRow
 from fp8cli.render import captions
-from fp8cli.render.canvas import ALARM, INK, SOFT, WIDTH, Canvas, Format, canvas
+from fp8cli.render.canvas import ALARM, EDGE, INK, SOFT, WIDTH, Canvas, Format, canvas
 from fp8cli.render.captions import Note
 from fp8cli.render.ticks import layer_ticks, scale_limits, scale_ticks, spread
 
@@ -34,18 +34,20 @@ _STYLES: Final = (
 )
 _KINDS: Final = ("attention", "mlp", "experts", "other")
 # Inches.
-_EDGE, _TITLE, _LINE, _GAP = 0.3, 0.27, 0.19, 0.32
+_TITLE, _LINE, _GAP = 0.27, 0.19, 0.32
 _LEFT, _RIGHT, _PLOT, _BELOW = 0.85, 1.45, 2.1, 0.48
 _BAR, _ROLE_NAMES, _ROLE_FIGURES = 0.29, 2.35, 2.9
 _MARKED: Final = 64
 """Positions up to which every middle has a marker of its own."""
+# Characters that fit.
+_LONGEST_NAME, _PER_INCH, _SHORTEST_STACK = 68, 11, 6
 
 
 def draw_figure(report: InspectReport, depth: Depth, kind: Format, *, headline: bool = True) -> bytes:
     """Return the drawing of a report. The same report gives the same bytes. Raises ImportError without matplotlib."""
     panels = list(_panels(report, depth, headline=headline))
-    with canvas(2 * _EDGE + sum(panel.height for panel in panels) + _GAP * (len(panels) - 1)) as sheet:
-        top = _EDGE
+    with canvas(2 * EDGE + sum(panel.height for panel in panels) + _GAP * (len(panels) - 1)) as sheet:
+        top = EDGE
         for panel in panels:
             panel.draw(sheet, top)
             top += panel.height + _GAP
@@ -80,10 +82,10 @@ class _Headline:
 
     def draw(self, sheet: Canvas, top: float) -> None:
         verdict = captions.verdict_note(self.report)
-        sheet.text(_EDGE, top, captions.shorten(self.report.name), fontsize=14, fontweight="bold")
-        sheet.text(_EDGE, top + 0.36, captions.scheme_line(self.report), fontsize=10)
-        sheet.text(_EDGE, top + 0.57, captions.size_line(self.report), fontsize=10, color=SOFT)
-        sheet.text(_EDGE, top + 0.78, verdict.text, fontsize=10, color=ALARM if verdict.alarming else SOFT)
+        sheet.text(EDGE, top, self.report.name, longest=_LONGEST_NAME, fontsize=14, fontweight="bold")
+        sheet.text(EDGE, top + 0.36, captions.scheme_line(self.report), fontsize=10)
+        sheet.text(EDGE, top + 0.57, captions.size_line(self.report), fontsize=10, color=SOFT)
+        sheet.text(EDGE, top + 0.78, verdict.text, fontsize=10, color=ALARM if verdict.alarming else SOFT)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class _Roles:
 
     def draw(self, sheet: Canvas, top: float) -> None:
         _titles(sheet, top, "Bytes by role", ())
-        left, room = _EDGE + _ROLE_NAMES, WIDTH - 2 * _EDGE - _ROLE_NAMES - _ROLE_FIGURES
+        left, room = EDGE + _ROLE_NAMES, WIDTH - 2 * EDGE - _ROLE_NAMES - _ROLE_FIGURES
         axes = sheet.axes(left, top + _TITLE, room, _BAR * len(self.rows))
         largest = max(row.bytes for row in self.rows) or 1
         places = range(len(self.rows))
@@ -146,6 +148,7 @@ class _Scales:
             axes.set(ylim=(0, 1), yticks=[])
         logarithms = [_in_log10(band) for band in self.scales.bands]
         _draw_bands(axes, logarithms, self.axis)
+        sheet.legend(axes, top)
         _draw_alarms(axes, [each.position for each in self.scales.bad])
 
 
@@ -172,9 +175,11 @@ class _Fidelity:
         axes.set(ylim=(low, high))
         self._thresholds(axes, low, high)
         _draw_bands(axes, self.fidelity.bands, self.axis)
+        sheet.legend(axes, top)
         self._worst(axes)
         below = top + _height(self.notes)
         for rank, worst in enumerate(self.fidelity.worst, start=1):
+            # The number comes first: a name may read from right to left.
             words = f"{rank}   {captions.decibels(worst.sqnr_db)}   {captions.shorten(worst.name)}"
             sheet.text(_LEFT, below + _LINE * (rank - 1), words, fontsize=8.5)
 
@@ -197,9 +202,11 @@ class _Fidelity:
                 axes.plot([worst.position], [worst.sqnr_db], linestyle="none", zorder=5, **ring)
         _draw_alarms(axes, [worst.position for worst in self.fidelity.worst if worst.sqnr_db == float("-inf")])
         for position, ranks in numbers.items():
-            finite = [worst.sqnr_db for worst in self.fidelity.worst if worst.position == position]
-            lowest = max(min(finite), axes.get_ylim()[0])
-            style = {"textcoords": "offset points", "xytext": (0, -14), "ha": "center", "fontsize": 8.5}
+            low, high = axes.get_ylim()
+            lowest = max(min(worst.sqnr_db for worst in self.fidelity.worst if worst.position == position), low)
+            # Below the ring, but above it where the axis ends.
+            up, anchor = (9, "bottom") if lowest < low + 0.15 * (high - low) else (-7, "top")
+            style = {"textcoords": "offset points", "xytext": (0, up), "ha": "center", "va": anchor, "fontsize": 8.5}
             axes.annotate(",".join(map(str, ranks)), (position, lowest), **style)
 
 
@@ -208,10 +215,10 @@ def _height(notes: Sequence[Note]) -> float:
 
 
 def _titles(sheet: Canvas, top: float, title: str, notes: Sequence[Note]) -> None:
-    sheet.text(_EDGE, top, title, fontsize=11, fontweight="bold")
+    sheet.text(EDGE, top, title, fontsize=11, fontweight="bold")
     for number, note in enumerate(notes):
         place = top + _TITLE + _LINE * number
-        sheet.text(_EDGE, place, note.text, fontsize=8.5, color=ALARM if note.alarming else SOFT)
+        sheet.text(EDGE, place, note.text, fontsize=8.5, color=ALARM if note.alarming else SOFT)
 
 
 def _depth_axes(sheet: Canvas, top: float, title: str, notes: Sequence[Note], axis: Axis) -> Any:
@@ -223,13 +230,17 @@ def _depth_axes(sheet: Canvas, top: float, title: str, notes: Sequence[Note], ax
     axes.set(xlim=(-0.6, axis.end + 0.6))
     axes.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
     axes.grid(axis="y")
+    style = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top", "color": SOFT}
     for stack in axis.stacks:
-        middle = stack.begin + (stack.last - stack.first) / 2
-        words = "layer" if len(axis.stacks) == 1 else captions.shorten(stack.name, 28)
-        style = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top", "color": SOFT}
-        axes.text(middle, -0.13, sheet.legible(words), **style)
+        layers = stack.last - stack.first + 1
+        room = int(layers / (axis.end + 1.2) * width * _PER_INCH)
+        words = "layer" if len(axis.stacks) == 1 else captions.shorten(sheet.legible(stack.name), room)
+        if room >= _SHORTEST_STACK:
+            axes.text(stack.begin + (layers - 1) / 2, -0.13, words, **style)
         if stack.begin:
             axes.axvline(stack.begin - 1, color=SOFT, linewidth=0.8, linestyle=":")
+    if axis.outside is not None:
+        axes.text(axis.outside, -0.13, "no layer", **style)
     return axes
 
 
@@ -249,9 +260,9 @@ def _in_log10(band: Band) -> Band:
 
 def _draw_bands(axes: Any, bands: Sequence[Band], axis: Axis) -> None:
     """Draw from smallest to largest as an area, and the middle as a line; a single layer as a stroke with a mark."""
+    is_marked = axis.end <= _MARKED
     for number, band in enumerate(bands):
         style = _STYLES[(_KINDS.index(band.name) if band.name in _KINDS else number) % len(_STYLES)]
-        few = len(band.spans) <= _MARKED
         label: str | None = band.name
         for _, group in groupby(band.spans, key=lambda span: axis.stack_at(span.position)):
             spans = list(group)
@@ -263,15 +274,13 @@ def _draw_bands(axes: Any, bands: Sequence[Band], axis: Axis) -> None:
             axes.fill_between(at, lows, highs, color=style["color"], alpha=0.16, linewidth=0)
             for edge in (lows, highs):
                 axes.plot(at, edge, color=style["color"], linestyle=style["linestyle"], linewidth=0.7, alpha=0.55)
-            line = {**style, "marker": style["marker"] if few or len(spans) == 1 else None}
+            line = {**style, "marker": style["marker"] if is_marked or len(spans) == 1 else None}
             axes.plot(at, [span.middle for span in spans], label=label, linewidth=1.5, markersize=3.2, **line)
             label = None
-    if bands:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 0.62), borderaxespad=0.3, handlelength=2.6)
 
 
 def _draw_alarms(axes: Any, positions: Sequence[int]) -> None:
     """Cross out positions at the lower edge."""
-    cross = {"marker": "X", "markersize": 8, "markerfacecolor": ALARM, "markeredgecolor": INK, "markeredgewidth": 0.6}
+    cross = {"marker": "X", "markersize": 6, "markerfacecolor": ALARM, "markeredgecolor": INK, "markeredgewidth": 0.6}
     edge = axes.get_xaxis_transform()
     axes.plot(positions, [0.05] * len(positions), transform=edge, linestyle="none", clip_on=False, zorder=6, **cross)

@@ -19,14 +19,14 @@ _RANGE: Final = (-307.0, 307.0)
 
 
 def layer_ticks(axis: Axis) -> Ticks:
-    """Number the layers of every stack in steps of 1, 2 or 5 times a power of ten; `–` is outside the layers."""
+    """Number the layers of every stack in steps of 1, 2 or 5 times a power of ten; a mark for what is in none."""
     step = _round_step((axis.end + 1) / _MOST_LAYERS)
     ticks = [
         (float(layer - stack.first + stack.begin), str(layer))
         for stack in axis.stacks
         for layer in range(-(-stack.first // step) * step, stack.last + 1, step)
     ]
-    outside = () if axis.outside is None else ((float(axis.outside), "–"),)
+    outside = () if axis.outside is None else ((float(axis.outside), ""),)
     return (*ticks, *outside)
 
 
@@ -43,7 +43,8 @@ def scale_limits(smallest: float, largest: float) -> tuple[float, float]:
     """Return the ends of a logarithmic axis, as powers of ten, with some room around the values."""
     low, high = log10(smallest), log10(largest)
     room = max((high - low) * 0.08, 0.06)
-    return max(low - room, _RANGE[0]), min(high + room, _RANGE[1])
+    least, most = _RANGE
+    return min(max(low - room, least), most - 1), max(min(high + room, most), least + 1)
 
 
 def scale_ticks(low: float, high: float) -> Ticks:
