@@ -31,8 +31,8 @@ _BY_PRESENCE: Final = frozenset(
     }
 )
 """Checks that say that something is not there."""
-_UNREAD: Final = frozenset({"file.header", "file.impostor", "file.link", "file.readable", "index.missing_shard"})
-"""Findings about files that may hold tensors."""
+_UNREAD: Final = frozenset({("file.size", "not checked"), ("index.missing_shard", "failed")})
+"""Findings of a survey that say that weight files could not be read, or are not there."""
 
 
 def check_consistency(survey: Survey, dialect: Dialect, anatomy: Anatomy | None = None) -> tuple[Finding, ...]:
@@ -69,7 +69,7 @@ def _soften(finding: Finding) -> Finding:
 
 def _has_unread_weights(survey: Survey) -> bool:
     """Whether tensors may lie where nobody could look; the findings about files say where."""
-    return any(finding.check in _UNREAD and finding.status != "passed" for finding in survey.findings)
+    return any((finding.check, finding.status) in _UNREAD for finding in survey.findings)
 
 
 def _doubt(finding: Finding) -> Finding:
