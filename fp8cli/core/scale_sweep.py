@@ -43,7 +43,14 @@ def sweep(dtype: str, data: bytes, sizes: Sequence[int], *, stride: int = 1) -> 
     """
     import numpy as np
 
-    values = decode(dtype, data)
+    # Signalling NaN in a damaged file would make numpy warn.
+    with np.errstate(all="ignore"):
+        return _sweep(dtype, decode(dtype, data), sizes, stride)
+
+
+def _sweep(dtype: str, values: "NDArray[np.floating[Any]]", sizes: Sequence[int], stride: int) -> Sweep:
+    import numpy as np
+
     lengths = np.asarray(sizes, dtype=np.int64)
     ends = np.cumsum(lengths)
     starts = ends - lengths
@@ -100,8 +107,7 @@ def _tables() -> "Mapping[str, NDArray[np.float32]]":
     import numpy as np
 
     codes = np.arange(256)
-    powers = np.ldexp(np.float32(1), codes - 127).astype(np.float32)
-    powers[255] = np.nan
+    powers = np.append(np.ldexp(1.0, codes[:255] - 127), np.nan).astype(np.float32)
     exponents, fractions = codes >> 3 & 15, codes & 7
     magnitudes = np.where(exponents == 0, np.ldexp(fractions, -9), np.ldexp(8 + fractions, exponents - 10))
     e4m3 = np.where(codes < 128, magnitudes, -magnitudes).astype(np.float32)
