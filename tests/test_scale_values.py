@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -123,7 +123,7 @@ def test_every_code_decodes_to_what_torch_reads(dtype: str) -> None:
     width = TORCH[dtype].itemsize
     data = b"".join(code.to_bytes(width, "little") for code in range(256**width))
     theirs = torch.frombuffer(bytearray(data), dtype=TORCH[dtype]).double()
-    with numpy.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):
         ours = torch.from_numpy(decode(dtype, data)).double()
     assert torch.equal(ours.isnan(), theirs.isnan())
     assert torch.equal(ours.nan_to_num(), theirs.nan_to_num())
