@@ -30,6 +30,8 @@ def change(folder: Path, copy: Path, plant: Callable[[Tensors], None]) -> Path:
     tensors = load_file(copy / "model.safetensors")
     plant(tensors)
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    # The library closes what it saves to other users, which is a warning.
+    (copy / "model.safetensors").chmod(0o644)
     return copy
 
 
@@ -49,3 +51,10 @@ def set_code(tensors: Tensors, name: str, row: int, column: int, code: int) -> N
     codes = tensors[name].view(torch.uint8).clone()
     codes[row, column] = code
     tensors[name] = codes.view(torch.float8_e4m3fn)
+
+
+def set_scale(tensors: Tensors, name: str, row: int, value: float) -> None:
+    """Overwrite one value of a scale, in the scale's own dtype."""
+    scale = tensors[name].clone()
+    scale.view(-1)[row] = value
+    tensors[name] = scale
