@@ -6,7 +6,6 @@ which of the heavy libraries it had loaded when it was done.
 
 import json
 import os
-import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pytest
 
 import fp8cli
 
+MODEL = Path(fp8cli.__file__).parent / "bundled" / "stories-llama"
 HEAVY = (
     "compressed_tensors",
     "datasets",
@@ -64,17 +64,6 @@ def fp8(tmp_path: Path, *words: str, **environment: str) -> Run:
     )
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """Write one BF16 tensor [2, 4], byte by byte."""
-    header = json.dumps({"lm_head.weight": {"dtype": "BF16", "shape": [2, 4], "data_offsets": [0, 16]}}).encode()
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
-    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}', "utf-8")
-    return folder
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -119,18 +108,26 @@ def test_shell_completion_finds_a_command_without_a_heavy_library(
     assert "quantize" in run.output
 
 
-@pytest.mark.parametrize("options", [(), ("--json",)])
-def test_inspect_reads_a_checkpoint_without_a_heavy_library(
-    tmp_path: Path, checkpoint: Path, options: tuple[str, ...]
-) -> None:
-    run = fp8(tmp_path, "inspect", str(checkpoint), *options)
-    assert (run.code, run.loaded) == (0, [])
+@pytest.mark.parametrize("options", [(), ("--json",), ("--csv",), ("--markdown", "--details")])
+def test_inspect_loads_no_heavy_library_but_numpy_for_scales(tmp_path: Path, options: tuple[str, ...]) -> None:
+    run = fp8(tmp_path, "inspect", str(MODEL), *options)
+    assert (run.code, run.errors, run.loaded) == (0, "", [])
     assert run.output
+    quantized = tmp_path / "quantized"
+    fp8(tmp_path, "quantize", str(MODEL), "-o", str(quantized))
+    run = fp8(tmp_path, "inspect", str(quantized), *options)
+    assert (run.code, run.errors, run.loaded) == (0, "", ["numpy"])
+
+
+def test_verifying_loads_no_torch(tmp_path: Path) -> None:
+    quantized = tmp_path / "quantized"
+    fp8(tmp_path, "quantize", str(MODEL), "-o", str(quantized))
+    run = fp8(tmp_path, "inspect", str(quantized), "--verify", "--against", str(MODEL))
+    assert (run.code, run.errors, run.loaded) == (0, "", ["numpy"])
 
 
 def test_quantizing_loads_no_torch_where_the_kernel_is_built(tmp_path: Path) -> None:
-    model = Path(fp8cli.__file__).parent / "bundled" / "stories-llama"
-    run = fp8(tmp_path, "quantize", str(model), "-o", str(tmp_path / "out"))
+    run = fp8(tmp_path, "quantize", str(MODEL), "-o", str(tmp_path / "out"))
     assert (run.code, run.loaded) == (0, [])
-    run = fp8(tmp_path, "quantize", str(model), "-o", str(tmp_path / "other"), FP8_KERNEL="off")
+    run = fp8(tmp_path, "quantize", str(MODEL), "-o", str(tmp_path / "other"), FP8_KERNEL="off")
     assert (run.code, "torch" in run.loaded) == (0, True)
