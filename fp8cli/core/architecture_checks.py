@@ -15,6 +15,7 @@ from fp8cli.formats.complaints import Complaint
 
 _MOST: Final = 20_000
 """Complaints about missing tensors that are collected: a hostile config can promise layers without end."""
+_PACKED: Final = frozenset({"U8", "I32", "U32"})
 _MTP_KEYS: Final = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers")
 _MTP: Final = re.compile(r"(^|\.)(mtp|nextn|mtp_layers|mtp_block)\b")
 
@@ -38,8 +39,8 @@ def check_architecture(survey: Survey, anatomy: Anatomy) -> tuple[Finding, ...]:
 
 def _whole(survey: Survey, anatomy: Anatomy) -> tuple[Finding, ...]:
     roster = anatomy.roster
-    packed = {name for name, part in anatomy.parts.items() if part.is_codes and name not in roster.tensors}
-    packed |= {name for name, part in anatomy.parts.items() if part.tensor.info.dtype in {"U8", "I32", "U32"}}
+    # Packed codes have shapes of their own.
+    packed = {name for name, (dtype, _) in roster.tensors.items() if dtype in _PACKED}
     complaints = [
         complaint
         for complaint in islice(roster.complaints(head_is_stored=not _is_tied(survey, anatomy)), _MOST)

@@ -110,6 +110,7 @@ def _readings(weight: Shape, declared: Numbers | None) -> Iterator[Reading]:
     match declared:
         case Numbers(strategy="tensor" | "channel" | "block" | "group" as strategy, block=block):
             yield strategy, block
-    yield from (("tensor", None), ("channel", None), ("block", (_BLOCK, _BLOCK)))
+    # Blocks first: the one block of a small weight has the scale [1, 1], which would do for a tensor too.
+    yield from (("block", (_BLOCK, _BLOCK)), ("tensor", None), ("channel", None))
     size = weight[-1] if weight else 1
     yield from (("group", (1, width)) for width in (16, 32, 64, _BLOCK) if width < size)
