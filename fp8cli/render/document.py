@@ -34,7 +34,8 @@ def error_document(command: str | None, error: Fp8Error) -> dict[str, object]:
 
 def to_text(document: Mapping[str, object]) -> str:
     """Write a document as text. Pure ASCII, so that no terminal's encoding can refuse it."""
-    return json.dumps(document, indent=2, allow_nan=False)
+    # DEL is the one control character of ASCII that JSON lets stand.
+    return json.dumps(document, indent=2, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def to_json(value: object) -> object:

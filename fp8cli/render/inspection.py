@@ -8,6 +8,7 @@ from fp8cli.commands.inspect import InspectReport
 from fp8cli.core.folding import fold
 from fp8cli.core.inventory import DtypeRow, TensorGroup, TensorRow, Totals
 from fp8cli.core.roles import RoleRow, sum_roles
+from fp8cli.errors import printable
 from fp8cli.render.console import Output
 from fp8cli.render.fidelity import fidelity_section
 from fp8cli.render.sections import Findings, Section, show_sections, to_markdown
@@ -76,7 +77,7 @@ def sections(report: InspectReport, *, details: bool) -> tuple[Section, ...]:
 
 
 def to_csv(report: InspectReport) -> str:
-    """Write one line a tensor, with its signal to noise where it was compared with a source."""
+    """Write one line a tensor, with its signal to noise where it was compared with a source. Names are escaped."""
     paper = StringIO()
     writer = csv.writer(paper, lineterminator="\n")
     writer.writerow(("tensor", "file", "role", "dtype", "shape", "parameters", "bytes", "sqnr_db", "largest_error"))
@@ -86,7 +87,8 @@ def to_csv(report: InspectReport) -> str:
         known = compared.get(row.name)
         measured = ("", "") if known is None else (f"{known.sqnr_db:.3f}", f"{known.largest_error:.6g}")
         parameters = "" if row.parameters is None else row.parameters
-        writer.writerow((row.name, row.file, row.role, row.dtype, shape, parameters, row.bytes, *measured))
+        names = (printable(row.name), printable(row.file))
+        writer.writerow((*names, row.role, row.dtype, shape, parameters, row.bytes, *measured))
     return paper.getvalue()
 
 

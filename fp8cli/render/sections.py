@@ -115,17 +115,17 @@ def to_markdown(sections: Iterable[Section]) -> Iterator[str]:
                 case Table():
                     yield from _markdown_table(part)
                 case Command():
-                    yield from ("```bash", part.text, "```", "")
+                    yield from ("```bash", printable(part.text), "```", "")
                 case Findings():
                     yield from _markdown_findings(part)
 
 
 def _markdown_table(table: Table) -> Iterator[str]:
-    yield _row(column.title for column in table.columns)
+    yield _row(_escape(column.title) for column in table.columns)
     yield _row("---:" if column.right else "---" for column in table.columns)
-    yield from map(_row, table.rows)
+    yield from (_row(map(_escape, row)) for row in table.rows)
     if table.total is not None:
-        yield _row(f"**{cell}**" if cell else "" for cell in table.total)
+        yield _row(f"**{_escape(cell)}**" if cell else "" for cell in table.total)
     yield ""
 
 
@@ -135,18 +135,21 @@ def _markdown_findings(part: Findings) -> Iterator[str]:
         yield _row(("", "check", "what", "consequence", "remedy"))
         yield _row(("---",) * 5)
     for finding in shown:
-        cells = (finding.consequence or "", finding.remedy or "")
-        yield _row((f"{SYMBOLS[finding.status][0]} {finding.status}", finding.check, _sentence(finding), *cells))
+        verdict = f"{SYMBOLS[finding.status][0]} {finding.status}"
+        cells = (verdict, finding.check, _sentence(finding), finding.consequence or "", finding.remedy or "")
+        yield _row(map(_escape, cells))
     for line in hidden:
         yield from ("", _escape(line))
     yield ""
 
 
 def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell if cell in {'---', '---:'} else _escape(cell, keep='*') for cell in cells)} |"
+    return f"| {' | '.join(cells)} |"
 
 
-def _escape(text: str, *, keep: str = "") -> str:
+def _escape(text: str) -> str:
     """Escape what Markdown, or HTML inside it, would take for more than text; in a name backticks may stand too."""
     plain = printable(text).replace("`", "")
-    return "".join(f"\\{ch}" if ch in "\\|<>[]*_#&" and ch not in keep else ch for ch in plain)
+    escaped = "".join(f"\\{ch}" if ch in "\\|<>[]*_~#&" else ch for ch in plain)
+    # GitHub makes links of what looks like an address.
+    return escaped.replace("://", ":\\/\\/")
