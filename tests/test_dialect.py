@@ -12,9 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import FalconConfig, MixtralConfig
 
 from fp8cli.core.consistency import check_consistency
 from fp8cli.core.dialect import Dialect, recognise_dialect
+from fp8cli.core.groups import NameMatcher
 from fp8cli.core.pairing import read_scale, scale_shapes
 from fp8cli.core.roles import RoleRow, role_table, sum_roles
 from fp8cli.core.scale_values import check_scales
@@ -674,12 +676,12 @@ from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import QuantizationModifier
 folder, recipes = sys.argv[1], json.loads(sys.argv[2])
 ids = torch.arange(64).remainder(300).tolist()
-for name, recipe in recipes.items():
+for name, (model, recipe) in recipes.items():
     scheme = recipe.get("scheme") or ""
     data = Dataset.from_dict({"input_ids": [ids] * 2, "attention_mask": [[1] * 64] * 2})
     calibration = {"dataset": data, "num_calibration_samples": 2, "max_seq_length": 64}
     oneshot(
-        model=f"{folder}/source",
+        model=f"{folder}/{model}",
         recipe=QuantizationModifier(**recipe),
         output_dir=f"{folder}/{name}",
         **(calibration if scheme == "FP8" else {}),
@@ -693,7 +695,15 @@ def oneshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("oneshot")
     save_model(folder / "source", llama_config())
     save_tokenizer(folder / "source")
-    recipes = {name: recipe for name, (recipe, _, _) in RECIPES.items()}
+    falcon = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 320}
+    save_model(folder / "falcon source", FalconConfig(**falcon))
+    save_tokenizer(folder / "falcon source")
+    mixtral = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size": 256}
+    save_model(folder / "mixtral source", MixtralConfig(**falcon, **mixtral))
+    save_tokenizer(folder / "mixtral source")
+    dynamic = RECIPES["FP8_DYNAMIC"][0]
+    recipes = {name: ("source", recipe) for name, (recipe, _, _) in RECIPES.items()}
+    recipes |= {"falcon": ("falcon source", dynamic), "mixtral": ("mixtral source", dynamic)}
     command = [sys.executable, "-c", ONESHOT, str(folder), json.dumps(recipes)]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"CT_ENFORCE_EAGER": "1"})
     return folder
@@ -709,3 +719,71 @@ def test_what_oneshot_writes_is_told_in_words_and_found_sound(oneshot: Path, nam
     assert len(dialect.weights) == 14
     assert all(weight.scale and weight.granularity for weight in dialect.weights)
     assert troubles((*consistency(oneshot / name), *values(oneshot / name))) == {}
+
+
+@pytest.mark.slow
+def test_what_oneshot_leaves_of_a_falcon_is_not_taken_for_fp8(oneshot: Path) -> None:
+    # compressed-tensors 0.19 compresses nn.Linear itself, not its subclasses, and says nothing of it.
+    findings = (*consistency(oneshot / "falcon"), *values(oneshot / "falcon"))
+    assert troubles(findings) == {
+        "config.no_fp8": "failed",
+        "config.modules": "not checked",
+        "scale.unquantized": "failed",
+        "scale.zero_point": "failed",
+    }
+
+
+@pytest.mark.slow
+def test_the_experts_that_oneshot_renames_are_known_for_what_they_are(oneshot: Path) -> None:
+    folder = oneshot / "mixtral"
+    survey, dialect = look(folder)
+    assert len(dialect.weights) == 2 * (4 + 4 * 3)
+    assert troubles((*consistency(folder), *values(folder))) == {}
+    assert any(".experts.0.gate_proj.weight" in name for name in survey.tensors)
+    (renamed,) = [finding for finding in consistency(folder) if finding.check == "experts.names"]
+    assert (renamed.status, renamed.count) == ("passed", 24)
+
+
+# What vLLM itself takes for ignored
+
+MODULES = (
+    "lm_head",
+    "model.lm_head",
+    "model.layers.1.mlp.gate",
+    "model.layers.10.mlp.gate",
+    "model.layers.1.mlp.gate_proj",
+    "model.layers.1.self_attn.o_proj",
+    "vision_tower.layers.1.o_proj",
+)
+IGNORED = (
+    "lm_head",
+    "gate",
+    "re:.*gate$",
+    "re:model.*o_proj",
+    "re:o_proj",
+    "model.layers.1.mlp.gate",
+    "model.layers.1",
+    "*.mlp.gate",
+    "vision_tower*",
+    "model.layers.1.*",
+)
+
+
+@pytest.mark.slow
+def test_what_is_ignored_for_certain_is_what_vllm_ignores() -> None:
+    from vllm.model_executor.layers.quantization.compressed_tensors.utils import should_ignore_layer
+    from vllm.model_executor.layers.quantization.modelopt import ModelOptFp8Config
+    from vllm.model_executor.layers.quantization.utils.quant_utils import is_layer_skipped
+
+    for word in IGNORED:
+        for module in MODULES:
+            ours = NameMatcher.of([word], "compressed-tensors")
+            assert ours.names_exactly(module) is should_ignore_layer(module, [word]), (word, module)
+            assert ours.may_name(module) is ours.names_exactly(module)
+            if not word.startswith("re:"):
+                ours = NameMatcher.of([word], "names")
+                assert ours.names_exactly(module) is is_layer_skipped(module, [word]), (word, module)
+                theirs = ModelOptFp8Config("FP8", True, None, [word]).is_layer_excluded(module)
+                ours = NameMatcher.of([word], "wildcards")
+                # vLLM also takes any part of a name for a match, be it in the middle of a word.
+                assert not ours.names_exactly(module) or theirs, (word, module)
