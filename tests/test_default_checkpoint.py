@@ -6,7 +6,7 @@ import pytest
 
 from fp8cli.core.default_checkpoint import find_checkpoint
 from fp8cli.errors import UsageError
-from tests.sparse import FP8_DYNAMIC_CONFIG, Shapes, write_checkpoint
+from tests.sparse import FLOAT8, FP8_DYNAMIC_CONFIG, Shapes, write_checkpoint
 
 BF16_TENSORS = [("a.weight", "BF16", (2, 2))]
 FP8_TENSORS = [("a.weight", "F8_E4M3", (2, 2))]
@@ -33,6 +33,35 @@ def test_without_a_name_the_one_fp8_checkpoint_below_is_inspected(
     write_checkpoint(tmp_path / "no-config", FP8_TENSORS, None)
     quantized = write_checkpoint(tmp_path / "quantized", tensors, config)
     assert find_checkpoint(tmp_path) == quantized
+
+
+INT4_WITH_FP8_CACHE = {
+    "quant_method": "compressed-tensors",
+    "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
+    "kv_cache_scheme": {**FLOAT8, "strategy": "tensor"},
+    "ignore": ["model.fp8_router"],
+}
+
+
+@pytest.mark.parametrize(
+    ("block", "speaks_of_fp8"),
+    [
+        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, True),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, True),
+        ({"quant_method": "fbgemm_fp8"}, True),
+        ({"quant_method": "gptq", "bits": 4}, False),
+        (INT4_WITH_FP8_CACHE, False),
+        (None, False),
+        ("fp8", False),
+    ],
+)
+def test_a_config_speaks_of_fp8_only_for_weights(tmp_path: Path, block: object, *, speaks_of_fp8: bool) -> None:
+    folder = write_checkpoint(tmp_path / "model", BF16_TENSORS, {"quantization_config": block})
+    if speaks_of_fp8:
+        assert find_checkpoint(tmp_path) == folder
+    else:
+        with pytest.raises(UsageError, match="is no checkpoint, and no folder in it is an FP8 checkpoint"):
+            find_checkpoint(tmp_path)
 
 
 def test_two_fp8_checkpoints_are_both_named(tmp_path: Path) -> None:
