@@ -15,6 +15,9 @@ SHOWN_PER_CHECK: Final = 12
 
 _RANK: Final = {"failed": 0, "warning": 1, "not checked": 2, "passed": 3}
 
+_ADVISED: Final = frozenset({"failed", "warning"})
+"""What has a consequence and a remedy to tell."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
@@ -66,7 +69,7 @@ def _show_findings(part: Findings, output: Output) -> None:
     width = max((len(finding.check) for finding in shown), default=0)
     for finding in shown:
         entry(output, finding.status, finding.check, _sentence(finding), width)
-        if finding.status in {"failed", "warning"}:
+        if finding.status in _ADVISED:
             if finding.consequence is not None:
                 more(output, "so", finding.consequence, whole=False)
             if finding.remedy is not None:
@@ -91,7 +94,7 @@ def _choose(part: Findings) -> tuple[list[Finding], list[str]]:
         if count > SHOWN_PER_CHECK:
             lines.append(f"{count - SHOWN_PER_CHECK:,} more `{check}` {status}; --json has them all")
     if passed and not part.all_passed:
-        lines.append(f"{len(passed)} checks passed; --details lists them")
+        lines.append(f"{len(passed)} check{'s' if len(passed) > 1 else ''} passed; --details lists them")
     return shown, lines
 
 
@@ -135,9 +138,9 @@ def _markdown_findings(part: Findings) -> Iterator[str]:
         yield _row(("", "check", "what", "consequence", "remedy"))
         yield _row(("---",) * 5)
     for finding in shown:
+        advice = (finding.consequence or "", finding.remedy or "") if finding.status in _ADVISED else ("", "")
         verdict = f"{SYMBOLS[finding.status][0]} {finding.status}"
-        cells = (verdict, finding.check, _sentence(finding), finding.consequence or "", finding.remedy or "")
-        yield _row(map(_escape, cells))
+        yield _row(map(_escape, (verdict, finding.check, _sentence(finding), *advice)))
     for line in hidden:
         yield from ("", _escape(line))
     yield ""
