@@ -4,7 +4,6 @@ A declaration is a list of groups, each with the modules it is for, how their we
 to their activations. core.declared_methods reads it from the configs; nothing here looks at a tensor.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -128,8 +127,3 @@ def kv_words(numbers: Numbers) -> str:
     parts = [numbers.kind or "quantized", numbers.granularity or ""]
     when = "at run time" if numbers.when == "run time" else "calibrated"
     return f"{' '.join(part for part in parts if part)}, {when}"
-
-
-def mapping(value: object) -> Mapping[str, object]:
-    """Return a JSON object, or an empty one in place of anything else."""
-    return value if isinstance(value, Mapping) else {}

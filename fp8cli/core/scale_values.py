@@ -19,7 +19,7 @@ from fp8cli.core.scale_sweep import DECODABLE, Fault, Sweep, median, sweep
 from fp8cli.core.survey import StoredTensor, Survey
 from fp8cli.core.tensor_faults import TENSOR_FAULTS
 from fp8cli.core.verdicts import counted, not_checked, passed
-from fp8cli.errors import Fp8Error
+from fp8cli.errors import Fp8Error, showable
 
 _CHUNK_BYTES: Final = 32 * 2**20
 """Scales of one name and dtype that are judged in one sweep."""
@@ -196,7 +196,7 @@ class _Pile:
             check=fault,
             status=status,
             subject=pattern,
-            found=f"{bad:,} of {counted(values, 'value')} {is_are} {_WORDS[fault]}, {where}",
+            found=showable(f"{bad:,} of {counted(values, 'value')} {is_are} {_WORDS[fault]}, {where}"),
             consequence=consequence,
             remedy=_AGAIN if kind_of(self.label) == "weight" else _CALIBRATE,
             count=len(members),
