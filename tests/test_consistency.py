@@ -21,6 +21,7 @@ from tests.checkpoints import (
     change_config,
     change_tensors,
     consistency,
+    look,
     per_channel,
     quantize_bundled,
     troubles,
@@ -413,6 +414,48 @@ def test_a_config_that_promises_layers_without_end_is_answered_at_once(
     folder = planted(healthy, "FP8_DYNAMIC", tmp_path)
     change_config(folder, lambda c: c.update(num_hidden_layers=10**15))
     assert troubles(consistency(folder)) == {"tensor.missing": "failed"}
+
+
+# Scales of keys and values
+
+ATTENTIONS = [f"model.layers.{layer}.self_attn" for layer in range(3)]
+
+
+def cache(*names: str, shape: tuple[int, ...] = (1,)) -> Tensors:
+    return {f"{place}.{name}": torch.full(shape, 0.5) for place in ATTENTIONS for name in names}
+
+
+@pytest.mark.parametrize(
+    ("scales", "changes", "expected"),
+    [
+        (cache("k_scale", "v_scale"), {}, {}),
+        (cache("k_proj.k_scale", "v_proj.v_scale", shape=()), {}, {}),
+        (cache("k_proj.output_scale", "v_proj.output_scale"), {}, {}),
+        (cache("kv_scale"), {}, {}),
+        (cache("k_scale", "v_scale", shape=(2, 1, 1)), {"strategy": "attn_head"}, {}),
+        ({}, {"dynamic": True}, {}),
+        (cache("k_scale"), {}, {"cache.missing": "warning"}),
+        (cache("k_scale", "v_scale", shape=(2, 1, 1)), {}, {"cache.shape": "failed"}),
+    ],
+)
+def test_a_calibrated_cache_has_a_scale_for_keys_and_one_for_values(
+    healthy: dict[str, Path], tmp_path: Path, scales: Tensors, changes: Config, expected: dict[str, str]
+) -> None:
+    folder = planted(healthy, "FP8_DYNAMIC", tmp_path)
+    change_tensors(folder, lambda tensors: tensors.update(scales))
+    change_config(folder, lambda config: cached(config, **changes))
+    assert troubles((*consistency(folder), *values(folder))) == expected
+
+
+def test_a_cache_alone_can_be_quantized(tmp_path: Path) -> None:
+    config: Config = {"quantization_config": {"quant_method": "compressed-tensors", "format": "dense"}}
+    cached(config)
+    places = [f"model.layers.{layer}.self_attn" for layer in range(2)]
+    tensors = from_shapes(llama_tensors()) | {f"{p}.{n}_scale": torch.ones(1) for p in places for n in "kv"}
+    folder = write(tmp_path / "cache", tensors, LLAMA | config)
+    assert troubles((*consistency(folder), *values(folder))) == {}
+    dialect = look(folder)[1]
+    assert (dialect.words, dialect.kv_cache) == ("only the KV cache is quantized", "E4M3 per tensor, calibrated")
 
 
 # Mixtures of experts, layers for prediction, and models nobody knows

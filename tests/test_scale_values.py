@@ -22,7 +22,7 @@ from fp8cli.core.scale_sweep import DECODABLE, decode, sweep
 from fp8cli.core.scale_values import check_scales
 from fp8cli.core.survey import StoredTensor, Survey
 from fp8cli.errors import BadInput
-from fp8cli.formats.safetensors import TensorInfo
+from fp8cli.formats.safetensors import DTYPES, TensorInfo
 from tests.checkpoints import SINGLE, Tensors, change_tensors, look, quantize_bundled, troubles, values
 
 UP = "model.layers.1.mlp.up_proj.weight_scale"
@@ -296,3 +296,85 @@ print(sorted({"numpy", "torch", "transformers", "pandas"} & set(sys.modules)))
     command = [sys.executable, "-c", program, str(healthy["FP8_DYNAMIC"])]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert printed.splitlines() == ["[]", "['numpy']"]
+
+
+# Names, dtypes and shapes from strangers
+
+PARTS = (
+    "model",
+    "layers",
+    "0",
+    "1",
+    "mlp",
+    "experts",
+    "self_attn",
+    "k_proj",
+    "gate",
+    "lm_head",
+    "\x1b[31m",
+    "[bold]",
+    "\u202e",
+    "9" * 5_000,
+)
+ENDS = (
+    "weight",
+    "weight_scale",
+    "weight_scale_inv",
+    "input_scale",
+    "k_scale",
+    "weight_zero_point",
+    "weight_packed",
+    "qweight",
+    "scales",
+    "x_scale",
+    "x_blocks",
+    "x_scales",
+    "scale",
+    "x",
+    "",
+)
+NAMES = st.builds(
+    lambda parts, end: ".".join((*parts, end)), st.lists(st.sampled_from(PARTS), max_size=6), st.sampled_from(ENDS)
+)
+SHAPES = st.lists(st.integers(0, 40), max_size=4).map(tuple)
+BLOCKS = st.sampled_from(
+    (
+        None,
+        {"quant_method": "fp8", "activation_scheme": "static"},
+        {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 8]},
+        {"quant_method": "modelopt", "quant_algo": "MXFP8"},
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {
+                "g": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
+            },
+            "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+        },
+    )
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    rows=st.dictionaries(NAMES, st.tuples(st.sampled_from([*DTYPES]), SHAPES), max_size=12),
+    block=BLOCKS,
+    architecture=st.sampled_from(("LlamaForCausalLM", "MixtralForCausalLM", "DeepseekV3ForCausalLM", "Unheard")),
+    data=st.binary(max_size=64),
+)
+def test_no_tensors_whatsoever_end_in_an_exception(
+    rows: dict[str, tuple[str, tuple[int, ...]]], block: object, architecture: str, data: bytes
+) -> None:
+    infos = []
+    for name, (dtype, shape) in rows.items():
+        size = math.prod(shape) * DTYPES[dtype].bits // 8
+        infos.append(TensorInfo(name, dtype, shape, 0, size))
+    seen = in_memory(Memory({"f": data * 2_000}), infos, "f" * len(infos))
+    config = {"architectures": [architecture], "num_hidden_layers": 2, "num_experts": 3, "quantization_config": block}
+    seen = Survey(**{**vars(seen), "config": config})
+    dialect = recognise_dialect(seen)
+    table = role_table(seen, dialect)
+    assert sum(row.tensors for row in table) == len(infos)
+    assert sum(row.bytes for row in table) == sum(info.bytes for info in infos)
+    findings = (*check_consistency(seen, dialect), *check_scales(seen, dialect)[1])
+    assert findings or not infos
+    assert all(finding.found.isprintable() and len(finding.found) < 12_000 for finding in findings)
