@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from transformers import FalconConfig, MixtralConfig
 
 from fp8cli.core.consistency import check_consistency
+from fp8cli.core.declared_methods import read_declaration
 from fp8cli.core.dialect import Dialect, recognise_dialect
-from fp8cli.core.groups import NameMatcher
+from fp8cli.core.groups import GroupFinder, NameMatcher
 from fp8cli.core.pairing import read_scale, scale_shapes
 from fp8cli.core.roles import RoleRow, role_table, sum_roles
 from fp8cli.core.scale_values import check_scales
@@ -375,6 +376,17 @@ def test_a_mixture_says_all_its_schemes(tmp_path: Path) -> None:
     assert dialect.scheme is None
     assert {weight.granularity for weight in dialect.weights} == {"channel", "tensor"}
     assert troubles(consistency(folder)) == {}
+
+
+def test_a_group_for_embeddings_is_not_for_linears() -> None:
+    block = compressed({"strategy": "channel"}, TOKEN)
+    group = block["config_groups"]["group_0"]  # type: ignore[index]
+    embeddings = group | {"targets": ["Embedding"], "weights": {"num_bits": 4, "type": "int", "strategy": "channel"}}
+    block["config_groups"] = {"group_0": embeddings, "group_1": group}
+    finder = GroupFinder.of(read_declaration({"quantization_config": block}, {}))
+    found = finder.group_of("model.layers.0.mlp.up_proj")
+    assert found is not None
+    assert found.words == CHANNEL_WORDS
 
 
 def test_modelopts_mixture_names_its_layers(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from fp8cli.core.declaration import Declaration, Group, Matching
 from fp8cli.core.pairing import module_of
 from fp8cli.core.pattern_cost import is_too_costly
 
-_CLASSES: Final = frozenset({"Linear", "ColumnParallelLinear", "RowParallelLinear", "Embedding"})
+_LINEARS: Final = frozenset({"Linear", "ColumnParallelLinear", "RowParallelLinear"})
+_CLASSES: Final = _LINEARS | {"Embedding"}
+"""Targets that are classes of modules; all others are names."""
 _LONGEST_NAME: Final = 256
 """No module has a longer name; patterns are not tried on one, for it could take them hours."""
 _DEEPEST: Final = 24
@@ -88,7 +90,7 @@ class GroupFinder:
     """The groups of a declaration, each with the modules it names."""
 
     groups: tuple[tuple[NameMatcher, bool, Group], ...]
-    """(what it names, whether it is for a class of modules, the group)"""
+    """(what it names, whether it is for every nn.Linear, the group)"""
 
     @classmethod
     def of(cls, declaration: Declaration | None) -> "GroupFinder":
@@ -100,7 +102,7 @@ class GroupFinder:
             groups=tuple(
                 (
                     NameMatcher.of((target for target in group.targets if target not in _CLASSES), matching),
-                    not _CLASSES.isdisjoint(group.targets),
+                    not _LINEARS.isdisjoint(group.targets),
                     group,
                 )
                 for group in declaration.groups
