@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from fp8cli.core.anatomy import dissect
 from fp8cli.core.consistency import check_consistency
 from fp8cli.core.dialect import recognise_dialect
 from fp8cli.core.roles import role_table
@@ -267,8 +268,9 @@ def test_a_checkpoint_of_a_hundred_thousand_tensors_takes_about_a_second() -> No
     for _ in range(3):
         before = time.process_time()
         dialect = recognise_dialect(seen)
-        role_table(seen, dialect)
-        check_consistency(seen, dialect)
+        anatomy = dissect(seen, dialect)
+        role_table(seen, dialect, anatomy)
+        check_consistency(seen, dialect, anatomy)
         check_scales(seen, dialect)
         best = min(best, time.process_time() - before)
     # On an idle core; a busy machine may take twice as long.
