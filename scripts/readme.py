@@ -4,7 +4,7 @@
     python scripts/readme.py --check
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `help` and a command,
-`exit codes`, `schemes` or `files`.
+`screen inspect`, `exit codes`, `schemes` or `files`.
 """
 
 import ast
@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
 
 ROOT: Final = Path(__file__).parent.parent
 README: Final = ROOT / "README.md"
+MODEL: Final = ROOT / "fp8cli" / "bundled" / "stories-llama"
 _PART: Final = re.compile(r"(<!-- generated: (?P<name>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -28,6 +30,8 @@ def generate(name: str) -> str:
     match name.split():
         case ["help", *words]:
             return f"```text\n{_help(words)}```\n"
+        case ["screen", "inspect"]:
+            return f"```text\n{_inspection()}```\n"
         case ["exit", "codes"]:
             rows = [f"| {code.value} | {code.meaning} |" for code in ExitCode]
             return "\n".join(["| code | meaning |", "|---:|---|", *rows, ""])
@@ -46,6 +50,22 @@ def _help(words: list[str]) -> str:
     command = [sys.executable, "-m", "fp8cli", *words, "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT).stdout
     return "\n".join(line.rstrip() for line in shown.replace("python -m fp8cli", "fp8").splitlines()) + "\n"
+
+
+def _inspection() -> str:
+    """Quantize the bundled model and inspect it, as on a terminal's pipe, for GPUs that are named."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{MODEL.name}-FP8-dynamic"
+        _run(["quantize", str(MODEL), "-o", out, "--quiet"], cwd=folder)
+        words = ["inspect", out, "--gpu", "H100", "--gpu", "A100", "--against", "stories-llama"]
+        (Path(folder) / "stories-llama").symlink_to(MODEL)
+        return f"$ fp8 {' '.join(words)}\n" + _run(words, cwd=folder)
+
+
+def _run(words: list[str], *, cwd: str | Path) -> str:
+    command = [sys.executable, "-m", "fp8cli", *words]
+    environment = os.environ | {"NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=cwd).stdout
 
 
 def _schemes() -> str:

@@ -159,7 +159,7 @@ def test_the_document_is_this_whole(tmp_path: Path) -> None:
             "name": "tiny",
             "path": str(folder),
             "architecture": None,
-            "verdict": "healthy",
+            "verdict": "no fault found",
             "quantization": {
                 "dialect": "compressed-tensors",
                 "scheme": "FP8_DYNAMIC",
@@ -400,7 +400,7 @@ def test_one_file_is_inspected_by_itself(tiny: Path) -> None:
     report = run(InspectRequest(source=tiny / "model.safetensors"))
     folder = run(InspectRequest(source=tiny))
     assert (report.dtypes, report.total) == (folder.dtypes, folder.total)
-    assert report.verdict == "healthy"
+    assert (report.verdict, folder.verdict) == ("no fault found", "healthy")
 
 
 @pytest.mark.parametrize("name", ["", "model.safetensors"])

@@ -55,7 +55,7 @@ def test_headers_and_scales_travel_and_no_weight(server: LoopbackHub, large: Pat
     files = files_of(large)
     publish(server, files)
     run = fp8_inspect(ID, "--json", "--details")
-    assert (run.code, run.err, run.report["verdict"]) == (0, "", "healthy")
+    assert (run.code, run.err, run.report["verdict"]) == (0, "", "no fault found")
 
     weights = files["model.safetensors"]
     assert isinstance(weights, bytes)
@@ -91,7 +91,7 @@ checks
 - not checked  file.mode  files on the Hub have no modes
 16 checks passed; --details lists them"""
     )
-    assert (rest[-1], here.out.splitlines()[-1]) == ("healthy: 2 not checked, 16 passed\n", "healthy: 18 passed")
+    assert (rest[-1], here.out.splitlines()[-1]) == ("no fault found: 2 not checked, 16 passed\n", "healthy: 18 passed")
     assert (there.code, here.code) == (0, 0)
 
 

@@ -631,7 +631,7 @@ checks
 - not checked  tensor.missing       without config.json nothing says which tensors there must be
 10 checks passed; --details lists them
 
-healthy: 4 not checked, 10 passed
+no fault found: 4 not checked, 10 passed
 """  # noqa: E501 - as it is printed
     )
 

@@ -44,7 +44,8 @@ from fp8cli.errors import CannotRun, ExitCode, UsageError
 from fp8cli.formats.checkpoint import LocalFile, LocalFolder
 from fp8cli.formats.sources import Source, resolve_anything
 
-Verdict = Literal["healthy", "healthy, with warnings", "damaged"]
+Verdict = Literal["healthy", "no fault found", "doubtful", "damaged"]
+"""Every check passed; some were not made; some warn; some failed."""
 Notify = Callable[[ReadingBegins | BytesRead], None]
 
 
@@ -231,8 +232,10 @@ def _summarize(fidelity: Fidelity) -> Against:
 def _verdict(findings: Sequence[Finding]) -> Verdict:
     if any_failed(findings):
         return "damaged"
-    warned = any(finding.status == "warning" for finding in findings)
-    return "healthy, with warnings" if warned else "healthy"
+    statuses = {finding.status for finding in findings}
+    if "warning" in statuses:
+        return "doubtful"
+    return "no fault found" if "not checked" in statuses else "healthy"
 
 
 def _name(label: str) -> str:
