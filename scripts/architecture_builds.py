@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fp8cli.core import modeling
+from fp8cli.core.model import modeling
 
 LAYERS = 8
 """Deep enough for one period of the usual hybrids and for a few dense layers before the first sparse one."""

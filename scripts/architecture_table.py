@@ -1,4 +1,4 @@
-"""Generate `fp8cli/core/architectures.json` from the installed transformers: `--write` it, or `--check` it.
+"""Generate `fp8cli/core/model/architectures.json` from the installed transformers: `--write` it, or `--check` it.
 
 Each decoder architecture is built many times on the meta device, from configs a few layers deep whose dimensions
 are all different numbers (`architecture_builds.py`). What is found in every layer of every build is required; what
@@ -25,9 +25,9 @@ from architecture_builds import DIMENSIONS, UNMOVED, Build, build_all
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from fp8cli.core.architectures import ALWAYS, ArchitectureRules, evaluate, pattern_of
+from fp8cli.core.model.architectures import ALWAYS, ArchitectureRules, evaluate, pattern_of
 
-TABLE = Path(__file__).parents[1] / "fp8cli/core/architectures.json"
+TABLE = Path(__file__).parents[1] / "fp8cli/core/model/architectures.json"
 LEFT_OUT = {
     "encoders and encoder-decoders": """bart bert bert-generation big_bird bigbird_pegasus blenderbot
         blenderbot-small camembert data2vec-text electra ernie git marian mbart megatron-bert modernbert-decoder mvp

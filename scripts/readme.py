@@ -79,14 +79,18 @@ def _schemes() -> str:
 
 
 def _files() -> str:
-    """List every module with the first sentence of its docstring: the house, as it stands."""
-    lines = []
+    """List every module with the first sentence of its docstring, folder by folder: the house, as it stands."""
+    lines: list[str] = []
+    room = None
     for path in sorted(ROOT.glob("fp8cli/**/*.py"), key=lambda path: (path.parent, path.name)):
         docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
         if docstring is None:
             continue  # An empty __init__.py.
+        if path.parent != room:
+            room = path.parent
+            lines.append(f"{room.relative_to(ROOT).as_posix()}/")
         first = docstring.split("\n\n")[0].replace("\n", " ")
-        lines.append(f"{path.relative_to(ROOT).as_posix():34} {first}")
+        lines.append(f"  {path.name:24} {first}")
     return "\n".join([*lines, ""])
 
 

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from fp8cli.commands.quantize import QuantizeRequest
 from fp8cli.commands.quantize import run as quantize
-from fp8cli.core.consistency import check_consistency
-from fp8cli.core.dialect import Dialect, recognise_dialect
 from fp8cli.core.findings import Finding
-from fp8cli.core.scale_values import check_scales
-from fp8cli.core.survey import Survey, survey
+from fp8cli.core.inspection.consistency import check_consistency
+from fp8cli.core.inspection.dialect import Dialect, recognise_dialect
+from fp8cli.core.inspection.scale_values import check_scales
+from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.formats.checkpoint import LocalFolder
 
 BUNDLED = Path(__file__).parent.parent / "fp8cli" / "bundled" / "stories-llama"

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-import fp8cli.core.tiles  # noqa: F401 - torch must be there before the first fork
+import fp8cli.core.quantizing.tiles  # noqa: F401 - torch must be there before the first fork
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.formats.staging import partial_folder
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import fp8cli
 from fp8cli.commands.quantize import QuantizeRequest, run
-from fp8cli.core.dialect import Dialect, recognise_dialect
-from fp8cli.core.survey import Survey, survey
+from fp8cli.core.inspection.dialect import Dialect, recognise_dialect
+from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.formats.checkpoint import LocalFolder
 
 STORIES = Path(fp8cli.__file__).parent / "bundled" / "stories-llama"

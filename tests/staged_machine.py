@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fp8cli.core.interpreters import Distribution, Interpreter, normalize
-from fp8cli.core.surroundings import Surroundings
+from fp8cli.core.doctor.surroundings import Surroundings
+from fp8cli.core.machine.interpreters import Distribution, Interpreter, normalize
 
 MEMINFO = "MemTotal:       67108864 kB\nMemAvailable:   50331648 kB\n"
 TORCH = "__version__ = '{version}'\ncuda = {cuda!r}\nhip = {hip!r}\n"

@@ -1,14 +1,14 @@
-"""core.amd: AMD GPUs from the kernel's files, laid out by hand."""
+"""core.machine.amd: AMD GPUs from the kernel's files, laid out by hand."""
 
 from pathlib import Path
 
 import pytest
 
-from fp8cli.core.amd import AmdGpu, find_amd_gpus, gfx_name, hiding
-from fp8cli.core.environment import check_gpus
-from fp8cli.core.gpu_checks import check_fp8
-from fp8cli.core.gpus import Gpus
-from fp8cli.core.modes import amd_note
+from fp8cli.core.doctor.environment import check_gpus
+from fp8cli.core.doctor.gpu_checks import check_fp8
+from fp8cli.core.machine.amd import AmdGpu, find_amd_gpus, gfx_name, hiding
+from fp8cli.core.machine.gpus import Gpus
+from fp8cli.core.serving.modes import amd_note
 
 GIB = 2**30
 CPU_NODE = "cpu_cores_count 64\nsimd_count 0\ngfx_target_version 0\ndrm_render_minor 0\n"

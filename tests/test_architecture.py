@@ -1,5 +1,7 @@
 """The direction of imports: cli → render → commands → core → formats → schemes, errors; each library in one room.
 
+Inside the core: doctor → quantizing → serving → inspection → model; machine, which is facts alone, needs none of them.
+
 The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
 imports, at the top or inside a function, must all stand in that row (or in Python's standard library).
 """
@@ -15,6 +17,19 @@ ROOT = Path(__file__).parent.parent
 LINES = 350
 
 VOCABULARY = ("fp8cli.errors", "fp8cli.schemes")
+BELOW_CORE = (
+    "fp8cli.core.findings",
+    "fp8cli.core.folding",
+    "fp8cli.core.kernel",
+    "fp8cli.core.unfolding",
+    "fp8cli.formats",
+    *VOCABULARY,
+)
+# The rooms of the core, each above the ones before it.
+MODEL = ("fp8cli.core.model", *BELOW_CORE)
+INSPECTION = ("fp8cli.core.inspection", *MODEL)
+SERVING = ("fp8cli.core.serving", "fp8cli.core.machine", *INSPECTION)
+QUANTIZING = ("fp8cli.core.quantizing", *SERVING)
 BELOW_COMMANDS = ("fp8cli.core", "fp8cli.formats", *VOCABULARY)
 
 ALLOWED: Mapping[str, tuple[str, ...]] = {
@@ -25,14 +40,20 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/render/canvas.py": ("matplotlib", "fp8cli.render", "fp8cli.core", *VOCABULARY),
     "fp8cli/commands/": BELOW_COMMANDS,
     "fp8cli/summary.py": ("pandas", "fp8cli.commands", *VOCABULARY),
-    "fp8cli/core/": BELOW_COMMANDS,
-    "fp8cli/core/fidelity.py": ("torch", *BELOW_COMMANDS),
-    "fp8cli/core/fp8.py": ("torch", *VOCABULARY),
-    "fp8cli/core/gpus.py": ("pynvml", *BELOW_COMMANDS),
-    "fp8cli/core/modeling.py": ("torch", "transformers", *BELOW_COMMANDS),
-    "fp8cli/core/pins.py": ("packaging", *BELOW_COMMANDS),
-    "fp8cli/core/scale_sweep.py": ("numpy", *BELOW_COMMANDS),
-    "fp8cli/core/tiles.py": ("torch", *BELOW_COMMANDS),
+    "fp8cli/core/": BELOW_CORE,
+    "fp8cli/core/machine/": ("fp8cli.core.machine", *BELOW_CORE),
+    "fp8cli/core/machine/gpus.py": ("pynvml", "fp8cli.core.machine", *BELOW_CORE),
+    "fp8cli/core/machine/pins.py": ("packaging", "fp8cli.core.machine", *BELOW_CORE),
+    "fp8cli/core/model/": MODEL,
+    "fp8cli/core/model/modeling.py": ("torch", "transformers", *MODEL),
+    "fp8cli/core/inspection/": INSPECTION,
+    "fp8cli/core/inspection/fidelity.py": ("torch", *INSPECTION),
+    "fp8cli/core/inspection/scale_sweep.py": ("numpy", *INSPECTION),
+    "fp8cli/core/serving/": SERVING,
+    "fp8cli/core/quantizing/": QUANTIZING,
+    "fp8cli/core/quantizing/fp8.py": ("torch", *VOCABULARY),
+    "fp8cli/core/quantizing/tiles.py": ("torch", *QUANTIZING),
+    "fp8cli/core/doctor/": ("fp8cli.core.doctor", *QUANTIZING),
     "fp8cli/formats/": ("fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/hub.py": ("huggingface_hub", "fp8cli.formats", *VOCABULARY),
     "fp8cli/errors.py": (),
@@ -153,14 +174,37 @@ def test_quick_rooms_load_no_heavy_library_through_another_room() -> None:
 @pytest.mark.parametrize(
     ("path", "source", "complaint"),
     [
-        ("fp8cli/core/plan.py", "import torch\n", "imports torch"),
-        ("fp8cli/core/plan.py", "def f():\n    from torch import nn\n", "imports torch"),
-        ("fp8cli/core/plan.py", "import importlib\nimportlib.import_module('torch')\n", "imports torch"),
-        ("fp8cli/core/selection.py", "from transformers import AutoConfig\n", "imports transformers"),
-        ("fp8cli/core/engine.py", "import transformers\n", "imports transformers"),
-        ("fp8cli/core/engine.py", "from rich.console import Console\n", "imports rich.console"),
-        ("fp8cli/core/plan.py", "from fp8cli.commands import quantize\n", "imports fp8cli.commands.quantize"),
-        ("fp8cli/core/fp8.py", "from fp8cli.formats import safetensors\n", "imports fp8cli.formats.safetensors"),
+        ("fp8cli/core/quantizing/plan.py", "import torch\n", "imports torch"),
+        ("fp8cli/core/quantizing/plan.py", "def f():\n    from torch import nn\n", "imports torch"),
+        ("fp8cli/core/quantizing/plan.py", "import importlib\nimportlib.import_module('torch')\n", "imports torch"),
+        ("fp8cli/core/model/selection.py", "from transformers import AutoConfig\n", "imports transformers"),
+        ("fp8cli/core/quantizing/engine.py", "import transformers\n", "imports transformers"),
+        ("fp8cli/core/quantizing/engine.py", "from rich.console import Console\n", "imports rich.console"),
+        (
+            "fp8cli/core/model/roster.py",
+            "from fp8cli.core.inspection import survey\n",
+            "imports fp8cli.core.inspection.survey",
+        ),
+        (
+            "fp8cli/core/inspection/served.py",
+            "from fp8cli.core.serving.fit import judge_serving\n",
+            "imports fp8cli.core.serving.fit",
+        ),
+        (
+            "fp8cli/core/machine/probes.py",
+            "from fp8cli.core.doctor import environment\n",
+            "imports fp8cli.core.doctor.environment",
+        ),
+        (
+            "fp8cli/core/quantizing/plan.py",
+            "from fp8cli.commands import quantize\n",
+            "imports fp8cli.commands.quantize",
+        ),
+        (
+            "fp8cli/core/quantizing/fp8.py",
+            "from fp8cli.formats import safetensors\n",
+            "imports fp8cli.formats.safetensors",
+        ),
         ("fp8cli/commands/inspect.py", "import rich\n", "imports rich"),
         ("fp8cli/commands/inspect.py", "import torch\n", "imports torch"),
         (
@@ -169,18 +213,22 @@ def test_quick_rooms_load_no_heavy_library_through_another_room() -> None:
             "imports fp8cli.commands.quantize",
         ),
         ("fp8cli/commands/inspect.py", "import pandas as pd\n", "imports pandas"),
-        ("fp8cli/formats/checkpoint.py", "from fp8cli.core.plan import Plan\n", "imports fp8cli.core.plan"),
+        (
+            "fp8cli/formats/checkpoint.py",
+            "from fp8cli.core.quantizing.plan import Plan\n",
+            "imports fp8cli.core.quantizing.plan",
+        ),
         ("fp8cli/formats/checkpoint.py", "import huggingface_hub\n", "imports huggingface_hub"),
         ("fp8cli/formats/safetensors.py", "import numpy as np\n", "imports numpy"),
         ("fp8cli/render/reports.py", "import typer\n", "imports typer"),
         ("fp8cli/render/reports.py", "from fp8cli.formats import safetensors\n", "imports fp8cli.formats.safetensors"),
-        ("fp8cli/cli.py", "from fp8cli.core.plan import Plan\n", "imports fp8cli.core.plan"),
+        ("fp8cli/cli.py", "from fp8cli.core.quantizing.plan import Plan\n", "imports fp8cli.core.quantizing.plan"),
         ("fp8cli/cli.py", "import rich\n", "imports rich"),
         ("fp8cli/schemes.py", "import torch\n", "imports torch"),
         ("fp8cli/errors.py", "from fp8cli import schemes\n", "imports fp8cli.schemes"),
-        ("fp8cli/core/plan.py", "from . import tiles\n", "imports a relative import"),
-        ("fp8cli/core/plan.py", "x = 1\n" * (LINES + 1), f"has {LINES + 1} lines, more than {LINES}"),
-        ("fp8cli/core/__init__.py", "from fp8cli.core.plan import Plan\n", "is not empty"),
+        ("fp8cli/core/quantizing/plan.py", "from . import tiles\n", "imports a relative import"),
+        ("fp8cli/core/quantizing/plan.py", "x = 1\n" * (LINES + 1), f"has {LINES + 1} lines, more than {LINES}"),
+        ("fp8cli/core/__init__.py", "from fp8cli.errors import BadInput\n", "is not empty"),
     ],
 )
 def test_a_deliberate_break_is_caught(path: str, source: str, complaint: str) -> None:
@@ -191,8 +239,8 @@ def test_a_deliberate_break_is_caught(path: str, source: str, complaint: str) ->
     ("path", "source"),
     [
         ("fp8cli/cli.py", "import typer\nfrom fp8cli import __version__\nfrom fp8cli.errors import Fp8Error\n"),
-        ("fp8cli/core/tiles.py", "import torch.cuda\nfrom fp8cli.core import fp8\n"),
-        ("fp8cli/core/modeling.py", "def f():\n    from transformers import AutoConfig\n"),
+        ("fp8cli/core/quantizing/tiles.py", "import torch.cuda\nfrom fp8cli.core.quantizing import fp8\n"),
+        ("fp8cli/core/model/modeling.py", "def f():\n    from transformers import AutoConfig\n"),
         ("fp8cli/formats/hub.py", "from huggingface_hub.errors import HfHubHTTPError\n"),
         ("fp8cli/commands/__init__.py", ""),
     ],
@@ -208,23 +256,25 @@ def test_a_file_outside_every_room_is_caught() -> None:
 
 def test_torch_through_another_module_is_caught_with_the_way_it_came() -> None:
     sources = {
-        "fp8cli/core/plan.py": "from fp8cli.core.selection import keep\n",
-        "fp8cli/core/selection.py": "try:\n    from fp8cli.core import tiles\nexcept ImportError:\n    tiles = None\n",
-        "fp8cli/core/tiles.py": "import torch\n",
+        "fp8cli/core/quantizing/plan.py": "from fp8cli.core.model.selection import keep\n",
+        "fp8cli/core/model/selection.py": (
+            "try:\n    from fp8cli.core.quantizing import tiles\nexcept ImportError:\n    tiles = None\n"
+        ),
+        "fp8cli/core/quantizing/tiles.py": "import torch\n",
     }
     assert heavy_chains(sources) == [
-        "fp8cli/core/plan.py → fp8cli/core/selection.py → fp8cli/core/tiles.py → torch",
-        "fp8cli/core/selection.py → fp8cli/core/tiles.py → torch",
+        "fp8cli/core/quantizing/plan.py → fp8cli/core/model/selection.py → fp8cli/core/quantizing/tiles.py → torch",
+        "fp8cli/core/model/selection.py → fp8cli/core/quantizing/tiles.py → torch",
     ]
 
 
 def test_an_import_inside_a_function_or_for_the_type_checker_loads_nothing() -> None:
     sources = {
-        "fp8cli/core/plan.py": (
+        "fp8cli/core/quantizing/plan.py": (
             "from typing import TYPE_CHECKING\n"
-            "if TYPE_CHECKING:\n    from fp8cli.core import tiles\n"
-            "def encode():\n    from fp8cli.core import tiles\n"
+            "if TYPE_CHECKING:\n    from fp8cli.core.quantizing import tiles\n"
+            "def encode():\n    from fp8cli.core.quantizing import tiles\n"
         ),
-        "fp8cli/core/tiles.py": "import torch\n",
+        "fp8cli/core/quantizing/tiles.py": "import torch\n",
     }
     assert heavy_chains(sources) == []

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from fp8cli.core.architectures import (
+from fp8cli.core.model.architectures import (
     ALWAYS,
     ArchitectureRules,
     evaluate,
@@ -22,8 +22,8 @@ from fp8cli.core.architectures import (
     pattern_of,
     transformers_version,
 )
-from fp8cli.core.modeling import read_rules
-from fp8cli.core.selection import select
+from fp8cli.core.model.modeling import read_rules
+from fp8cli.core.model.selection import select
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

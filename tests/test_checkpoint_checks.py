@@ -1,4 +1,4 @@
-"""core.checkpoint_checks: does this checkpoint run here? Llama-3-8B in FP8 as a file of holes, on GPUs made by hand.
+"""checkpoint_checks: does this checkpoint run here? Llama-3-8B in FP8 as a file of holes, on GPUs made by hand.
 
 Its weights are 9,083,953,152 bytes and its KV cache takes 131,072 bytes per token, so that every verdict can be
 worked out: 0.92 × memory − weights / GPUs − the larger of 4 % of the memory and 1.5 GiB.
@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from fp8cli.commands.doctor import DoctorReport, DoctorRequest, run
-from fp8cli.core.amd import AmdGpu
-from fp8cli.core.candidate import Candidate, look_at
-from fp8cli.core.checkpoint_checks import check_fit, check_mode, check_room, check_unpacked, check_whole
-from fp8cli.core.environment import Check
-from fp8cli.core.gpus import Gpus, find_gpus
-from fp8cli.core.probes import Memory
-from fp8cli.core.surroundings import Surroundings
+from fp8cli.core.doctor.candidate import Candidate, look_at
+from fp8cli.core.doctor.checkpoint_checks import check_fit, check_mode, check_room, check_unpacked, check_whole
+from fp8cli.core.doctor.environment import Check
+from fp8cli.core.doctor.surroundings import Surroundings
+from fp8cli.core.machine.amd import AmdGpu
+from fp8cli.core.machine.gpus import Gpus, find_gpus
+from fp8cli.core.machine.probes import Memory
 from fp8cli.formats.safetensors import lay_out
 from tests.staged_machine import FULL, interpreter, lay_out_kernel, settled, stage
 from tests.stand_in_nvml import A100, GIB, H100, L4, L40S, T4, V100, Model, Nvml

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fp8cli.core.findings import Finding
-from fp8cli.core.pattern_cost import is_too_costly
+from fp8cli.core.inspection.pattern_cost import is_too_costly
 from tests.checkpoints import (
     BUNDLED,
     FLOAT8,

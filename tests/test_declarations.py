@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fp8cli.core.declared_methods import read_declaration
+from fp8cli.core.inspection.declared_methods import read_declaration
 from fp8cli.schemes import SCHEMES
 from tests.sparse import DYNAMIC_GROUP, FLOAT8
 

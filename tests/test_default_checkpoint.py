@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fp8cli.core.default_checkpoint import find_checkpoint
+from fp8cli.core.inspection.default_checkpoint import find_checkpoint
 from fp8cli.errors import UsageError
 from tests.sparse import FLOAT8, FP8_DYNAMIC_CONFIG, Shapes, write_checkpoint
 

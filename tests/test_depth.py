@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from fp8cli.core.depth import (
+from fp8cli.core.findings import Finding
+from fp8cli.core.folding import fold
+from fp8cli.core.inspection.depth import (
     BadScales,
     Band,
     FidelityDepth,
@@ -13,11 +15,9 @@ from fp8cli.core.depth import (
     Worst,
     over_depth,
 )
-from fp8cli.core.depth_axis import Axis, Place, Stack, lay_out, locate
-from fp8cli.core.fidelity import WeightFidelity
-from fp8cli.core.findings import Finding
-from fp8cli.core.folding import fold
-from fp8cli.core.scale_values import ScaleStats
+from fp8cli.core.inspection.depth_axis import Axis, Place, Stack, lay_out, locate
+from fp8cli.core.inspection.fidelity import WeightFidelity
+from fp8cli.core.inspection.scale_values import ScaleStats
 from fp8cli.core.unfolding import unfold
 
 Range = tuple[float, float] | None

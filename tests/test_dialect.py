@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import FalconConfig, MixtralConfig
 
-from fp8cli.core.consistency import check_consistency
-from fp8cli.core.declared_methods import read_declaration
-from fp8cli.core.dialect import Dialect, recognise_dialect
-from fp8cli.core.groups import GroupFinder, NameMatcher
-from fp8cli.core.pairing import read_scale, scale_shapes
-from fp8cli.core.roles import RoleRow, role_table, sum_roles
-from fp8cli.core.scale_values import check_scales
-from fp8cli.core.survey import Survey
+from fp8cli.core.inspection.consistency import check_consistency
+from fp8cli.core.inspection.declared_methods import read_declaration
+from fp8cli.core.inspection.dialect import Dialect, recognise_dialect
+from fp8cli.core.inspection.groups import GroupFinder, NameMatcher
+from fp8cli.core.inspection.pairing import read_scale, scale_shapes
+from fp8cli.core.inspection.roles import RoleRow, role_table, sum_roles
+from fp8cli.core.inspection.scale_values import check_scales
+from fp8cli.core.inspection.survey import Survey
 from tests.checkpoints import (
     BUNDLED,
     FLOAT8,
@@ -569,7 +569,7 @@ SIZE = st.integers(1, 300)
 @settings(deadline=None)
 @given(rows=SIZE, columns=SIZE)
 def test_a_scale_of_each_granularity_is_read_as_it_was_declared(rows: int, columns: int) -> None:
-    from fp8cli.core.declaration import Numbers
+    from fp8cli.core.inspection.declaration import Numbers
 
     for granularity, block in (("tensor", None), ("channel", None), ("block", (128, 128)), ("group", (1, 32))):
         declared = Numbers(kind="E4M3", strategy=granularity, block=block)  # type: ignore[arg-type]

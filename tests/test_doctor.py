@@ -14,13 +14,13 @@ import pynvml
 import pytest
 
 from fp8cli.commands.doctor import DoctorReport, DoctorRequest, list_checks, run
-from fp8cli.core import environment, stack_checks
-from fp8cli.core.diagnosis import Diagnosed, judge_tasks
-from fp8cli.core.environment import Check, Status
-from fp8cli.core.examinations import EXAMINATIONS, TASKS, choose
-from fp8cli.core.interpreters import Interpreter
-from fp8cli.core.resources import DEFAULT_MAX_MEMORY, parse_size
-from fp8cli.core.surroundings import Surroundings
+from fp8cli.core.doctor import environment, stack_checks
+from fp8cli.core.doctor.diagnosis import Diagnosed, judge_tasks
+from fp8cli.core.doctor.environment import Check, Status
+from fp8cli.core.doctor.examinations import EXAMINATIONS, TASKS, choose
+from fp8cli.core.doctor.surroundings import Surroundings
+from fp8cli.core.machine.interpreters import Interpreter
+from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, parse_size
 from fp8cli.errors import ExitCode, UsageError
 from fp8cli.render.console import Channel, Output
 from fp8cli.render.doctor import show, show_checks
@@ -713,7 +713,7 @@ def test_without_the_library_that_reads_requirements_the_rest_is_still_said(
     for name in [name for name in sys.modules if name.partition(".")[0] == "packaging"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "packaging", None)
-    from fp8cli.core import pins
+    from fp8cli.core.machine import pins
 
     pins._read.cache_clear()
     report = examine(machine, Nvml(H100), interpreter(FULL), None)

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fp8cli.commands.quantize import QuantizeReport, QuantizeRequest, run
-from fp8cli.core.engine import Progress
+from fp8cli.core.quantizing.engine import Progress
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, UsageError
 from fp8cli.formats.safetensors import lay_out
 from fp8cli.formats.staging import partial_folder
@@ -336,7 +336,7 @@ def test_peak_memory_does_not_grow_with_the_tensor(slow_source: Path, tmp_path: 
     """A 1.3-GB checkpoint through 64 MiB of tiles: what the interpreter takes, and not much more."""
     program = (
         "import resource, sys; from fp8cli.commands.quantize import QuantizeRequest, run;"
-        "sys.argv[3] == 'torch' and __import__('fp8cli.core.tiles');"
+        "sys.argv[3] == 'torch' and __import__('fp8cli.core.quantizing.tiles');"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "run(QuantizeRequest(model=sys.argv[1], out=__import__('pathlib').Path(sys.argv[2]), max_memory='64MiB'));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

@@ -1,4 +1,4 @@
-"""core.environment and its probes: the machine as it is, containers made by hand, and GPUs by a stand-in for NVML."""
+"""environment and its probes: the machine as it is, containers made by hand, and GPUs by a stand-in for NVML."""
 
 import errno
 import os
@@ -15,11 +15,19 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from fp8cli.core import environment, probes
-from fp8cli.core.environment import TORCH_BYTES, Check
-from fp8cli.core.gpus import Gpu, Gpus, find_gpus
-from fp8cli.core.modes import mode_on, serving_modes
-from fp8cli.core.probes import TorchBuild, control_groups, parse_torch_version, read_disk, read_memory, usable_cpus
+from fp8cli.core.doctor import environment
+from fp8cli.core.doctor.environment import TORCH_BYTES, Check
+from fp8cli.core.machine import probes
+from fp8cli.core.machine.gpus import Gpu, Gpus, find_gpus
+from fp8cli.core.machine.probes import (
+    TorchBuild,
+    control_groups,
+    parse_torch_version,
+    read_disk,
+    read_memory,
+    usable_cpus,
+)
+from fp8cli.core.serving.modes import mode_on, serving_modes
 from fp8cli.schemes import FP8, FP8_BLOCK, FP8_DYNAMIC, Scheme
 from tests.stand_in_nvml import A100, H100, L4, T4, V100, BrokenNvml, Model, Nvml
 
@@ -181,7 +189,7 @@ def test_a_cpu_quota_is_rounded_up_to_whole_processors(
 
 def test_a_process_bound_to_one_processor_has_one() -> None:
     code = (
-        "import os; from fp8cli.core.environment import usable_cpus; "
+        "import os; from fp8cli.core.doctor.environment import usable_cpus; "
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(usable_cpus())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
@@ -747,7 +755,7 @@ def test_the_versions_of_the_light_core_are_those_of_its_metadata() -> None:
 
 def test_checking_the_machine_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from fp8cli.core import environment; "
+        "import sys; from pathlib import Path; from fp8cli.core.doctor import environment; "
         "from fp8cli.schemes import FP8_DYNAMIC; "
         "checks = environment.check_quantize(Path(sys.argv[1]), 1, 0, 2**20, FP8_DYNAMIC); environment.versions(); "
         "assert len(checks) >= 5, checks; "

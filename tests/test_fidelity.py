@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core import kernel
-from fp8cli.core.fidelity import Fidelity, measure_fidelity
-from fp8cli.core.fidelity_verdict import judge_fidelity
 from fp8cli.core.findings import Finding
-from fp8cli.core.reading import BytesRead, ReadingBegins
-from fp8cli.core.survey import survey
+from fp8cli.core.inspection.fidelity import Fidelity, measure_fidelity
+from fp8cli.core.inspection.fidelity_verdict import judge_fidelity
+from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
+from fp8cli.core.inspection.survey import survey
 from fp8cli.formats.checkpoint import LocalFolder
 from tests.models import ODD, llama_config, qwen2_config, save_model
 from tests.planting import LAYER, STORIES, Tensors, change, change_config, look, quantize_stories

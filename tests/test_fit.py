@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fp8cli.core.fit import LEAST_RESERVE, UTILIZATION, batched_tokens, judge_serving, reserve_of
-from fp8cli.core.gpu_models import DEFAULTS, GIB, GpuModel, default_gpus, find_gpu_model, known_gpus, models_found
-from fp8cli.core.gpu_needs import _NO_FP16
-from fp8cli.core.gpus import Gpu
-from fp8cli.core.serving_report import Context, Fit, GpuFit, Served
+from fp8cli.core.machine.gpus import Gpu
+from fp8cli.core.serving.fit import LEAST_RESERVE, UTILIZATION, batched_tokens, judge_serving, reserve_of
+from fp8cli.core.serving.gpu_models import (
+    DEFAULTS,
+    GIB,
+    GpuModel,
+    default_gpus,
+    find_gpu_model,
+    known_gpus,
+    models_found,
+)
+from fp8cli.core.serving.gpu_needs import _NO_FP16
+from fp8cli.core.serving.serving_report import Context, Fit, GpuFit, Served
 from fp8cli.errors import UsageError
 
 LLAMA_8B: dict[str, Any] = {

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fp8cli.core import fp8
+from fp8cli.core.quantizing import fp8
 
 FLOATS = [torch.bfloat16, torch.float16, torch.float32]
 

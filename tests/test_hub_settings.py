@@ -1,4 +1,4 @@
-"""core.hub_settings and the checks made of it: huggingface_hub is the oracle, and the token is never seen."""
+"""core.machine.hub_settings and the checks made of it: huggingface_hub is the oracle, and the token is never seen."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fp8cli.core.environment import Check
-from fp8cli.core.hub_settings import HubSettings, read_hub_settings
-from fp8cli.core.machine_checks import check_cache, check_hub, check_token
+from fp8cli.core.doctor.environment import Check
+from fp8cli.core.doctor.machine_checks import check_cache, check_hub, check_token
+from fp8cli.core.machine.hub_settings import HubSettings, read_hub_settings
 
 HIDDEN = "hf_NeverShownInAnyOutput0123"
 ORACLE = """

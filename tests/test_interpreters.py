@@ -1,4 +1,4 @@
-"""core.interpreters, census and listening: which interpreter vLLM lives in, and what it says when it is asked.
+"""core.machine.interpreters, census and listening: which interpreter vLLM lives in, and what it says when it is asked.
 
 The interpreters are the real one these tests run in, and small programs that stand in for broken ones.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from fp8cli.core import census
-from fp8cli.core.interpreters import (
+from fp8cli.core.machine import census
+from fp8cli.core.machine.interpreters import (
     Interpreter,
     ask,
     find_vllm,
@@ -23,8 +23,8 @@ from fp8cli.core.interpreters import (
     read_census,
     this_interpreter,
 )
-from fp8cli.core.listening import MOST_BYTES, Silent, listen
-from fp8cli.core.probes import TorchBuild
+from fp8cli.core.machine.listening import MOST_BYTES, Silent, listen
+from fp8cli.core.machine.probes import TorchBuild
 
 NO_VLLM = Interpreter(python=Path("/usr/bin/fp8-python"), named_by="this interpreter", version="3.12.1")
 REAL = Path(sys.executable)
@@ -70,7 +70,7 @@ def test_the_distribution_of_vllm_is_found_whatever_its_name() -> None:
 
 def test_counting_loads_none_of_what_is_counted() -> None:
     code = (
-        "import sys; from fp8cli.core.interpreters import this_interpreter; this_interpreter(); "
+        "import sys; from fp8cli.core.machine.interpreters import this_interpreter; this_interpreter(); "
         "print(*{name.partition('.')[0] for name in sys.modules} & {'torch', 'vllm', 'numpy', 'packaging', 'rich'})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"
@@ -85,6 +85,9 @@ def test_broken_metadata_is_named_and_the_rest_counts(tmp_path: Path, monkeypatc
     (tmp_path / "bad-1.0.dist-info" / "METADATA").write_bytes(b"Name: \xff\xfe\n")
     (tmp_path / "~leftover-1.0.dist-info").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    # What is imported already would be found wherever the path leads.
+    for name in ("torch", "vllm"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     counted = census.take_census()
     assert counted["distributions"] == [("good", "1.0", ["other (>=2)"])]
     assert counted["unreadable"] == [str(tmp_path / "bad-1.0.dist-info")]
@@ -95,7 +98,11 @@ def test_broken_metadata_is_named_and_the_rest_counts(tmp_path: Path, monkeypatc
 # --- Another interpreter ----------------------------------------------------------------------------------------
 
 
-def test_the_same_interpreter_says_the_same_when_it_is_asked_as_another(tmp_path: Path) -> None:
+def test_the_same_interpreter_says_the_same_when_it_is_asked_as_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # setuptools, once a test has imported it, adds what it carries along to the path.
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if "_vendor" not in place])
     here, other = this_interpreter(), ask(wrapper(tmp_path / "python"), "--python")
     assert other.problem is None
     assert (other.version, other.vllm, other.torch, other.markers) == (
@@ -270,6 +277,7 @@ def test_the_script_that_pip_wrote_for_vllm_names_the_interpreter_of_these_tests
     assert interpreter_of(REAL.with_name("vllm")) == REAL
 
 
+@pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils:UserWarning")
 def test_an_installer_s_script_in_a_folder_with_a_blank_is_understood(tmp_path: Path) -> None:
     from pip._vendor.distlib.scripts import ScriptMaker
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fp8cli.commands.quantize import QuantizeRequest, run
-from fp8cli.core import fp8, kernel
+from fp8cli.core import kernel
 from fp8cli.core.kernel import INSTRUCTION_SETS, Distance, Report
+from fp8cli.core.quantizing import fp8
 from tests.models import ODD, llama_config, save_model
 
 TAGS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
@@ -41,7 +42,7 @@ def by_kernel(weight: torch.Tensor, granularity: str) -> tuple[torch.Tensor, tor
 
 
 def by_torch(weight: torch.Tensor, granularity: str) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The same from core.fp8, which is held against llm-compressor; the last is how many scales do harm."""
+    """The same from core.quantizing.fp8, which is held against llm-compressor; the last is how many scales do harm."""
     blocks = granularity == "block"
     amax = fp8.amax_per_block(weight) if blocks else fp8.amax_per_row(weight)
     scale = fp8.scale_from_amax(amax)

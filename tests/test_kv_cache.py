@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fp8cli.core.attention import AttentionLayers, read_attention
-from fp8cli.core.kv_cache import ANY_LENGTH, BLOCK_TOKENS, KvCache, read_kv_cache
+from fp8cli.core.model.attention import AttentionLayers, read_attention
+from fp8cli.core.serving.kv_cache import ANY_LENGTH, BLOCK_TOKENS, KvCache, read_kv_cache
 
 KIB = 1024
 

@@ -1,4 +1,4 @@
-"""core.machine_checks: processors, shared memory and temporary files; the Hub's part is in test_hub_settings."""
+"""core.doctor.machine_checks: processors, shared memory and temporary files; the Hub's part is in test_hub_settings."""
 
 import os
 import shutil
@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fp8cli.core.environment import Check
-from fp8cli.core.machine_checks import QUEUE_BYTES, check_processors, check_shared_memory, check_temporary
+from fp8cli.core.doctor.environment import Check
+from fp8cli.core.doctor.machine_checks import QUEUE_BYTES, check_processors, check_shared_memory, check_temporary
 from tests.staged_machine import lay_out_kernel
 
 

@@ -1,11 +1,11 @@
-"""core.modes: the hardware table, row by row, and the sources of vLLM it was read from."""
+"""core.serving.modes: the hardware table, row by row, and the sources of vLLM it was read from."""
 
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from fp8cli.core.modes import (
+from fp8cli.core.serving.modes import (
     EXPERTS_FROM,
     NATIVE_FROM,
     Capability,

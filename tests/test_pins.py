@@ -1,4 +1,4 @@
-"""core.pins: broken pins planted in environments made by hand, and packaging's own word on the real one."""
+"""core.machine.pins: broken pins planted in environments made by hand, and packaging's own word on the real one."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from fp8cli.core import census
-from fp8cli.core.interpreters import Interpreter, read_census, this_interpreter
-from fp8cli.core.pins import BrokenPin, broken_pins, mend, requirements_of
+from fp8cli.core.machine import census
+from fp8cli.core.machine.interpreters import Interpreter, read_census, this_interpreter
+from fp8cli.core.machine.pins import BrokenPin, broken_pins, mend, requirements_of
 
 LLMCOMPRESSOR = "llmcompressor 0.14.0.1"
 VLLM = "vllm 0.33.0"

@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 from fp8cli.commands.inspect import Against, InspectReport, InspectRequest, run
-from fp8cli.core.depth_axis import lay_out, locate
-from fp8cli.core.fidelity import WeightFidelity
 from fp8cli.core.findings import Finding
-from fp8cli.core.roles import RoleRow
-from fp8cli.core.scale_values import ScaleStats
+from fp8cli.core.inspection.depth_axis import lay_out, locate
+from fp8cli.core.inspection.fidelity import WeightFidelity
+from fp8cli.core.inspection.roles import RoleRow
+from fp8cli.core.inspection.scale_values import ScaleStats
 from fp8cli.errors import CannotRun, UsageError
 from fp8cli.render.canvas import ALARM, WIDTH
 from fp8cli.render.captions import number, shorten, size

@@ -35,10 +35,11 @@ def test_every_command_has_its_help_in_the_readme(command: str) -> None:
     assert f"<!-- generated: help {command} -->" in README.read_text("utf-8")
 
 
-def test_the_table_it_shows_is_one_that_the_tests_of_inspect_expect() -> None:
-    shown = re.search(r"^dtype  .*?(?=^```)", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+def test_the_screen_of_an_inspection_is_made_anew_and_healthy() -> None:
+    text = README.read_text("utf-8")
+    shown = re.search(r"<!-- generated: screen inspect -->\n```text\n(.*?)```", text, re.DOTALL)
     assert shown is not None
-    assert shown[0] in (ROOT / "tests" / "test_inspect.py").read_text("utf-8")
+    assert re.search(r"^healthy: \d+ passed\n\Z", shown[1], re.MULTILINE)
 
 
 def test_exit_codes_are_all_different() -> None:

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from fp8cli.core.anatomy import dissect
-from fp8cli.core.consistency import check_consistency
-from fp8cli.core.dialect import recognise_dialect
-from fp8cli.core.roles import role_table
-from fp8cli.core.scale_sweep import DECODABLE, decode, sweep
-from fp8cli.core.scale_values import check_scales
-from fp8cli.core.survey import StoredTensor, Survey
+from fp8cli.core.inspection.anatomy import dissect
+from fp8cli.core.inspection.consistency import check_consistency
+from fp8cli.core.inspection.dialect import recognise_dialect
+from fp8cli.core.inspection.roles import role_table
+from fp8cli.core.inspection.scale_sweep import DECODABLE, decode, sweep
+from fp8cli.core.inspection.scale_values import check_scales
+from fp8cli.core.inspection.survey import StoredTensor, Survey
 from fp8cli.errors import BadInput
 from fp8cli.formats.safetensors import DTYPES, TensorInfo
 from tests.checkpoints import SINGLE, Tensors, change_tensors, look, quantize_bundled, troubles, values
@@ -281,11 +281,11 @@ def test_numpy_is_loaded_for_values_alone_and_torch_never(healthy: dict[str, Pat
     program = """
 import sys
 from pathlib import Path
-from fp8cli.core.consistency import check_consistency
-from fp8cli.core.dialect import recognise_dialect
-from fp8cli.core.roles import role_table
-from fp8cli.core.scale_values import check_scales
-from fp8cli.core.survey import survey
+from fp8cli.core.inspection.consistency import check_consistency
+from fp8cli.core.inspection.dialect import recognise_dialect
+from fp8cli.core.inspection.roles import role_table
+from fp8cli.core.inspection.scale_values import check_scales
+from fp8cli.core.inspection.survey import survey
 from fp8cli.formats.checkpoint import LocalFolder
 seen = survey(LocalFolder(Path(sys.argv[1])))
 dialect = recognise_dialect(seen)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fp8cli.core.architectures import find_rules
-from fp8cli.core.selection import Decision, Selection, rules_for, select
+from fp8cli.core.model.architectures import find_rules
+from fp8cli.core.model.selection import Decision, Selection, rules_for, select
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats.safetensors import read_header
 
@@ -412,7 +412,7 @@ def test_an_architecture_outside_the_table_is_described_by_transformers() -> Non
 def test_an_architecture_outside_the_table_needs_transformers() -> None:
     code = (
         "import sys; sys.modules['transformers'] = None\n"
-        "from fp8cli.core.selection import rules_for\n"
+        "from fp8cli.core.model.selection import rules_for\n"
         "from fp8cli.errors import CannotRun\n"
         "try: rules_for({'architectures': ['NewForCausalLM'], 'model_type': 'new'}, {})\n"
         "except CannotRun as error: print(error.message, '|', error.hint)\n"
@@ -440,7 +440,7 @@ def test_a_model_nobody_knows_is_judged_by_names_and_shapes() -> None:
 def test_selection_loads_neither_torch_nor_transformers_nor_numpy() -> None:
     code = (
         "import sys, json\n"
-        "from fp8cli.core.selection import rules_for, select\n"
+        "from fp8cli.core.model.selection import rules_for, select\n"
         "config, tensors = json.loads(sys.stdin.read())\n"
         "tensors = {name: (dtype, tuple(shape)) for name, (dtype, shape) in tensors.items()}\n"
         "select(config, tensors, rules=rules_for(config, tensors))\n"

@@ -11,11 +11,11 @@ import pytest
 from safetensors import safe_open
 
 from fp8cli.commands.quantize import QuantizeRequest, run
-from fp8cli.core.dialect import recognise_dialect
-from fp8cli.core.gpu_models import default_gpus
-from fp8cli.core.served import served_checkpoint, serving_of
-from fp8cli.core.serving_report import Served
-from fp8cli.core.survey import Survey, survey
+from fp8cli.core.inspection.dialect import recognise_dialect
+from fp8cli.core.inspection.survey import Survey, survey
+from fp8cli.core.serving.gpu_models import default_gpus
+from fp8cli.core.serving.served import served_checkpoint, serving_of
+from fp8cli.core.serving.serving_report import Served
 from fp8cli.formats.checkpoint import LocalFolder
 
 MODEL = Path(str(files("fp8cli"))) / "bundled" / "stories-llama"

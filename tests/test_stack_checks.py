@@ -1,4 +1,4 @@
-"""core.stack_checks: verdicts on packages in two interpreters, and the commands that mend them, as they are typed."""
+"""stack_checks: verdicts on packages in two interpreters, and the commands that mend them, as they are typed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,12 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fp8cli.core import stack_checks
-from fp8cli.core.amd import AmdGpu
-from fp8cli.core.environment import Check
-from fp8cli.core.gpus import Gpus, find_gpus
-from fp8cli.core.interpreters import Interpreter
-from fp8cli.core.stack_checks import (
+from fp8cli.core.doctor import stack_checks
+from fp8cli.core.doctor.environment import Check
+from fp8cli.core.doctor.stack_checks import (
     check_package,
     check_packages,
     check_stack,
@@ -21,6 +18,9 @@ from fp8cli.core.stack_checks import (
     own_environment,
     vllm_environment,
 )
+from fp8cli.core.machine.amd import AmdGpu
+from fp8cli.core.machine.gpus import Gpus, find_gpus
+from fp8cli.core.machine.interpreters import Interpreter
 from tests.staged_machine import FULL, LIGHT, VLLM, interpreter
 from tests.stand_in_nvml import H100, Nvml
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from fp8cli.core.findings import Finding, any_failed
-from fp8cli.core.survey import Survey, survey
+from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.errors import BadInput, Fp8Error
 from fp8cli.formats.checkpoint import LocalFile, LocalFolder, open_checkpoint
 from tests.malformed import (
@@ -346,7 +346,8 @@ def test_a_file_by_itself_is_looked_at_without_what_lies_around_it(tmp_path: Pat
 
 def test_nothing_heavy_is_loaded_and_no_hub_library_for_a_folder() -> None:
     program = (
-        "import sys; from fp8cli.core.survey import survey; from fp8cli.formats.sources import resolve_anything;"
+        "import sys; from fp8cli.core.inspection.survey import survey;"
+        "from fp8cli.formats.sources import resolve_anything;"
         "survey(resolve_anything(sys.argv[1]));"
         "sys.exit(str({'torch', 'numpy', 'transformers', 'huggingface_hub', 'pandas'} & sys.modules.keys() or ''))"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from fp8cli.core.survey import Survey, survey
+from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import LocalFolder

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fp8cli.core.attention import Attention
-from fp8cli.core.tensor_parallel import SIZES, TensorParallel, judge_sizes
+from fp8cli.core.model.attention import Attention
+from fp8cli.core.serving.tensor_parallel import SIZES, TensorParallel, judge_sizes
 
 BLOCK = (128, 128)
 LLAMA = Attention(heads=32, kv_heads=8, head_size=128)

@@ -9,9 +9,9 @@ import torch
 
 from fp8cli.core import kernel
 from fp8cli.core.findings import Finding
-from fp8cli.core.reading import BytesRead, ReadingBegins
-from fp8cli.core.stored_hashes import check_hashes
-from fp8cli.core.weight_scan import WeightScan, scan_weights
+from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
+from fp8cli.core.inspection.stored_hashes import check_hashes
+from fp8cli.core.inspection.weight_scan import WeightScan, scan_weights
 from tests.planting import LAYER, STORIES, Tensors, change, look, quantize_stories, set_code
 
 WEIGHT = f"{LAYER}.weight"

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from fp8cli.core import kernel
-from fp8cli.core.accounting import Fate
-from fp8cli.core.anatomy import dissect
-from fp8cli.core.consistency import check_consistency
-from fp8cli.core.default_checkpoint import find_checkpoint
-from fp8cli.core.dialect import Dialect, recognise_dialect
-from fp8cli.core.fidelity import Fidelity, WeightFidelity, measure_fidelity
-from fp8cli.core.fidelity_verdict import judge_fidelity
 from fp8cli.core.findings import Finding, any_failed
-from fp8cli.core.gpu_models import GpuModel, default_gpus, find_gpu_model, models_found
-from fp8cli.core.gpus import find_gpus
-from fp8cli.core.inventory import (
+from fp8cli.core.inspection.accounting import Fate
+from fp8cli.core.inspection.anatomy import dissect
+from fp8cli.core.inspection.consistency import check_consistency
+from fp8cli.core.inspection.default_checkpoint import find_checkpoint
+from fp8cli.core.inspection.dialect import Dialect, recognise_dialect
+from fp8cli.core.inspection.fidelity import Fidelity, WeightFidelity, measure_fidelity
+from fp8cli.core.inspection.fidelity_verdict import judge_fidelity
+from fp8cli.core.inspection.inventory import (
     DtypeRow,
     TensorGroup,
     TensorRow,
@@ -31,15 +29,17 @@ from fp8cli.core.inventory import (
     sum_by_dtype,
     sum_tensors,
 )
-from fp8cli.core.probes import usable_cpus
-from fp8cli.core.reading import BytesRead, ReadingBegins
-from fp8cli.core.roles import RoleRow, role_table
-from fp8cli.core.scale_values import ScaleStats, check_scales
-from fp8cli.core.served import serving_of
-from fp8cli.core.serving_report import ServingReport
-from fp8cli.core.stored_hashes import check_hashes
-from fp8cli.core.survey import Survey, survey
-from fp8cli.core.weight_scan import scan_weights
+from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
+from fp8cli.core.inspection.roles import RoleRow, role_table
+from fp8cli.core.inspection.scale_values import ScaleStats, check_scales
+from fp8cli.core.inspection.stored_hashes import check_hashes
+from fp8cli.core.inspection.survey import Survey, survey
+from fp8cli.core.inspection.weight_scan import scan_weights
+from fp8cli.core.machine.gpus import find_gpus
+from fp8cli.core.machine.probes import usable_cpus
+from fp8cli.core.serving.gpu_models import GpuModel, default_gpus, find_gpu_model, models_found
+from fp8cli.core.serving.served import serving_of
+from fp8cli.core.serving.serving_report import ServingReport
 from fp8cli.errors import CannotRun, ExitCode, UsageError
 from fp8cli.formats.checkpoint import LocalFile, LocalFolder
 from fp8cli.formats.sources import Source, resolve_anything
@@ -75,7 +75,7 @@ class InspectRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """How it is quantized, or that it is not; see `core.dialect.Dialect`."""
+    """How it is quantized, or that it is not; see `core.inspection.dialect.Dialect`."""
 
     dialect: str
     scheme: str | None

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fp8cli.core import environment
-from fp8cli.core.engine import HarmedRows, Progress, Written, check_duplicates, execute
-from fp8cli.core.plan import Plan, PlannedTensor, build_plan, model_dtype
-from fp8cli.core.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
-from fp8cli.core.selection import rules_for, select
-from fp8cli.core.serving import block_shape_warnings, serve_command, serve_note
-from fp8cli.core.side_files import Provenance, carry_over, describe
+from fp8cli.core.doctor import environment
+from fp8cli.core.model.selection import rules_for, select
+from fp8cli.core.quantizing.engine import HarmedRows, Progress, Written, check_duplicates, execute
+from fp8cli.core.quantizing.outlook import block_shape_warnings
+from fp8cli.core.quantizing.plan import Plan, PlannedTensor, build_plan, model_dtype
+from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
+from fp8cli.core.quantizing.side_files import Provenance, carry_over, describe
+from fp8cli.core.serving.command_line import serve_command, serve_note
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint

@@ -1,4 +1,4 @@
-/* FP8 arithmetic for CPUs: quantizing as core/fp8.py does with torch, and looking at weights and at what came of them.
+/* FP8 arithmetic for CPUs: quantizing as core/quantizing/fp8.py does with torch, and looking at weights and at what came of them.
  *
  * For each row (or 128x128 block) of a weight W, with d the dtype of W (BF16, FP16 or FP32):
  *
@@ -7,7 +7,7 @@
  *     codes = e4m3(min(round_d(|W| / scale), 448)), with the sign of W unless round_d(...) is zero
  *
  * All rounding is to nearest, ties to even. Quotients of BF16 and FP16 values are computed in FP32 and rounded once
- * more, as torch does. core/fp8.py says where the formula comes from; tests/test_kernel.py holds the two together on
+ * more, as torch does. core/quantizing/fp8.py says where the formula comes from; tests/test_kernel.py holds the two together on
  * every BF16 and FP16 bit pattern. Everything is plain C that compilers turn into vector code; on x86-64 the same
  * functions are compiled for AVX2 and AVX-512 too, and the caller chooses at run time.
  */

@@ -1,8 +1,8 @@
 """The compiled FP8 arithmetic of kernel.c: found, checked, and called with plain buffers. Neither torch nor numpy.
 
 The library is built when the package is (scripts/build_kernel.py) and lies beside this file. Where it could not be
-built, or with FP8_KERNEL=off, `load` returns None and torch does the same arithmetic (core.tiles), some seconds
-later and three times as slowly. The bytes are the same.
+built, or with FP8_KERNEL=off, `load` returns None and torch does the same arithmetic (core.quantizing.tiles), some
+seconds later and three times as slowly. The bytes are the same.
 """
 
 import ctypes
@@ -46,7 +46,7 @@ class Report(ctypes.Structure):
     bad_column: int
     bad_is_nan: int
     harmed: int
-    """How many scales lose their values (see `core.fp8.harmed_by_scale`)."""
+    """How many scales lose their values (see `core.quantizing.fp8.harmed_by_scale`)."""
     first_harmed: int
     """Row of the first of them, or first row of its block."""
 

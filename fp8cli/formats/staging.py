@@ -34,7 +34,7 @@ Piece = tuple[int, int, int]
 """(number of the tensor in the plan, first row or byte, one past the last)."""
 
 Harm = tuple[int, int]
-"""(number of rows in a piece that their scale harms, the first of them or −1); see core.fp8."""
+"""(number of rows in a piece that their scale harms, the first of them or −1); see core.quantizing.fp8."""
 
 _RENAME_EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100

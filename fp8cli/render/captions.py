@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from fp8cli.commands.inspect import InspectReport
-from fp8cli.core.depth import BadScales, FidelityDepth, ScaleDepth
-from fp8cli.core.depth_axis import Axis
-from fp8cli.core.roles import RoleRow
+from fp8cli.core.inspection.depth import BadScales, FidelityDepth, ScaleDepth
+from fp8cli.core.inspection.depth_axis import Axis
+from fp8cli.core.inspection.roles import RoleRow
 from fp8cli.errors import printable
 from fp8cli.render.units import count, gb, percent
 

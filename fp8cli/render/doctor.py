@@ -7,7 +7,7 @@ width. A pipe gets the same lines, none of them broken.
 from collections.abc import Sequence
 
 from fp8cli.commands.doctor import CheckRow, ChecksReport, DoctorReport, InterpreterRow
-from fp8cli.core.gpu_checks import KIND_NAMES, MODE_NAMES, ProcessorModes
+from fp8cli.core.doctor.gpu_checks import KIND_NAMES, MODE_NAMES, ProcessorModes
 from fp8cli.render.console import Output
 from fp8cli.render.table import Column, Table
 from fp8cli.render.verdicts import entry, more

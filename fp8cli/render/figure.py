@@ -11,10 +11,10 @@ from math import log10
 from typing import Any, Final, Protocol
 
 from fp8cli.commands.inspect import InspectReport
-from fp8cli.core.depth import Band, Depth, FidelityDepth, ScaleDepth, Span
-from fp8cli.core.depth_axis import Axis
-from fp8cli.core.fidelity_verdict import EXPECTED_DB, POOR_DB, WRONG_DB
-from fp8cli.core.roles import RoleRow
+from fp8cli.core.inspection.depth import Band, Depth, FidelityDepth, ScaleDepth, Span
+from fp8cli.core.inspection.depth_axis import Axis
+from fp8cli.core.inspection.fidelity_verdict import EXPECTED_DB, POOR_DB, WRONG_DB
+from fp8cli.core.inspection.roles import RoleRow
 from fp8cli.render import captions
 from fp8cli.render.canvas import ALARM, EDGE, INK, SOFT, WIDTH, Canvas, Format, canvas
 from fp8cli.render.captions import Note

@@ -6,8 +6,8 @@ from typing import Final, Literal
 
 from fp8cli.commands.inspect import InspectReport
 from fp8cli.core.folding import fold
-from fp8cli.core.inventory import DtypeRow, TensorGroup, TensorRow, Totals
-from fp8cli.core.roles import RoleRow, sum_roles
+from fp8cli.core.inspection.inventory import DtypeRow, TensorGroup, TensorRow, Totals
+from fp8cli.core.inspection.roles import RoleRow, sum_roles
 from fp8cli.errors import printable
 from fp8cli.render.console import Output
 from fp8cli.render.fidelity import fidelity_section

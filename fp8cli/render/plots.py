@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import Final
 
 from fp8cli.commands.inspect import InspectReport
-from fp8cli.core.depth import over_depth
+from fp8cli.core.inspection.depth import over_depth
 from fp8cli.errors import CannotRun, UsageError
 from fp8cli.render.figure import draw_figure
 from fp8cli.render.page import to_html

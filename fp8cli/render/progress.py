@@ -16,8 +16,8 @@ from rich.progress import (
 )
 
 from fp8cli.commands.quantize import Started
-from fp8cli.core.engine import Progress as Piece
-from fp8cli.core.reading import BytesRead, ReadingBegins
+from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
+from fp8cli.core.quantizing.engine import Progress as Piece
 from fp8cli.render.console import Output
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
@@ -113,7 +113,7 @@ class ReadingBar(_Bar):
     """What the progress of `fp8 inspect --verify` and `--against` looks like. Hand its `notify` to the command."""
 
     def notify(self, event: ReadingBegins | BytesRead) -> None:
-        """Take an event of `core.reading`."""
+        """Take an event of `core.inspection.reading`."""
         match event:
             case ReadingBegins():
                 self._start(event.bytes, things=event.what)

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from fp8cli.commands.inspect import InspectReport
-from fp8cli.core.modes import Mode
-from fp8cli.core.serving_report import Context, GpuFit, ServingReport
-from fp8cli.core.tensor_parallel import TensorParallel
+from fp8cli.core.serving.modes import Mode
+from fp8cli.core.serving.serving_report import Context, GpuFit, ServingReport
+from fp8cli.core.serving.tensor_parallel import TensorParallel
 from fp8cli.render.sections import Command, Section
 from fp8cli.render.table import Column, Table
 from fp8cli.render.units import count, gb, gib

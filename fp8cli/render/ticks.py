@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import ceil, floor, log10
 from typing import Final
 
-from fp8cli.core.depth_axis import Axis
+from fp8cli.core.inspection.depth_axis import Axis
 from fp8cli.render.captions import number
 
 Ticks = tuple[tuple[float, str], ...]

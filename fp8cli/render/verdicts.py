@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Final
 
-from fp8cli.core.environment import Status
+from fp8cli.core.doctor.environment import Status
 from fp8cli.errors import printable
 from fp8cli.render.console import Output
 

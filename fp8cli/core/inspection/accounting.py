@@ -1,0 +1,98 @@
+"""Every tensor of a checkpoint beside its source: which came from which, each exactly once. Headers only.
+
+A checkpoint made from BASE consists of copies, of quantized weights with their scales, and of little else. What
+has no counterpart is named: an expert that is missing here is missing when it is served.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from fp8cli.core.inspection.dialect import Dialect, QuantizedWeight
+from fp8cli.core.inspection.survey import StoredTensor, Survey
+from fp8cli.core.model.architectures import find_rules
+from fp8cli.core.model.selection import ATTENTION_MASK, ROTARY_BUFFER
+from fp8cli.formats.safetensors import DTYPES
+
+Fate = Literal["copied", "cast", "quantized", "added", "left out", "foreign", "lost", "changed"]
+"""What became of a tensor. `added` and `left out` have a reason; `foreign`, `lost` and `changed` are faults."""
+
+_CALIBRATED: Final = re.compile(
+    r".*\.(input_scale|output_scale|[qkv]_scale|kv_scale|prob_scale|input_scale_ub|weight_zero_point)", re.DOTALL
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One tensor's fate. `base` and `here` are its stored forms; a scale is accounted for with its weight."""
+
+    name: str
+    fate: Fate
+    base: StoredTensor | None
+    here: StoredTensor | None
+    weight: QuantizedWeight | None = None
+    why: str | None = None
+
+
+def account(survey: Survey, dialect: Dialect, base: Survey) -> tuple[Entry, ...]:
+    """Match the tensors of a checkpoint with those of its source, by name; every one of both appears once."""
+    tie = _read_tie(survey.config or {})
+    weights = {weight.name: weight for weight in dialect.weights}
+    scales = {weight.scale for weight in dialect.weights if weight.scale is not None}
+    entries = [
+        _kept(tensor, base, tie, weights.get(name))
+        for name, tensor in survey.tensors.items()
+        if name not in scales or name in base.tensors
+    ]
+    entries += [_left(tensor, tie) for name, tensor in base.tensors.items() if name not in survey.tensors]
+    return tuple(entries)
+
+
+@dataclass(frozen=True)
+class _Tie:
+    """The output head and the embedding it may share its weight with."""
+
+    head: str
+    embedding: str
+    tied: bool
+
+
+def _read_tie(config: Mapping[str, object]) -> _Tie:
+    rules = find_rules(config)
+    told = config.get("tie_word_embeddings")
+    if rules is None:
+        return _Tie("lm_head.weight", "model.embed_tokens.weight", tied=told is True)
+    tied = rules.tie_word_embeddings if told is None else told is True
+    return _Tie(f"{rules.output_head}.weight", f"{rules.input_embedding}.weight", tied=tied)
+
+
+def _kept(here: StoredTensor, base: Survey, tie: _Tie, weight: QuantizedWeight | None) -> Entry:
+    origin = base.tensors.get(here.name)
+    if origin is None and here.name == tie.head:
+        # A tied head that was quantized became a tensor of its own, made from the embedding.
+        origin = base.tensors.get(tie.embedding)
+    if origin is None:
+        if _CALIBRATED.fullmatch(here.name):
+            return Entry(name=here.name, fate="added", base=None, here=here, why="a scale that calibration adds")
+        return Entry(name=here.name, fate="foreign", base=None, here=here)
+    before, after = origin.info, here.info
+    if before.shape != after.shape:
+        why = f"its shape is {list(after.shape)}, in the source {list(before.shape)}"
+        return Entry(name=here.name, fate="changed", base=origin, here=here, why=why)
+    if weight is not None and before.dtype != after.dtype:
+        return Entry(name=here.name, fate="quantized", base=origin, here=here, weight=weight)
+    if before.dtype == after.dtype:
+        return Entry(name=here.name, fate="copied", base=origin, here=here)
+    why = f"its dtype is {after.dtype}, in the source {before.dtype}"
+    floating = DTYPES[before.dtype].floating and DTYPES[after.dtype].floating
+    return Entry(name=here.name, fate="cast" if floating else "changed", base=origin, here=here, why=why)
+
+
+def _left(origin: StoredTensor, tie: _Tie) -> Entry:
+    why = None
+    if ROTARY_BUFFER.search(origin.name) or ATTENTION_MASK.search(origin.name):
+        why = "a buffer that transformers and vLLM compute themselves"
+    elif origin.name == tie.head and tie.tied:
+        why = f"the output head, which config.json ties to `{tie.embedding}`"
+    return Entry(name=origin.name, fate="left out" if why else "lost", base=origin, here=None, why=why)

@@ -1,0 +1,105 @@
+"""`--verify`: the files against the hashes that were stored with them, where there are any.
+
+Three places keep the SHA-256 of a weight file: the Hub's cache, whose files are named by it; the notes that
+`hf download --local-dir` leaves in `.cache/huggingface/download`; and a list such as SHA256SUMS beside the files.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from fp8cli.core.findings import Finding
+from fp8cli.core.inspection.reading import BytesRead, Notify, ReadingBegins, run_all
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_LINE: Final = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)")
+_LISTS: Final = ("SHA256SUMS", "sha256sums.txt", "checksums.txt", "checksum.txt", "SHA256SUMS.txt")
+_READ_BYTES: Final = 2**22
+_MAX_LIST_BYTES: Final = 10**7
+
+
+def find_hashes(folder: Path, names: Iterable[str]) -> Mapping[str, tuple[str, str]]:
+    """Return, for the files that have one, the SHA-256 that was stored and where. `names` are relative to `folder`."""
+    found: dict[str, tuple[str, str]] = {}
+    listed = dict(_listed(folder))
+    for name in names:
+        path = folder / name
+        blob = path.resolve().name if path.is_symlink() else ""
+        note = folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
+        if _SHA256.fullmatch(blob):
+            found[name] = (blob, "the Hub's cache")
+        elif (etag := _etag(note)) is not None:
+            found[name] = (etag, "the Hub, at download")
+        elif name in listed:
+            found[name] = listed[name]
+    return found
+
+
+def check_hashes(folder: Path, names: Iterable[str], *, workers: int, notify: Notify) -> tuple[Finding, ...]:
+    """Hash every file that has a stored SHA-256 and compare."""
+    wanted = list(names)
+    stored = find_hashes(folder, wanted)
+    if not stored:
+        found = "no SHA-256 was stored with these files: they are in no Hub cache, and no SHA256SUMS lists them"
+        return (Finding(check="hash.sha256", status="not checked", subject=None, found=found),)
+    jobs = [_Hash(folder / name, name, notify) for name in stored]
+    size = sum((folder / name).stat().st_size for name in stored)
+    notify(ReadingBegins(what="verifying hashes", bytes=size))
+    findings = []
+    for name, actual in zip(stored, run_all(jobs, workers=workers), strict=True):
+        expected, where = stored[name]
+        if actual != expected:
+            findings.append(
+                Finding(
+                    check="hash.sha256",
+                    status="failed",
+                    subject=name,
+                    found=f"its SHA-256 is {actual[:12]}…, but {where} has {expected[:12]}…",
+                    consequence="the file is not the one that was published: some of its bytes are wrong",
+                    remedy="fetch that file again",
+                )
+            )
+    if not findings:
+        found = f"{len(stored):,} of {len(wanted):,} files have the SHA-256 that was stored with them"
+        findings.append(Finding(check="hash.sha256", status="passed", subject=None, found=found, count=len(stored)))
+    return tuple(findings)
+
+
+class _Hash:
+    """The job of hashing one file."""
+
+    def __init__(self, path: Path, name: str, notify: Notify) -> None:
+        self._path, self._name, self._notify = path, name, notify
+
+    def __call__(self) -> str:
+        digest = hashlib.sha256()
+        with self._path.open("rb", buffering=0) as file:
+            while data := file.read(_READ_BYTES):
+                digest.update(data)
+                self._notify(BytesRead(name=self._name, bytes=len(data)))
+        return digest.hexdigest()
+
+
+def _etag(note: Path) -> str | None:
+    """Second line of a note of `hf download --local-dir`; a SHA-256 for large files, a Git hash for small ones."""
+    try:
+        lines = note.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return lines[1] if len(lines) > 1 and _SHA256.fullmatch(lines[1]) else None
+
+
+def _listed(folder: Path) -> Iterator[tuple[str, tuple[str, str]]]:
+    for name in _LISTS:
+        path = folder / name
+        try:
+            if not path.is_file() or path.stat().st_size > _MAX_LIST_BYTES:
+                continue
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        for line in text.splitlines():
+            if match := _LINE.fullmatch(line):
+                yield match[2], (match[1].lower(), f"`{name}`")

@@ -1,0 +1,197 @@
+"""The names of a checkpoint beside the rules of its architecture: what each one is, and whether all are there.
+
+Some published checkpoints leave out the prefix of the bare model (`h.0.…` for `transformer.h.0.…`); transformers
+and vLLM add it on load. Rules, `--ignore` and the `ignore` of the output use the full name; the output's tensors
+keep the name on disk.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fp8cli.core.model.architectures import ALWAYS, ArchitectureRules, TensorRule, layer_of, pattern_of
+from fp8cli.errors import CannotRun
+from fp8cli.formats.complaints import Complaint, refuse
+
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name → safetensors dtype tag and shape, as the headers of a checkpoint have it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roster:
+    """The tensors of one checkpoint, each with the rule of its architecture that fits it."""
+
+    config: Mapping[str, Any]
+    tensors: Tensors
+    rules: ArchitectureRules
+
+    @cached_property
+    def layers(self) -> int | None:
+        """Number of layers the config promises, if it says."""
+        return self.rules.value("num_hidden_layers", self.config)
+
+    @cached_property
+    def full_names(self) -> dict[str, str]:
+        """Name on disk → name with the prefix of the bare model."""
+        return {name: full for name, (full, _) in self._identified.items()}
+
+    @cached_property
+    def on_disk(self) -> dict[str, str]:
+        """The other way round."""
+        return {full: name for name, full in self.full_names.items()}
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """Full names of all modules that hold a tensor."""
+        return frozenset(full.rpartition(".")[0] for full in self.full_names.values())
+
+    @cached_property
+    def gates(self) -> frozenset[str]:
+        """Modules here that compressed-tensors lists in `ignore` for the name of their class."""
+        wanted = set(self.rules.gates)
+        paths: set[str] = set()
+        for module in self.modules if wanted else ():
+            # A module's parents are those of its siblings: going up ends where somebody was before.
+            path = module
+            while path and path not in paths:
+                paths.add(path)
+                path = path.rpartition(".")[0]
+        return frozenset(path for path in paths if path in wanted or pattern_of(path) in wanted)
+
+    @cached_property
+    def found(self) -> dict[str, TensorRule]:
+        """Name on disk → its rule, for the tensors that are part of the model."""
+        return {
+            name: rule
+            for name, (full, rule) in self._identified.items()
+            if rule is not None and not self._is_beyond(full)
+        }
+
+    def check(self, *, head_is_stored: bool) -> None:
+        """Raise BadInput or CannotRun unless this checkpoint is a whole one, of the shapes its config promises."""
+        self._refuse_what_is_unsupported()
+        for complaint in self.complaints(head_is_stored=head_is_stored):
+            refuse(complaint)
+
+    def complaints(self, *, head_is_stored: bool) -> Iterator[Complaint]:
+        """Everything that is missing or misshapen, one by one: a hostile config can promise layers without end."""
+        yield from self._without_linears()
+        yield from self._misshapen()
+        if head_is_stored:
+            yield from self._without_head()
+        yield from self._missing_singles()
+        yield from self._missing_companions()
+
+    def _is_beyond(self, full: str) -> bool:
+        """Whether a name belongs to a layer after the last one, as layers for multi-token prediction do."""
+        layer = None if self.layers is None else layer_of(full)
+        return layer is not None and self.layers is not None and layer >= self.layers
+
+    def _is_fused(self, name: str) -> bool:
+        """Whether a tensor holds several experts; some architectures are published both ways."""
+        rule = self.found.get(name)
+        unknown = rule is None and "experts" in name and len(self.tensors[name][1]) >= 3
+        return unknown or (rule is not None and rule.role == "fused experts")
+
+    @cached_property
+    def _identified(self) -> dict[str, tuple[str, TensorRule | None]]:
+        """Name on disk → full name and rule, be it of a layer that the model does not have."""
+        return {name: self._identify(name) for name in self.tensors}
+
+    def _identify(self, name: str) -> tuple[str, TensorRule | None]:
+        rule = self.rules.find(name)
+        if rule is None and (rule := self.rules.find(self.rules.base_prefix + name)) is not None:
+            return self.rules.base_prefix + name, rule
+        return name, rule
+
+    def _refuse_what_is_unsupported(self) -> None:
+        fused = next((name for name in self.tensors if self._is_fused(name)), None)
+        if fused is not None:
+            size = list(self.tensors[fused][1])
+            raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, which is not supported yet")
+        if not any(rule.role == "linear" for rule in self.rules.tensors):
+            raise CannotRun(f"`{self.rules.name}` has no nn.Linear in its layers, so there is nothing to quantize")
+
+    def _without_linears(self) -> Iterator[Complaint]:
+        if not any(rule.role == "linear" for rule in self.found.values()):
+            wanted = next((rule.pattern for rule in self.rules.tensors if rule.role == "linear"), "nothing")
+            names = f"expected names like `{wanted}`, found `{min(self.tensors, default='nothing')}`"
+            yield Complaint(
+                check="tensor.none",
+                words=f"no Linear weight of `{self.rules.name}` is here: {names}",
+                hint="look at `architectures` in config.json: does it belong to these weights?",
+            )
+
+    def _misshapen(self) -> Iterator[Complaint]:
+        # Once per rule, not per tensor: a mixture of experts has hundreds of tensors for each.
+        rules = {rule.pattern: rule for rule in self.found.values()}
+        promised = {
+            pattern: tuple(self.rules.dimension(expression, self.config) for expression in rule.shape or ())
+            for pattern, rule in rules.items()
+        }
+        for name, rule in self.found.items():
+            if rule.shape is None:
+                continue
+            shape = self.tensors[name][1]
+            wanted = promised[rule.pattern]
+            if len(wanted) != len(shape) or any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
+                expected = ", ".join("?" if size is None else str(size) for size in wanted)
+                yield Complaint(
+                    check="tensor.shape",
+                    tensor=name,
+                    words=f"has shape {list(shape)}, but config.json promises [{expected}]",
+                    hint=f"the dimensions are [{', '.join(text or '?' for text in rule.shape)}]",
+                )
+
+    def _without_head(self) -> Iterator[Complaint]:
+        head = f"{self.rules.output_head}.weight"
+        if head not in self.on_disk:
+            yield Complaint(
+                check="tensor.missing",
+                tensor=head,
+                words="is missing, and `tie_word_embeddings` is false",
+                hint="if the output head shares the embedding, config.json must say tie_word_embeddings: true",
+            )
+
+    def _missing_singles(self) -> Iterator[Complaint]:
+        """What every layer has, and what is there once."""
+        for rule in self.rules.tensors:
+            for layer in range(self.layers or 0 if "*" in rule.pattern else 1) if rule.presence == ALWAYS else ():
+                yield from (self._missing(name) for name in self._copies(rule, layer) if name not in self.on_disk)
+
+    def _missing_companions(self) -> Iterator[Complaint]:
+        """Siblings stand together in a layer, and experts without a gap."""
+        label = {rule.pattern: rule for rule in self.rules.tensors if rule.presence not in ("", ALWAYS)}
+        places: dict[str, set[int]] = defaultdict(set)
+        for name, rule in self.found.items():
+            if rule.pattern in label:
+                places[rule.presence].add(layer_of(self.full_names[name]) or 0)
+        for rule in label.values():
+            for layer in sorted(places[rule.presence]):
+                yield from (self._missing(name) for name in self._copies(rule, layer) if name not in self.on_disk)
+
+    def _copies(self, rule: TensorRule, layer: int) -> Iterator[str]:
+        """Names of one rule in one layer: one, or one for each expert."""
+        name = rule.pattern.replace("*", str(layer), 1)
+        if "*" not in name:
+            yield name
+            return
+        for expert in range(self.rules.dimension(rule.count, self.config) or 0):
+            yield name.replace("*", str(expert))
+
+    def _missing(self, name: str) -> Complaint:
+        return Complaint(
+            check="tensor.missing",
+            tensor=name,
+            words=f"is missing: `{self.rules.name}` with {self.layers} layers needs it",
+            hint="the download may be incomplete: compare the shards with model.safetensors.index.json",
+        )
+
+
+def parents_of(name: str) -> Iterator[str]:
+    """`a`, `a.b` for `a.b.c`."""
+    for dot in re.finditer(r"\.", name):
+        yield name[: dot.start()]

@@ -1,0 +1,239 @@
+"""Carries a plan out: many workers, bounded memory, every finished piece in the journal.
+
+The work is cut into pieces: a range of rows of one tensor to quantize, or a range of bytes to copy. Workers take
+them from one queue. What only torch can do comes last, so that it is imported while the rest is done (see
+core.quantizing.arithmetic). A committer thread flushes what is finished to the disk and only then writes it into the
+journal.
+
+The order of pieces, their size, the number of workers and the device change nothing in the result.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fp8cli.core.quantizing.arithmetic import Arithmetic, Worker
+from fp8cli.core.quantizing.pieces import cut, source_bytes
+from fp8cli.core.quantizing.plan import Plan, PlannedTensor
+from fp8cli.core.quantizing.resources import Resources
+from fp8cli.core.quantizing.work_queue import WorkQueue
+from fp8cli.errors import BadInput, Interrupted
+from fp8cli.formats.staging import Harm, Piece, Staging, disk_errors
+from fp8cli.formats.weight_files import OpenFiles, copy_range, file_mode, same_bytes
+
+_COMMIT_SHARE: Final = 0.5
+"""At most this share of the time goes into flushing for the journal; the rest is flushed at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What `notify` receives, from any worker thread but never from two at once."""
+
+    tensor: str
+    bytes_read: int
+    tensor_finished: bool
+    resumed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarmedRows:
+    """Rows (or bands of blocks) of one tensor whose reference scale loses their values; see core.quantizing.fp8."""
+
+    tensor: str
+    count: int
+    first: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What came of it."""
+
+    harmed: tuple[HarmedRows, ...]
+    bytes_resumed: int
+    """Bytes of source an earlier run had already done."""
+
+
+def execute(
+    plan: Plan,
+    sources: Callable[[str], Path],
+    staging: Staging,
+    resources: Resources,
+    notify: Callable[[Progress], None],
+) -> Written:
+    """Write every shard of the plan into the staging folder, going on from what an earlier run finished.
+
+    sources: from a source shard's name to its file. Raises BadInput for NaN or Inf in a weight or a source that
+    changes meanwhile, CannotRun for a disk that is full or broken, Interrupted on Ctrl-C; the journal is kept.
+    """
+    run = _Run(plan, sources, staging, resources, notify)
+    with disk_errors(staging.out):
+        run.prepare_files()
+    return run.carry_out()
+
+
+def check_duplicates(plan: Plan, sources: Callable[[str], Path]) -> None:
+    """Refuse a tied tensor that is stored twice with different values: readers disagree on which copy counts."""
+    by_name = {tensor.source.name: tensor for tensor in plan.tensors}
+    for dropped, kept in plan.duplicates:
+        one, other = by_name[dropped], by_name[kept]
+        files = sources(one.source_shard), sources(other.source_shard)
+        if one.source.bytes == other.source.bytes and same_bytes(
+            *files, one.source.begin, other.source.begin, one.source.bytes
+        ):
+            continue
+        message = f"config.json ties `{dropped}` to `{kept}`, but the checkpoint holds different values for the two"
+        raise BadInput(message, hint='if both are meant, set "tie_word_embeddings": false in config.json')
+
+
+@dataclass
+class _Run:
+    """One execution: the shared state of its worker threads."""
+
+    plan: Plan
+    sources: Callable[[str], Path]
+    staging: Staging
+    resources: Resources
+    notify: Callable[[Progress], None]
+    _queue: WorkQueue = field(init=False)
+    _left: dict[int, int] = field(init=False)
+    _done: dict[Piece, Harm] = field(default_factory=dict)
+    _uncommitted: dict[Piece, Harm] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _arithmetic: Arithmetic = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._arithmetic = Arithmetic(self.plan, self.resources)
+
+    def prepare_files(self) -> None:
+        """Create every output shard at its full size, with its header. An earlier run's data stay."""
+        for shard in self.plan.shards:
+            path = self.staging.checkpoint / shard.name
+            mode = file_mode(self.sources(shard.name))
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
+            try:
+                os.truncate(descriptor, shard.header.file_bytes)
+                os.pwrite(descriptor, shard.head, 0)
+            finally:
+                os.close(descriptor)
+
+    def carry_out(self) -> Written:
+        """Run all pieces that are not done yet."""
+        pieces = cut(self.plan, self.resources.piece_bytes)
+        self._done = {piece: self.staging.done[piece] for piece in pieces if piece in self.staging.done}
+        todo = [piece for piece in pieces if piece not in self._done]
+        todo.sort(key=lambda piece: self._arithmetic.needs_torch(self.plan.tensors[piece[0]]))
+        self._queue = WorkQueue(self.plan, todo)
+        self._left = {}
+        for number, _, _ in todo:
+            self._left[number] = self._left.get(number, 0) + 1
+        resumed = sum(self._announce_resumed(piece) for piece in self._done)
+        committer = threading.Thread(target=self._commit_regularly, name="fp8-commit", daemon=True)
+        committer.start()
+        try:
+            with ThreadPoolExecutor(self.resources.workers, thread_name_prefix="fp8-worker") as pool:
+                try:
+                    jobs = [pool.submit(self._work) for _ in range(self.resources.workers)]
+                    if todo and self._arithmetic.needs_torch(self.plan.tensors[todo[-1][0]]):
+                        self._arithmetic.load_torch()
+                    _wait_for(jobs)
+                finally:
+                    self._stop.set()
+                    self._arithmetic.stop()
+        except KeyboardInterrupt:
+            message = f"interrupted; what is done is kept beside `{self.staging.out}`"
+            raise Interrupted(message, hint="run the same command again to go on") from None
+        finally:
+            committer.join()
+            with disk_errors(self.staging.out):
+                self._commit()
+        return Written(harmed=self._merge_harm(), bytes_resumed=resumed)
+
+    def _work(self) -> None:
+        """Take pieces until there are none; keep the two files of the current shard open."""
+        worker = self._arithmetic.worker()
+        files = OpenFiles(self.sources, self.staging.checkpoint)
+        try:
+            shard: str | None = None
+            while not self._stop.is_set() and (piece := self._queue.take(shard)) is not None:
+                tensor = self.plan.tensors[piece[0]]
+                shard = tensor.shard
+                self._do(piece, tensor, worker, files)
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            files.close()
+
+    def _do(self, piece: Piece, tensor: PlannedTensor, worker: Worker, files: OpenFiles) -> None:
+        number, begin, end = piece
+        source = files.source(tensor.source_shard)
+        with disk_errors(self.staging.out):
+            target = files.target(tensor.shard)
+            harm: Harm | None = (0, -1)
+            if tensor.action == "copy":
+                assert tensor.weight is not None  # noqa: S101 - the plan gives every copy a weight
+                copy_range(source, target, tensor.source.begin + begin, tensor.weight.begin + begin, end - begin)
+            else:
+                harm = worker.convert(tensor, range(begin, end), source, target)
+        if harm is None:
+            return
+        with self._lock:
+            self._done[piece] = self._uncommitted[piece] = harm
+            self._left[number] -= 1
+            self.notify(
+                Progress(
+                    tensor=tensor.name, bytes_read=source_bytes(tensor, piece), tensor_finished=not self._left[number]
+                )
+            )
+
+    def _announce_resumed(self, piece: Piece) -> int:
+        tensor = self.plan.tensors[piece[0]]
+        size = source_bytes(tensor, piece)
+        finished = piece[0] not in self._left and piece[1] == 0
+        self.notify(Progress(tensor=tensor.name, bytes_read=size, tensor_finished=finished, resumed=True))
+        return size
+
+    def _merge_harm(self) -> tuple[HarmedRows, ...]:
+        """One entry per harmed tensor, from what its pieces reported, in this run or an earlier one."""
+        merged: dict[int, HarmedRows] = {}
+        for (number, _, _), (count, first) in sorted(self._done.items()):
+            if count:
+                before = merged.get(number, HarmedRows(tensor=self.plan.tensors[number].name, count=0, first=first))
+                merged[number] = HarmedRows(tensor=before.tensor, count=before.count + count, first=before.first)
+        return tuple(merged.values())
+
+    def _commit_regularly(self) -> None:
+        pause = 0.02
+        while not self._stop.wait(pause):
+            begun = time.monotonic()
+            try:
+                self._commit()
+            except OSError:
+                return  # The final commit meets the same error, in the main thread, and reports it.
+            pause = max(0.02, (time.monotonic() - begun) / _COMMIT_SHARE)
+
+    def _commit(self) -> None:
+        """Flush what is finished to the disk, then say so in the journal. The order is what makes it safe."""
+        with self._lock:
+            finished, self._uncommitted = self._uncommitted, {}
+        if not finished:
+            return
+        for name in sorted({self.plan.tensors[number].shard for number, _, _ in finished}):
+            descriptor = os.open(self.staging.checkpoint / name, os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        self.staging.record(finished)
+
+
+def _wait_for(jobs: Sequence[Future[None]]) -> None:
+    done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
+    for job in done:
+        job.result()

@@ -1,0 +1,26 @@
+"""What a plan means for whoever serves its result, said before a byte is written."""
+
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.schemes import BLOCK
+
+
+def block_shape_warnings(plan: Plan) -> tuple[str, ...]:
+    """Name the weights whose blocks vLLM cannot split over tensor-parallel ranks of any size.
+
+    vLLM wants each rank's part of a block-quantized weight to be a multiple of 128; a weight that is none to begin
+    with runs on a single GPU at best.
+    """
+    if plan.scheme.weights != "block":
+        return ()
+    odd = [
+        tensor.name
+        for tensor in plan.tensors
+        if tensor.action == "quantize" and any(size % BLOCK for size in tensor.source.shape)
+    ]
+    if not odd:
+        return ()
+    warning = (
+        f"{len(odd)} weights have sizes that are not multiples of {BLOCK} (first: `{odd[0]}`): vLLM's block kernels "
+        "may refuse them, and tensor parallelism will; FP8_DYNAMIC has no such limit"
+    )
+    return (warning,)

@@ -1,0 +1,276 @@
+"""The plan: every byte of the output, decided from headers before the first one is written.
+
+checkpoint + scheme + selection → for each tensor what happens and why, and for each output shard its complete
+header. The shard layout follows the source: a tensor stays in the shard it came from, its scale lies beside it.
+Nothing here reads a weight or needs torch, so a plan for a terabyte is ready in the time it takes to read its
+headers, and a dry run is the same plan as the real one.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Literal
+
+from fp8cli.core.model.selection import Decision, Selection
+from fp8cli.errors import BadInput, CannotRun, UsageError
+from fp8cli.formats.checkpoint import Checkpoint
+from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, lay_out
+from fp8cli.schemes import BLOCK, Scheme
+
+Action = Literal["quantize", "copy", "cast", "drop"]
+
+METADATA: Final = {"format": "pt"}
+"""What transformers and llm-compressor write into every shard."""
+
+_FP8: Final = "F8_E4M3"
+_NAMED_DTYPES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "half": "F16", "float": "F32"}
+"""Model dtypes the arithmetic is defined for, by the names used in config.json and on the command line."""
+
+DTYPE_CHOICES: Final = ("auto", "bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedTensor:
+    """What happens to one tensor.
+
+    `source` is read from `source_shard`. `weight` is written to `shard`; `scale` too, if it is quantized. A
+    dropped tensor has neither. `compute_dtype` is the dtype the values have before they are quantized or stored.
+    """
+
+    name: str
+    action: Action
+    role: str
+    reason: str
+    source: TensorInfo
+    source_shard: str
+    shard: str
+    compute_dtype: str
+    weight: TensorInfo | None = None
+    scale: TensorInfo | None = None
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes this tensor takes in the output, its scale included."""
+        return sum(part.bytes for part in (self.weight, self.scale) if part is not None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedShard:
+    """One file of the output: the bytes before its data, and where every tensor goes."""
+
+    name: str
+    head: bytes
+    header: Header
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything the engine needs, and everything a dry run shows."""
+
+    scheme: Scheme
+    dtype: str
+    """Safetensors tag of the model dtype: what unquantized tensors and scales are stored in."""
+    tensors: tuple[PlannedTensor, ...]
+    shards: tuple[PlannedShard, ...]
+    ignored_modules: tuple[str, ...]
+    dtype_is_new: bool
+    """Whether config.json names another dtype, or none."""
+    new_tie_word_embeddings: bool | None
+    """What config.json must say from now on, if that differs from what it says or implies."""
+    duplicates: tuple[tuple[str, str], ...]
+    """(dropped tensor, tensor it must repeat byte for byte)."""
+    index: Mapping[str, object] | None
+
+    @cached_property
+    def bytes_before(self) -> Mapping[str, int]:
+        """Bytes of the source's tensors by dtype tag."""
+        return _bytes_by_dtype(tensor.source for tensor in self.tensors)
+
+    @cached_property
+    def bytes_after(self) -> Mapping[str, int]:
+        """Bytes of the output's tensors by dtype tag."""
+        return _bytes_by_dtype(info for shard in self.shards for info in shard.header.tensors)
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Number of tensors by action."""
+        return dict(sorted(Counter(tensor.action for tensor in self.tensors).items()))
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of source data the engine will read."""
+        return sum(tensor.source.bytes for tensor in self.tensors if tensor.action != "drop")
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of all output shards, headers included."""
+        return sum(shard.header.file_bytes for shard in self.shards)
+
+    @property
+    def widest_tile_elements(self) -> int:
+        """Elements of the smallest tile that the widest quantized tensor allows: a row, or a band of blocks."""
+        rows = BLOCK if self.scheme.weights == "block" else 1
+        widths = [tensor.source.shape[-1] for tensor in self.tensors if tensor.action == "quantize"]
+        return rows * max(widths, default=1)
+
+    def fingerprint(self) -> str:
+        """Digest of the output's layout and of every decision: two runs with the same one write the same bytes."""
+        digest = hashlib.sha256()
+        for shard in self.shards:
+            digest.update(json.dumps(shard.name).encode())
+            digest.update(shard.head)
+        for tensor in self.tensors:
+            source = tensor.source
+            words = [tensor.name, tensor.action, tensor.source_shard, source.name, source.begin, tensor.compute_dtype]
+            digest.update(json.dumps([*words, self.scheme.name]).encode())
+        return digest.hexdigest()
+
+
+def build_plan(checkpoint: Checkpoint, scheme: Scheme, selection: Selection, dtype: str) -> Plan:
+    """Decide every output tensor. `dtype` is the safetensors tag of the model dtype (see `model_dtype`).
+
+    Raises BadInput for a tensor that cannot be converted, CannotRun when nothing would be quantized.
+    """
+    home = {info.name: shard.name for shard in checkpoint.shards for info in shard.header.tensors}
+    drafts = [_draft(decision, checkpoint, home, scheme, dtype) for decision in selection.decisions]
+    if not any(draft.action == "quantize" for draft in drafts):
+        message = "nothing would be quantized: every Linear is ignored"
+        raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows the reason for each tensor")
+    tied = checkpoint.config.get("tie_word_embeddings", selection.rules.tie_word_embeddings)
+    shards = _lay_out_shards(checkpoint, drafts)
+    placed = {info.name: info for shard in shards for info in shard.header.tensors}
+    return Plan(
+        scheme=scheme,
+        dtype=dtype,
+        tensors=tuple(_place(draft, placed) for draft in drafts),
+        shards=shards,
+        ignored_modules=selection.ignored_modules,
+        dtype_is_new=_NAMED_DTYPES.get((_config_dtype(checkpoint.config) or "").removeprefix("torch.")) != dtype,
+        new_tie_word_embeddings=None if selection.tie_word_embeddings == tied else selection.tie_word_embeddings,
+        duplicates=selection.duplicates,
+        index=_index(shards) if checkpoint.has_index else None,
+    )
+
+
+def model_dtype(checkpoint: Checkpoint, wanted: str = "auto") -> str:
+    """Return the safetensors tag of the model dtype: `wanted`, or what transformers' dtype="auto" picks.
+
+    That is `dtype` (formerly `torch_dtype`) of config.json, else the dtype of the first floating-point tensor of
+    the first shard. Raises UsageError for an unknown `wanted`, BadInput for a config that names another.
+    """
+    if wanted != "auto":
+        if wanted not in DTYPE_CHOICES:
+            message = f"`{wanted}` is no dtype a checkpoint can be quantized from"
+            raise UsageError(message, hint=f"--dtype takes one of {', '.join(DTYPE_CHOICES)}")
+        return _NAMED_DTYPES[wanted]
+    named = _config_dtype(checkpoint.config)
+    if named is None:
+        floating = [info.dtype for info in checkpoint.shards[0].header.tensors if DTYPES[info.dtype].floating]
+        named = DTYPES[floating[0]].torch_name if floating else "float32"
+    tag = _NAMED_DTYPES.get(named.removeprefix("torch."))
+    if tag is None:
+        message = f"config.json names the dtype `{named}`, from which FP8 is not defined"
+        raise BadInput(message, hint="choose one with --dtype bfloat16, float16 or float32")
+    return tag
+
+
+def _config_dtype(config: Mapping[str, object]) -> str | None:
+    for key in ("dtype", "torch_dtype"):
+        value = config.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            message = f"config.json has a `{key}` that is not a name: {value!r}"
+            raise BadInput(message, hint="choose one with --dtype bfloat16, float16 or float32")
+        return value
+    return None
+
+
+def _draft(
+    decision: Decision, checkpoint: Checkpoint, home: Mapping[str, str], scheme: Scheme, dtype: str
+) -> PlannedTensor:
+    """Decide one tensor, all but its place in the output file (its offsets are relative to nothing yet)."""
+    source = checkpoint.tensors[decision.source]
+    target = "F32" if dtype in decision.float32_under else dtype
+    casts = DTYPES[source.dtype].floating and source.dtype != target and decision.action != "drop"
+    if casts and source.dtype not in {"BF16", "F16", "F32", "F64"}:
+        message = f"`{source.name}` is {source.dtype}, which is no dtype of an unquantized checkpoint"
+        raise BadInput(message, hint="quantize from the original BF16, FP16 or FP32 checkpoint")
+    weight = scale = None
+    action: Action
+    match decision.action:
+        case "quantize":
+            action = "quantize"
+            rows, columns = source.shape
+            weight = TensorInfo(decision.name, _FP8, source.shape, 0, 0)
+            scale_shape = scheme.scale_shape(rows, columns)
+            scale = TensorInfo(f"{decision.name}_scale", dtype, scale_shape, 0, 0)
+        case "keep":
+            action = "cast" if casts else "copy"
+            weight = TensorInfo(decision.name, target if casts else source.dtype, source.shape, 0, 0)
+        case "drop":
+            action = "drop"
+    return PlannedTensor(
+        name=decision.name,
+        action=action,
+        role=decision.role,
+        reason=decision.reason,
+        source=source,
+        source_shard=home[source.name],
+        shard=home[source.name] if decision.name not in home else home[decision.name],
+        compute_dtype=dtype if action == "quantize" else target,
+        weight=weight,
+        scale=scale,
+    )
+
+
+def _lay_out_shards(checkpoint: Checkpoint, drafts: list[PlannedTensor]) -> tuple[PlannedShard, ...]:
+    contents: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {shard.name: [] for shard in checkpoint.shards}
+    seen: set[str] = set()
+    for draft in drafts:
+        for part in (draft.weight, draft.scale):
+            if part is None:
+                continue
+            if part.name in seen:
+                message = f"`{part.name}` exists in the checkpoint already, so `{draft.name}` cannot be given a scale"
+                raise BadInput(message, hint="the checkpoint looks quantized already: fp8 inspect shows what it is")
+            seen.add(part.name)
+            contents[draft.shard].append((part.name, part.dtype, part.shape))
+    shards = []
+    for name, parts in contents.items():
+        if parts:  # A shard whose only tensor was dropped has nothing left to hold.
+            head, header = lay_out(parts, METADATA)
+            shards.append(PlannedShard(name=name, head=head, header=header))
+    return tuple(shards)
+
+
+def _place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTensor:
+    # Not `replace`, which looks at every field by name: this runs once for each of 100,000 tensors.
+    return PlannedTensor(
+        name=draft.name,
+        action=draft.action,
+        role=draft.role,
+        reason=draft.reason,
+        source=draft.source,
+        source_shard=draft.source_shard,
+        shard=draft.shard,
+        compute_dtype=draft.compute_dtype,
+        weight=placed[draft.weight.name] if draft.weight else None,
+        scale=placed[draft.scale.name] if draft.scale else None,
+    )
+
+
+def _index(shards: tuple[PlannedShard, ...]) -> Mapping[str, object]:
+    weight_map = {info.name: shard.name for shard in shards for info in shard.header.tensors}
+    total = sum(info.bytes for shard in shards for info in shard.header.tensors)
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def _bytes_by_dtype(infos: Iterator[TensorInfo]) -> Mapping[str, int]:
+    total: Counter[str] = Counter()
+    for info in infos:
+        total[info.dtype] += info.bytes
+    return dict(sorted(total.items()))

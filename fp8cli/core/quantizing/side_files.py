@@ -1,0 +1,91 @@
+"""Everything of the output but the shards: carried-over files, index, recipe, model card, and config.json last.
+
+Nothing written here depends on the machine, the date or the number of workers, so that two runs of the same
+thing give the same bytes. What is carried over comes before the shards, because a file that cannot be read shall
+stop the run early; config.json comes last, because it is what makes a folder a checkpoint.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fp8cli import __version__
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.serving.command_line import serve_command, serve_note
+from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
+from fp8cli.formats.model_card import CardFacts, write_card
+from fp8cli.formats.quant_config import config_text, quantization_config, recipe_text
+from fp8cli.formats.safetensors import DTYPES
+from fp8cli.formats.shard_index import INDEX
+from fp8cli.formats.staging import Staging
+
+_CARD: Final = "README.md"
+_RECIPE: Final = "recipe.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a checkpoint comes from, for its card, and what the user asked for, for its recipe."""
+
+    model: str
+    """Hub id, or the name of the local folder."""
+    commit: str | None
+    """Commit of the Hub repository; None for a local folder."""
+    torch_version: str | None
+    targets: Sequence[str]
+    ignore: Sequence[str]
+
+
+def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging) -> None:
+    """Copy tokenizer, templates, licences and code. Raises BadInput for one that cannot be read, or OSError."""
+    for name in checkpoint.side_files:
+        if name not in {_CARD, _RECIPE}:
+            staging.write_file(name, folder.read(name))
+
+
+def describe(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, staging: Staging, provenance: Provenance) -> None:
+    """Write the files that say what the shards are. Raises OSError when the disk does not take them."""
+    if plan.index is not None:
+        staging.write_file(INDEX, (json.dumps(plan.index, indent=2, ensure_ascii=False) + "\n").encode())
+    staging.write_file(_RECIPE, recipe_text(plan.scheme, provenance.targets, provenance.ignore).encode())
+    staging.write_file(_CARD, _card(checkpoint, folder, plan, staging.out.name, provenance).encode())
+    config = config_text(
+        checkpoint.config,
+        quantization_config(plan.scheme, plan.ignored_modules),
+        dtype=DTYPES[plan.dtype].torch_name if plan.dtype_is_new else None,
+        tie_word_embeddings=plan.new_tie_word_embeddings,
+    )
+    staging.write_file(CONFIG, config.encode())
+
+
+def header_fingerprint(checkpoint: Checkpoint) -> str:
+    """Digest of every tensor's name, dtype, shape and place: tells checkpoints apart without reading weights."""
+    digest = hashlib.sha256()
+    for shard in checkpoint.shards:
+        for info in shard.header.tensors:
+            digest.update(json.dumps([shard.name, info.name, info.dtype, info.shape, info.begin]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _card(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, name: str, provenance: Provenance) -> str:
+    tools = {"fp8cli": __version__}
+    if provenance.torch_version is not None:
+        tools["torch"] = provenance.torch_version
+    facts = CardFacts(
+        name=name,
+        source=provenance.model,
+        source_is_hub_id=provenance.commit is not None,
+        source_version=provenance.commit or header_fingerprint(checkpoint),
+        scheme=plan.scheme.name,
+        scheme_summary=plan.scheme.summary,
+        ignored_modules=plan.ignored_modules,
+        bytes_before=sum(plan.bytes_before.values()),
+        bytes_after=sum(plan.bytes_after.values()),
+        tools=tools,
+        serve_command=serve_command(name),
+        serve_note=serve_note(plan.scheme),
+    )
+    source_card = folder.read(_CARD).decode(errors="replace") if _CARD in checkpoint.side_files else None
+    return write_card(facts, source_card)

@@ -1,0 +1,143 @@
+"""One worker's hands with torch: read a tile of a tensor, convert it, write it where the plan says.
+
+For GPUs, for changes of dtype, and where there is no compiled kernel; kernel_tiles.py is the twin with it. A tile
+is a range of rows (for quantizing) or of elements (for a change of dtype), small enough that a few of them fit the
+memory cap and, on a CPU, the cache. Tiles share nothing, so any number of workers may run.
+"""
+
+import mmap
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from fp8cli.core.quantizing import fp8
+from fp8cli.core.quantizing.pieces import not_finite
+from fp8cli.core.quantizing.plan import PlannedTensor
+from fp8cli.core.quantizing.resources import SCRATCH_BYTES_PER_ELEMENT
+from fp8cli.errors import CannotRun
+from fp8cli.formats.safetensors import DTYPES, TensorInfo
+from fp8cli.formats.staging import Harm
+from fp8cli.formats.weight_files import read_exactly, write_exactly
+from fp8cli.schemes import BLOCK, WeightGranularity
+
+CPU_TILE_ELEMENTS: Final = 2**19
+"""A tile and its intermediate results (about 3 MB) stay in a core's cache."""
+
+CUDA_TILE_ELEMENTS: Final = 2**22
+"""Large enough that copies to and from the GPU run at full speed."""
+
+_TORCH: Final[Mapping[str, torch.dtype]] = {
+    tag: getattr(torch, DTYPES[tag].torch_name) for tag in ("F64", "F32", "BF16", "F16")
+}
+
+
+def tile_elements(device: str, memory_bytes: int, widest: int) -> int:
+    """Elements per tile: what suits the device, but no more than the memory allows and no fewer than `widest`."""
+    suits = CUDA_TILE_ELEMENTS if device.startswith("cuda") else CPU_TILE_ELEMENTS
+    return max(widest, min(suits, memory_bytes // SCRATCH_BYTES_PER_ELEMENT))
+
+
+class TileWorker:
+    """Converts tiles, one at a time, in buffers it keeps. For use by a single thread."""
+
+    def __init__(self, *, granularity: WeightGranularity, device: str, tile_elements: int) -> None:
+        """Take what shares a scale, the device (`cpu`, `cuda:0`), and how many elements one tile may have."""
+        self._blocks = granularity == "block"
+        # Parallelism is across tiles; threads inside an operation would only fight over the same cores.
+        torch.set_num_threads(1)
+        self._device = torch.device(device)
+        self._tile_elements = tile_elements
+        self._buffer = mmap.mmap(-1, mmap.PAGESIZE)
+        # Its own stream, so that one worker's copies overlap another's arithmetic.
+        cuda = self._device.type == "cuda"
+        self._stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
+
+    def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int) -> Harm:
+        """Quantize some rows of a tensor. `source`, `target`: open files. For blocks, `rows` begins at one.
+
+        Returns how many rows their scale harms (see `fp8.harmed_by_scale`), and the first. Raises BadInput on NaN
+        or Inf.
+        """
+        columns = tensor.source.shape[1]
+        step = max(1, self._tile_elements // max(columns, 1))
+        if self._blocks:
+            step = max(BLOCK, step // BLOCK * BLOCK)
+        count, first = 0, -1
+        for begin in range(rows.start, rows.stop, step):
+            end = min(begin + step, rows.stop)
+            harmed = self._quantize_tile(tensor, begin, end, source, target)
+            if harmed:
+                first = harmed[0] if first < 0 else first
+                count += len(harmed)
+        return count, first
+
+    def cast(self, tensor: PlannedTensor, elements: range, source: int, target: int) -> None:
+        """Convert some elements of a tensor to the dtype it is stored in."""
+        assert tensor.weight is not None  # noqa: S101 - the plan gives every cast a weight
+        dtype = _TORCH[tensor.weight.dtype]
+        for begin in range(elements.start, elements.stop, self._tile_elements):
+            end = min(begin + self._tile_elements, elements.stop)
+            tile = self._read(tensor.source, begin, end, source, name=tensor.name).to(dtype)
+            _write(tile, target, tensor.weight.begin + begin * tile.element_size())
+
+    def _quantize_tile(self, tensor: PlannedTensor, begin: int, end: int, source: int, target: int) -> list[int]:
+        """Quantize rows begin…end; return the rows (or first rows of blocks) that their scale harms."""
+        assert tensor.weight is not None  # noqa: S101 - the plan gives every quantized tensor both
+        assert tensor.scale is not None  # noqa: S101
+        columns = tensor.source.shape[1]
+        flat = self._read(tensor.source, begin * columns, end * columns, source, name=tensor.name)
+        with torch.cuda.stream(self._stream):
+            weight = flat.to(self._device).to(_TORCH[tensor.compute_dtype]).view(end - begin, columns)
+            blocks = self._blocks
+            amax = fp8.amax_per_block(weight) if blocks else fp8.amax_per_row(weight)
+            ordinary = fp8.is_ordinary(amax)
+            if not ordinary and not bool(torch.isfinite(amax).all()):
+                _refuse_not_finite(tensor, weight, begin)
+            scale = fp8.scale_from_amax(amax)
+            codes = (fp8.encode_blocks if blocks else fp8.encode_rows)(weight, scale)
+            first_scale = begin // BLOCK if blocks else begin
+            scale_row_bytes = scale.shape[1] * scale.element_size()
+            _write(codes.cpu(), target, tensor.weight.begin + begin * columns)
+            _write(scale.cpu(), target, tensor.scale.begin + first_scale * scale_row_bytes)
+            if ordinary:
+                return []
+            rows: list[int] = fp8.harmed_by_scale(amax, scale).nonzero()[:, 0].tolist()
+            return [begin + row * (BLOCK if blocks else 1) for row in rows]
+
+    def _read(self, info: TensorInfo, begin: int, end: int, source: int, *, name: str) -> Tensor:
+        """Read elements begin…end of a tensor into the reused buffer and return them, flat."""
+        dtype = _TORCH[info.dtype]
+        size = (end - begin) * dtype.itemsize
+        if size == 0:
+            return torch.empty(0, dtype=dtype)
+        if len(self._buffer) < size:
+            self._buffer = mmap.mmap(-1, size)
+        read_exactly(source, memoryview(self._buffer)[:size], info.begin + begin * dtype.itemsize, name=name)
+        return torch.frombuffer(self._buffer, dtype=dtype, count=end - begin)
+
+
+def check_device(device: str) -> str:
+    """Return the device to use: `auto` is the first GPU if there is one. Raises CannotRun if it is not there."""
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        wanted = int(device.removeprefix("cuda").removeprefix(":") or 0)
+        found = torch.cuda.device_count()
+        if wanted >= found:
+            message = f"`{device}` is not here: torch {torch.__version__} sees {found} CUDA devices"
+            raise CannotRun(message, hint="use --device cpu: the bytes are the same")
+        return f"cuda:{wanted}"
+    return device
+
+
+def _write(tile: Tensor, target: int, offset: int) -> None:
+    if tile.numel():
+        write_exactly(target, tile.contiguous().view(torch.uint8).numpy().data.cast("B"), offset)
+
+
+def _refuse_not_finite(tensor: PlannedTensor, weight: Tensor, first_row: int) -> None:
+    row, column = (~torch.isfinite(weight)).nonzero()[0].tolist()
+    what = "NaN" if bool(weight[row, column].isnan()) else "Inf"
+    raise not_finite(tensor.name, what, row=first_row + row, column=column)
