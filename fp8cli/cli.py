@@ -172,7 +172,10 @@ def inspect(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what lies in a checkpoint, what is wrong with it, and whether it will run."""
+    """Show what a checkpoint holds, and what is wrong with it.
+
+    From headers and scales alone: the scheme, memory by dtype and role, faults, and whether it will run.
+    """
 
     def work(output: "Output") -> ExitCode:
         from fp8cli.commands import inspect as command
@@ -231,7 +234,7 @@ def doctor(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what this machine can do with FP8, and how to mend what is amiss."""
+    """Show what this machine can do with FP8, and what to mend."""
 
     def work(output: "Output") -> ExitCode:
         from fp8cli.commands import doctor as command

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -411,20 +412,24 @@ def test_a_path_that_will_do_passes_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Let no file grow beyond 1,000 bytes: the system refuses the rest of a write, as a full disk does."""
+    """Let no file grow beyond 1,000 bytes: the system refuses the rest of a write, as a full disk does.
+
+    For a few lines only: what pytest writes may be a file too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_disk_that_fills_up_leaves_what_was_there(known: InspectReport, tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
     path.write_bytes(b"yesterday's")
-    with pytest.raises(CannotRun, match="cannot be written: File too large") as refused:
+    with pytest.raises(CannotRun, match="cannot be written: File too large") as refused, small_files():
         draw(known, path)
     assert refused.value.hint == "make room or choose another place with --plot"
     assert path.read_bytes() == b"yesterday's"
