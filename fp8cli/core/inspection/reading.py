@@ -80,8 +80,9 @@ def read_rows(reader: RangeReader, tensor: StoredTensor, rows: range) -> bytes:
 def run_all(jobs: Sequence[Callable[[], _Result]], *, workers: int) -> list[_Result]:
     """Run all jobs on `workers` threads and return their results in order; the first error ends it."""
     with ThreadPoolExecutor(workers, thread_name_prefix="fp8-read") as pool:
-        futures = [pool.submit(job) for job in jobs]
         try:
+            # Inside too: Ctrl-C while jobs are still being handed out must not wait for all of them.
+            futures = [pool.submit(job) for job in jobs]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
