@@ -173,3 +173,10 @@ def test_a_source_that_is_no_source_is_not_compared(healthy: Path, tmp_path: Pat
     fidelity = compare(healthy, copy)
     assert fidelity.weights == ()
     assert fidelity.fates["copied"] == 30 + 21
+
+
+def test_the_two_the_wrong_way_round_are_a_verdict_and_no_fault_of_ours(healthy: Path) -> None:
+    fidelity = compare(STORIES, healthy)
+    assert dict(fidelity.fates) == {"copied": 9, "changed": 21, "lost": 21}
+    found = {fault.found for fault in faults(fidelity) if fault.subject is not None and "scale" not in fault.subject}
+    assert found == {"it is not the same tensor: its dtype is BF16, in the source F8_E4M3"}

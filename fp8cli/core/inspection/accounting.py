@@ -13,10 +13,12 @@ from fp8cli.core.inspection.dialect import Dialect, QuantizedWeight
 from fp8cli.core.inspection.survey import StoredTensor, Survey
 from fp8cli.core.model.architectures import find_rules
 from fp8cli.core.model.selection import ATTENTION_MASK, ROTARY_BUFFER
-from fp8cli.formats.safetensors import DTYPES
 
 Fate = Literal["copied", "cast", "quantized", "added", "left out", "foreign", "lost", "changed"]
 """What became of a tensor. `added` and `left out` have a reason; `foreign`, `lost` and `changed` are faults."""
+
+CASTABLE: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Dtypes in which a tensor may be stored anew, with torch's names for them."""
 
 _CALIBRATED: Final = re.compile(
     r".*\.(input_scale|output_scale|[qkv]_scale|kv_scale|prob_scale|input_scale_ub|weight_zero_point)", re.DOTALL
@@ -85,8 +87,9 @@ def _kept(here: StoredTensor, base: Survey, tie: _Tie, weight: QuantizedWeight |
     if before.dtype == after.dtype:
         return Entry(name=here.name, fate="copied", base=origin, here=here)
     why = f"its dtype is {after.dtype}, in the source {before.dtype}"
-    floating = DTYPES[before.dtype].floating and DTYPES[after.dtype].floating
-    return Entry(name=here.name, fate="cast" if floating else "changed", base=origin, here=here, why=why)
+    # Codes are floating-point too, but turning them into numbers is no cast: it takes their scale.
+    castable = before.dtype in CASTABLE and after.dtype in CASTABLE
+    return Entry(name=here.name, fate="cast" if castable else "changed", base=origin, here=here, why=why)
 
 
 def _left(origin: StoredTensor, tie: _Tie) -> Entry:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from fp8cli.core.inspection.accounting import Entry, Fate, account
+from fp8cli.core.inspection.accounting import CASTABLE, Entry, Fate, account
 from fp8cli.core.inspection.dialect import Dialect, QuantizedWeight
 from fp8cli.core.inspection.reading import (
     BytesRead,
@@ -149,9 +149,9 @@ class _Job:
         }.get(weight.granularity or "", weight.block or (rows, columns))
         scales = _float32(self.survey, self.survey.tensors[weight.scale or ""])
         distance = Distance(0.0, 0.0, 0.0, 0, 0)
+        block = (max(high, 1), max(wide, 1))
         for tile in row_tiles(base):
             codes, source = read_rows(self.survey.reader, here, tile), read_rows(self.base.reader, base, tile)
-            block = (max(high, 1), max(wide, 1))
             self.kernel.compare(base.info.dtype, tile, columns, source, codes, scales, block, distance)
             self.notify(BytesRead(name=here.name, bytes=len(codes) + len(source)))
         return Outcome(entry=self.entry, distance=distance)
@@ -182,8 +182,7 @@ def _float32(survey: Survey, scale: StoredTensor) -> bytes:
 def _caster(source: str, target: str) -> Callable[[bytes], bytes]:
     """Return what turns bytes of one floating dtype into another as torch does, which knows them all."""
     torch = import_module("torch")
-    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    one, other = getattr(torch, names[source]), getattr(torch, names[target])
+    one, other = getattr(torch, CASTABLE[source]), getattr(torch, CASTABLE[target])
 
     def cast(data: bytes) -> bytes:
         if not data:
