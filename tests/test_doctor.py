@@ -16,9 +16,10 @@ import pytest
 from fp8cli.commands.doctor import DoctorReport, DoctorRequest, list_checks, run
 from fp8cli.core.doctor import environment, stack_checks
 from fp8cli.core.doctor.diagnosis import Diagnosed, judge_tasks
-from fp8cli.core.doctor.environment import Check, Status
+from fp8cli.core.doctor.environment import Check
 from fp8cli.core.doctor.examinations import EXAMINATIONS, TASKS, choose
 from fp8cli.core.doctor.surroundings import Surroundings
+from fp8cli.core.findings import Status
 from fp8cli.core.machine.interpreters import Interpreter
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, parse_size
 from fp8cli.errors import ExitCode, UsageError

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from fp8cli.core.doctor.diagnosis import Diagnosed, Prospect, diagnose, judge_tasks
-from fp8cli.core.doctor.environment import Status
 from fp8cli.core.doctor.examinations import Category, Examination, Task, choose
 from fp8cli.core.doctor.gpu_checks import ProcessorModes, list_modes
 from fp8cli.core.doctor.stack_checks import all_broken_pins, own_environment, vllm_environment
 from fp8cli.core.doctor.surroundings import Surroundings
+from fp8cli.core.findings import Status
 from fp8cli.core.machine.interpreters import Interpreter
 from fp8cli.core.machine.pins import BrokenPin
 from fp8cli.core.machine.probes import STACK

@@ -1,7 +1,7 @@
 """What an examination of a checkpoint says: one finding per fault, and one per check that found none.
 
 A check that could not be made is a finding too, with the reason: nothing passes because nobody looked. The words
-are those of core.doctor.environment.Check.
+are those of core.doctor too.
 """
 
 from collections.abc import Iterable

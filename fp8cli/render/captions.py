@@ -11,6 +11,7 @@ from fp8cli.core.inspection.depth_axis import Axis
 from fp8cli.core.inspection.roles import RoleRow
 from fp8cli.errors import printable
 from fp8cli.render.units import count, gb, percent
+from fp8cli.render.verdicts import verdict_line
 
 _LONGEST_NAME: Final = 84
 """Characters of a name that fit the width of a drawing."""
@@ -60,12 +61,8 @@ def size_line(report: InspectReport) -> str:
 
 
 def verdict_note(report: InspectReport) -> Note:
-    """The verdict, and how many checks had which outcome."""
-    statuses = [finding.status for finding in report.findings]
-    counted = ((statuses.count(status), status) for status in ("failed", "warning", "not checked", "passed"))
-    plural = {"warning": "warnings"}
-    words = ", ".join(f"{count(number)} {plural.get(status, status)}" for number, status in counted if number)
-    return Note(text=f"{report.verdict}: {words}" if words else report.verdict, alarming=report.verdict == "damaged")
+    """The verdict, and how many checks had which outcome; it alarms when the checkpoint is damaged."""
+    return Note(text=verdict_line(report.verdict, report.findings), alarming=report.verdict == "damaged")
 
 
 def size(size_bytes: int) -> str:

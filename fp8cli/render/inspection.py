@@ -15,6 +15,7 @@ from fp8cli.render.sections import Findings, Section, show_sections, to_markdown
 from fp8cli.render.serving import serving_section
 from fp8cli.render.table import Column, Table
 from fp8cli.render.units import count, gb, gib, mb, percent
+from fp8cli.render.verdicts import verdict_line
 
 View = Literal["text", "markdown", "csv"]
 
@@ -73,7 +74,7 @@ def sections(report: InspectReport, *, details: bool) -> tuple[Section, ...]:
     if listed is not None:
         parts.append(Section(title="tensors", parts=(_tensor_table(listed),)))
     parts.append(Section(title="checks", parts=(Findings(findings=report.findings, all_passed=details),)))
-    return (*parts, Section(title=None, parts=(_verdict(report),)))
+    return (*parts, Section(title=None, parts=(verdict_line(report.verdict, report.findings),)))
 
 
 def to_csv(report: InspectReport) -> str:
@@ -178,14 +179,3 @@ def _title(row: TensorRow | TensorGroup) -> str:
             return row.pattern
         case TensorGroup():
             return f"{row.pattern} ×{count(row.count)}"
-
-
-def _verdict(report: InspectReport) -> str:
-    statuses = [finding.status for finding in report.findings]
-    counts = ((statuses.count(status), status) for status in ("failed", "warning", "not checked", "passed"))
-    counted = ", ".join(f"{number} {_counted(status, number)}" for number, status in counts if number)
-    return f"{report.verdict}: {counted}" if counted else report.verdict
-
-
-def _counted(status: str, number: int) -> str:
-    return "warnings" if status == "warning" and number > 1 else status

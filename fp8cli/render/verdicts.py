@@ -5,12 +5,13 @@ the same lines, none of them broken.
 """
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from fp8cli.core.doctor.environment import Status
+from fp8cli.core.findings import Finding, Status
 from fp8cli.errors import printable
 from fp8cli.render.console import Output
+from fp8cli.render.units import count
 
 SYMBOLS: Final[Mapping[Status, tuple[str, str]]] = {
     "passed": ("✓", "ok"),
@@ -29,6 +30,18 @@ _STYLES: Final[Mapping[Status, str]] = {
 _WORD: Final = max(map(len, SYMBOLS))
 _LEAST_ROOM: Final = 30
 """A narrower column of words cannot be read; the terminal may fold the lines instead."""
+
+
+def verdict_line(verdict: str, findings: Sequence[Finding]) -> str:
+    """The verdict on a whole, and how many checks had which outcome."""
+    statuses = [finding.status for finding in findings]
+    counts = ((statuses.count(status), status) for status in ("failed", "warning", "not checked", "passed"))
+    words = ", ".join(f"{count(number)} {_outcome(status, number)}" for number, status in counts if number)
+    return f"{verdict}: {words}" if words else verdict
+
+
+def _outcome(status: str, number: int) -> str:
+    return "warnings" if status == "warning" and number > 1 else status
 
 
 def entry(output: Output, status: Status, name: str, text: str, width: int) -> None:

@@ -12,8 +12,9 @@ from shlex import quote
 from typing import Final
 
 from fp8cli.core.doctor.candidate import Candidate
-from fp8cli.core.doctor.environment import Check, Status, check_disk, gb, gib
+from fp8cli.core.doctor.environment import Check, check_disk, gb, gib
 from fp8cli.core.doctor.gpu_checks import KIND_NAMES
+from fp8cli.core.findings import Status
 from fp8cli.core.machine.amd import AmdGpu
 from fp8cli.core.machine.gpus import Gpu, Gpus
 from fp8cli.core.machine.probes import Memory

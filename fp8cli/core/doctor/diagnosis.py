@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from fp8cli.core.doctor.environment import Check, Status, guard
+from fp8cli.core.doctor.environment import Check, guard
 from fp8cli.core.doctor.examinations import TASKS, Category, Examination, Task
 from fp8cli.core.doctor.surroundings import Surroundings
+from fp8cli.core.findings import Status
 
 _WORST_FIRST: Final[tuple[Status, ...]] = ("failed", "warning", "not checked", "passed")
 

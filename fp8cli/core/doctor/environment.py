@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Final, Literal
+from typing import Final
 
+from fp8cli.core.findings import Status
 from fp8cli.core.machine.amd import AmdGpu
 from fp8cli.core.machine.gpus import Gpu, Gpus, find_gpus
 from fp8cli.core.machine.probes import ROOT, TorchBuild, read_disk, read_memory, read_torch_build, usable_cpus, versions
@@ -24,7 +25,6 @@ from fp8cli.schemes import SCHEMES, Scheme
 __all__ = [
     "SPARE_BYTES",
     "Check",
-    "Status",
     "check_quantize",
     "dotted",
     "gb",
@@ -33,8 +33,6 @@ __all__ = [
     "usable_cpus",
     "versions",
 ]
-
-Status = Literal["passed", "warning", "failed", "not checked"]
 
 TORCH_BYTES: Final = 600 * 10**6
 """Main memory of the interpreter with torch, on top of --max-memory: 240 MB measured right after `import torch`

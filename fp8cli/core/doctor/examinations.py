@@ -11,7 +11,6 @@ from fp8cli.core.doctor import checkpoint_checks, gpu_checks, machine_checks, st
 from fp8cli.core.doctor.environment import (
     SPARE_BYTES,
     Check,
-    Status,
     check_disk,
     check_folder,
     check_gpus,
@@ -20,6 +19,7 @@ from fp8cli.core.doctor.environment import (
     gb,
 )
 from fp8cli.core.doctor.surroundings import Surroundings
+from fp8cli.core.findings import Status
 from fp8cli.core.machine.amd import hiding
 from fp8cli.core.machine.probes import has_amx, read_memory
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, parse_size

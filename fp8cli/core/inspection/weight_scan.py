@@ -140,13 +140,12 @@ def _judge(counted: Sequence[WeightCensus], quantized: set[str]) -> Iterable[Fin
 def _saturated(fp8: Sequence[WeightCensus]) -> Iterable[Finding]:
     codes, most = sum(census.elements for census in fp8), sum(census.saturated for census in fp8)
     clipped = [census for census in fp8 if census.saturated > SATURATED_SHARE * census.elements]
-    for folded in fold(census.name for census in clipped):
-        members = [census for census in clipped if census.name in set(folded.names)]
+    for pattern, members in _folded(clipped):
         share = max(census.saturated / census.elements for census in members)
         yield Finding(
             check="weight.saturated",
             status="warning",
-            subject=folded.pattern,
+            subject=pattern,
             found=f"{share:.1%} of the codes are ±448, the largest value of E4M3".replace("%", " %", 1),
             consequence="where the scale is too small, larger values were cut off",
             remedy="measure it: fp8 inspect CKPT --against BASE",
@@ -159,13 +158,12 @@ def _saturated(fp8: Sequence[WeightCensus]) -> Iterable[Finding]:
 
 def _empty_rows(fp8: Sequence[WeightCensus]) -> Iterable[Finding]:
     empty = [census for census in fp8 if census.zero_rows]
-    for folded in fold(census.name for census in empty):
-        members = [census for census in empty if census.name in set(folded.names)]
+    for pattern, members in _folded(empty):
         zero, rows = sum(census.zero_rows for census in members), sum(census.rows for census in members)
         yield Finding(
             check="weight.zero_rows",
             status="warning",
-            subject=folded.pattern,
+            subject=pattern,
             found=f"{zero:,} of {rows:,} rows hold nothing but zeros",
             consequence="their outputs are zero; right if they are zero in the source, a lost scale if not",
             remedy="compare with the source: fp8 inspect CKPT --against BASE",
@@ -174,6 +172,12 @@ def _empty_rows(fp8: Sequence[WeightCensus]) -> Iterable[Finding]:
     if not empty:
         found = f"none of {sum(census.rows for census in fp8):,} quantized rows is all zeros"
         yield Finding(check="weight.zero_rows", status="passed", subject=None, found=found, count=len(fp8))
+
+
+def _folded(some: Sequence[WeightCensus]) -> Iterable[tuple[str, list[WeightCensus]]]:
+    """Weights alike in all but the numbers of their names, under one pattern."""
+    by_name = {census.name: census for census in some}
+    return ((folded.pattern, [by_name[name] for name in folded.names]) for folded in fold(by_name))
 
 
 def _not_scanned(unknown: Sequence[StoredTensor]) -> Iterable[Finding]:
