@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from fp8cli.cli import app
+from fp8cli.cli.app import app
 from fp8cli.commands.inspect import InspectReport
 from fp8cli.render.console import Channel, Output
 from fp8cli.render.inspection import View, show

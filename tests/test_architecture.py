@@ -1,6 +1,8 @@
 """The direction of imports: cli → render → commands → core → formats → schemes, errors; each library in one room.
 
-Inside the core: doctor → quantizing → serving → inspection → model; machine, which is facts alone, needs none of them.
+Inside the core: comparing → evaluating → doctor → quantizing → serving → inspection → model; machine, which is facts
+alone, needs none of them. `worker` runs in a process of its own, perhaps under another interpreter, and shares nothing
+with the rest but its protocol.
 
 The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
 imports, at the top or inside a function, must all stand in that row (or in Python's standard library).
@@ -35,10 +37,12 @@ BELOW_COMMANDS = ("fp8cli.core", "fp8cli.formats", *VOCABULARY)
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/__init__.py": ("fp8cli.summary", "pandas"),
     "fp8cli/__main__.py": ("fp8cli.cli",),
-    "fp8cli/cli.py": ("typer", "fp8cli.render", "fp8cli.commands", *VOCABULARY),
+    "fp8cli/cli/": ("typer", "fp8cli.cli", "fp8cli.render", "fp8cli.commands", *VOCABULARY),
     "fp8cli/render/": ("rich", "fp8cli.render", "fp8cli.commands", "fp8cli.core", *VOCABULARY),
     "fp8cli/render/canvas.py": ("matplotlib", "fp8cli.render", "fp8cli.core", *VOCABULARY),
     "fp8cli/commands/": BELOW_COMMANDS,
+    "fp8cli/worker/": ("fp8cli.worker", "lm_eval", "torch", "transformers", "vllm", "numpy", "datasets"),
+    "fp8cli/worker/protocol.py": (),
     "fp8cli/summary.py": ("pandas", "fp8cli.commands", *VOCABULARY),
     "fp8cli/core/": BELOW_CORE,
     "fp8cli/core/machine/": ("fp8cli.core.machine", *BELOW_CORE),
@@ -54,13 +58,16 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/quantizing/fp8.py": ("torch", *VOCABULARY),
     "fp8cli/core/quantizing/tiles.py": ("torch", *QUANTIZING),
     "fp8cli/core/doctor/": ("fp8cli.core.doctor", *QUANTIZING),
+    "fp8cli/core/evaluating/": ("fp8cli.core.evaluating", "fp8cli.core.doctor", "fp8cli.worker.protocol", *QUANTIZING),
+    "fp8cli/core/comparing/": ("fp8cli.core.comparing", "fp8cli.core.evaluating", *BELOW_CORE),
+    "fp8cli/core/comparing/statistics.py": (),
     "fp8cli/formats/": ("fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/hub.py": ("huggingface_hub", "fp8cli.formats", *VOCABULARY),
     "fp8cli/errors.py": (),
     "fp8cli/schemes.py": ("fp8cli.errors",),
 }
 
-QUICK = ("fp8cli/cli.py", "fp8cli/render/", "fp8cli/core/", "fp8cli/formats/")
+QUICK = ("fp8cli/cli/", "fp8cli/render/", "fp8cli/core/", "fp8cli/formats/")
 """Rooms that must not load torch even through another module, unless their own row allows it."""
 
 HEAVY = ("torch", "transformers", "pandas", "numpy")
@@ -222,8 +229,8 @@ def test_quick_rooms_load_no_heavy_library_through_another_room() -> None:
         ("fp8cli/formats/safetensors.py", "import numpy as np\n", "imports numpy"),
         ("fp8cli/render/reports.py", "import typer\n", "imports typer"),
         ("fp8cli/render/reports.py", "from fp8cli.formats import safetensors\n", "imports fp8cli.formats.safetensors"),
-        ("fp8cli/cli.py", "from fp8cli.core.quantizing.plan import Plan\n", "imports fp8cli.core.quantizing.plan"),
-        ("fp8cli/cli.py", "import rich\n", "imports rich"),
+        ("fp8cli/cli/app.py", "from fp8cli.core.quantizing.plan import Plan\n", "imports fp8cli.core.quantizing.plan"),
+        ("fp8cli/cli/app.py", "import rich\n", "imports rich"),
         ("fp8cli/schemes.py", "import torch\n", "imports torch"),
         ("fp8cli/errors.py", "from fp8cli import schemes\n", "imports fp8cli.schemes"),
         ("fp8cli/core/quantizing/plan.py", "from . import tiles\n", "imports a relative import"),
@@ -238,7 +245,7 @@ def test_a_deliberate_break_is_caught(path: str, source: str, complaint: str) ->
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("fp8cli/cli.py", "import typer\nfrom fp8cli import __version__\nfrom fp8cli.errors import Fp8Error\n"),
+        ("fp8cli/cli/app.py", "import typer\nfrom fp8cli import __version__\nfrom fp8cli.errors import Fp8Error\n"),
         ("fp8cli/core/quantizing/tiles.py", "import torch.cuda\nfrom fp8cli.core.quantizing import fp8\n"),
         ("fp8cli/core/model/modeling.py", "def f():\n    from transformers import AutoConfig\n"),
         ("fp8cli/formats/hub.py", "from huggingface_hub.errors import HfHubHTTPError\n"),

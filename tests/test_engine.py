@@ -217,7 +217,7 @@ def test_a_shard_that_shrinks_while_it_is_read_is_one_sentence(source: Path, tmp
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, 250_000))
-from fp8cli.cli import main
+from fp8cli.cli.app import main
 main()
 """
 

@@ -522,7 +522,7 @@ _SPEAKS_AT_ONCE = """
 import sys
 from fp8cli.render import progress
 progress._SECONDS_BETWEEN_LINES = 0.0
-from fp8cli.cli import main
+from fp8cli.cli.app import main
 sys.exit(main())
 """
 
@@ -531,7 +531,7 @@ sys.exit(main())
 
 PROGRAM = """
 import sys
-from fp8cli.cli import main
+from fp8cli.cli.app import main
 import atexit
 heavy = {"torch", "pandas", "transformers", "rich.console", "safetensors"}
 atexit.register(lambda: print("loaded", heavy & set(sys.modules), file=sys.stderr))

@@ -198,7 +198,7 @@ def test_without_the_kernel_the_wheel_is_pure_python(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_wheel_says_how_to_start_it_and_under_what_license(wheel: zipfile.ZipFile) -> None:
     texts = {name.partition(".dist-info/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
-    assert "fp8 = fp8cli.cli:main" in wheel.read(texts["entry_points.txt"]).decode()
+    assert "fp8 = fp8cli.cli.app:main" in wheel.read(texts["entry_points.txt"]).decode()
     assert wheel.read(texts["licenses/LICENSE"]) == (ROOT / "LICENSE").read_bytes()
     metadata = wheel.read(texts["METADATA"]).decode()
     assert re.findall(r"^Requires-Dist:.*(?:@|://).*$", metadata, re.MULTILINE) == []

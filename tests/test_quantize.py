@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fp8cli.cli import command_line
+from fp8cli.cli.app import command_line
 from fp8cli.formats.safetensors import lay_out
 from fp8cli.formats.staging import partial_folder
 from tests.malformed import MALFORMED, Malformed
@@ -187,7 +187,7 @@ def test_a_dry_run_adds_up_to_the_real_run(fp8: Fp8, source: Path, tmp_path: Pat
 def test_a_dry_run_loads_no_torch(source: Path, tmp_path: Path) -> None:
     program = (
         "import sys; sys.argv = ['fp8', 'quantize', sys.argv[1], '-o', sys.argv[2], '--dry-run']\n"
-        "from fp8cli.cli import main\n"
+        "from fp8cli.cli.app import main\n"
         "try: main()\n"
         "finally: print({'torch', 'numpy', 'pandas', 'transformers'} & set(sys.modules), file=sys.stderr)"
     )

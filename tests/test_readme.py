@@ -8,7 +8,7 @@ import pytest
 from readme import README, ROOT, regenerate
 
 from fp8cli import __version__
-from fp8cli.cli import app
+from fp8cli.cli.app import app
 from fp8cli.errors import ExitCode
 
 

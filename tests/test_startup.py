@@ -33,7 +33,7 @@ PROGRAM = """
 import atexit, json, pathlib, sys
 report, heavy, sys.argv = pathlib.Path(sys.argv[1]), sys.argv[2].split(","), ["fp8", *sys.argv[3:]]
 atexit.register(lambda: report.write_text(json.dumps([name for name in heavy if name in sys.modules])))
-from fp8cli.cli import main
+from fp8cli.cli.app import main
 sys.exit(main())
 """
 

@@ -1,0 +1,92 @@
+"""The words of `fp8 quantize`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fp8cli.cli.running import Details, Json, Quiet, run
+from fp8cli.errors import ExitCode
+from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
+
+if TYPE_CHECKING:
+    from fp8cli.render.console import Output
+
+_SCHEME_NAMES = ", ".join(SCHEMES)
+EXAMPLES = (
+    "Examples: fp8 quantize ./Llama-3-8B · fp8 quantize Qwen/Qwen3-8B --scheme FP8_BLOCK -o out · "
+    "fp8 quantize ./model --dry-run --details"
+)
+
+
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or a Hub id such as org/name.")],
+    out: Annotated[
+        Path | None, typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-FP8-dynamic, …]")
+    ] = None,
+    scheme: Annotated[str, typer.Option(help=f"One of {_SCHEME_NAMES}, in any case.")] = DEFAULT_SCHEME,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            "--torch-dtype",
+            help="Dtype to quantize from: auto (what config.json says), bfloat16, float16, float32.",
+        ),
+    ] = "auto",
+    targets: Annotated[
+        list[str] | None,
+        typer.Option(help="Modules to quantize: Linear, a name, a glob or re:REGEX.  [default: Linear]"),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="Modules to leave alone besides the default: a name, a glob or re:REGEX.")
+    ] = None,
+    no_default_ignore: Annotated[bool, typer.Option("--no-default-ignore", help="Quantize lm_head too.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N. The bytes are the same.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Worker threads.  [default: one per usable CPU]")] = None,
+    max_memory: Annotated[
+        str, typer.Option(help="Memory for tiles, on top of the interpreter, such as 500MB or 2GiB.")
+    ] = "1GiB",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")
+    ] = False,
+    details: Details = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output, in one step, when done.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw an unfinished run away instead of going on with it.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make the FP8 checkpoint of MODEL."""
+
+    def work(output: "Output") -> ExitCode:
+        from fp8cli.commands import quantize as command
+        from fp8cli.render import quantization
+        from fp8cli.render.progress import QuantizeBar
+
+        request = command.QuantizeRequest(
+            model=model,
+            out=out,
+            scheme=scheme,
+            revision=revision,
+            dtype=dtype,
+            targets=tuple(targets or command.DEFAULT_TARGETS),
+            ignore=tuple(ignore or ()),
+            default_ignore=not no_default_ignore,
+            device=device,
+            workers=workers,
+            max_memory=max_memory,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            restart=restart,
+            download_bars=not quiet,
+        )
+        with QuantizeBar(output).running() as bar:
+            report = command.run(request, bar.notify)
+        quantization.show(report, output, details=details)
+        return ExitCode.DONE
+
+    run("quantize", work, json=json, quiet=quiet)

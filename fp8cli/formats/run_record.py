@@ -1,0 +1,151 @@
+"""The record of one evaluation: what lm-eval's own results file leaves out, and what another run must share with it.
+
+A run lies in `RUNS/LABEL/` as lm-eval lays it out (`results_DATE.json`, `samples_TASK_DATE.jsonl`); beside them lie this
+record, `run_DATE.json`, the log, `log_DATE.txt`, and the folder `fidelity_DATE`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+RECORD_VERSION: Final = 1
+
+Execution = Literal["fp8-kernel", "weight-only", "fake-quant", "dequantized", "unquantized", "simulated", "unknown"]
+"""How the linear layers of a run were multiplied: in FP8; in 16 bits with FP8 weights unpacked in the kernel; in 16
+bits, weights unpacked and activations rounded to FP8 and back; in 16 bits, weights unpacked when loaded; from a
+checkpoint without FP8; by simulation; or by a way that could not be found out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """The checkpoint of a run."""
+
+    name: str
+    """As the user named it."""
+    path: str | None
+    """Folder it was read from; None for a server."""
+    revision: str | None
+    """Commit of a Hub id."""
+    fingerprint: str | None
+    """SHA-256 over config, headers and, by `fingerprint_of`, samples or all of the weights."""
+    fingerprint_of: Literal["samples", "all bytes", "nothing"]
+    stamp: str | None
+    """SHA-256 over names, sizes and times of change of the files: while it is the same, nothing was changed."""
+    bytes_on_disk: int | None
+    """Of the weights."""
+    dtype: str | None
+    """Of config.json."""
+    quantization: str | None
+    """Such as `FP8_DYNAMIC, compressed-tensors`; None for an unquantized checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that decides a result beside the model and the task."""
+
+    backend: Literal["hf", "vllm", "server"]
+    dtype: str | None
+    batch_size: int
+    max_length: int
+    bos: bool
+    """Whether BOS stands in front of every prompt."""
+    num_fewshot: int | None
+    """As asked for; each task's own stands with the task."""
+    limit: float | None
+    sample: int | None
+    sample_seed: int
+    chat_template: bool | str
+    system_instruction: str | None
+    fewshot_as_multiturn: bool
+    gen_kwargs: str | None
+    seeds: Mapping[str, int]
+    model_args: Mapping[str, object]
+    """As lm-eval's model class got them, without the path of the model."""
+    environment: Mapping[str, str]
+    versions: Mapping[str, str | None]
+    """Of lm_eval, transformers, torch, vllm, compressed-tensors and datasets in the worker."""
+    safe: Mapping[str, str]
+    """Settings that were chosen for the user, each with its reason."""
+    python: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """One task of a run."""
+
+    key: str
+    """SHA-256 over all that decides its result; a later run with the same key is answered from this record."""
+    version: str | None
+    hash: str | None
+    """lm-eval's task hash: over documents, prompts and targets."""
+    num_fewshot: int | None
+    items: int
+    samples: str
+    """File name of its samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a run cost."""
+
+    seconds: float
+    """From start to end, of all workers that took part."""
+    loading_seconds: float
+    scoring_seconds: float
+    tokens: int
+    """That went through the model: of prompts and of generated text; answers of an earlier run count nothing."""
+    tokens_per_second: float | None
+    peak_memory_bytes: int | None
+    """Resident memory of the worker."""
+    peak_gpu_memory_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityFacts:
+    """The log-probabilities a run kept."""
+
+    folder: str
+    kind: Literal["all", "top"]
+    """Of the whole vocabulary, or of the most likely tokens."""
+    positions: int
+    documents: int
+    vocabulary: int
+    tokens_sha256: str
+    """Over the token ids: only runs with the same can be compared."""
+    of: str
+    """`tasks`, or the name of the file of texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One evaluation of one checkpoint."""
+
+    id: str
+    """The date in the names of its files."""
+    label: str
+    created: str
+    """ISO 8601, UTC."""
+    model: ModelFacts
+    tokenizer_sha256: str | None
+    chat_template_sha256: str | None
+    """None without a chat template in the prompts."""
+    settings: Settings
+    executed_as: Execution
+    executed_by: str | None
+    """Kernel or class that says so."""
+    tasks: Mapping[str, TaskFacts]
+    groups: Mapping[str, tuple[str, ...]]
+    asked_tasks: tuple[str, ...]
+    """As the user named them."""
+    speed: Speed
+    hardware: str
+    gpus: tuple[str, ...]
+    fidelity: FidelityFacts | None
+    results: str
+    """File name of lm-eval's results."""
+    resumed: bool
+    """Whether answers of a run that was cut off are among its own."""
+    notes: tuple[str, ...] = ()
+    """What else a reader must know, such as a batch made smaller when memory ran out."""
+    fp8_version: str = ""
+    version: int = RECORD_VERSION
