@@ -1,7 +1,7 @@
 """The record of one evaluation: what lm-eval's own results file leaves out, and what another run must share with it.
 
-A run lies in `RUNS/LABEL/` as lm-eval lays it out (`results_DATE.json`, `samples_TASK_DATE.jsonl`); beside them lie this
-record, `run_DATE.json`, the log, `log_DATE.txt`, and the folder `fidelity_DATE`.
+A run lies in `RUNS/LABEL/` as lm-eval lays it out (`results_DATE.json`, `samples_TASK_DATE.jsonl`); beside them lie
+this record, `run_DATE.json`, the log, `log_DATE.txt`, and the folder `fidelity_DATE`.
 """
 
 from collections.abc import Mapping
