@@ -1,8 +1,9 @@
 """A Hugging Face Hub of its own on 127.0.0.1: a real HTTP server with the part of the API that downloads use.
 
-It keeps repositories with commits and branches in memory, counts every byte it sends, remembers every request,
-and can be told to stumble: answer with a status, break off in the middle of a file, ignore ranges, or send the
-large files from a second host, as the Hub's CDN does (which, like the real one, takes no access tokens).
+It keeps repositories, of models and of data sets, with commits and branches in memory, counts every byte it sends,
+remembers every request, and can be told to stumble: answer with a status, break off in the middle of a file, ignore
+ranges, or send the large files from a second host, as the Hub's CDN does (which, like the real one, takes no access
+tokens).
 """
 
 import hashlib
@@ -15,11 +16,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import quote, unquote, urlsplit
 
 _BLOCK = 64 * 2**10
+
+_LISTING = (
+    r"/api/(?P<type>models|datasets)/(?P<id>.+?)"
+    r"(?:/(?P<kind>revision|tree)/(?P<revision>[^/]+)(?:/(?P<below>.+))?)?"
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class LoopbackHub:
     """The server, running while it is entered. `url` is what HF_ENDPOINT must be."""
 
     repos: dict[str, Repo] = field(default_factory=dict)
+    """By id; that of a data set has `datasets/` in front, as on the Hub's own pages."""
     tokens: set[str] = field(default_factory=set)
     """Every token that exists; any other one is refused."""
     ranges: Literal["honoured", "ignored", "shifted"] = "honoured"
@@ -196,8 +204,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, {"Content-Type": "text/html"}, File(hub.page))
         elif token and token not in hub.tokens:
             self._refuse(401, message="Invalid credentials in Authorization header")
-        elif match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?", path):
-            self._answer_listing(match[1], match[2], unquote(match[3] or "main"), token)
+        elif match := re.fullmatch(_LISTING, path):
+            repo_id = match["id"] if match["type"] == "models" else f"{match['type']}/{match['id']}"
+            revision = unquote(match["revision"] or "main")
+            if match["kind"] == "tree":
+                self._answer_tree(repo_id, revision, unquote(match["below"] or ""), token)
+            else:
+                self._answer_info(repo_id, revision, token)
         elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
             self._answer_file(match[1], unquote(match[2]), unquote(match[3]), token)
         else:
@@ -216,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return repo, commit
 
-    def _answer_listing(self, repo_id: str, kind: str | None, revision: str, token: str) -> None:
+    def _answer_info(self, repo_id: str, revision: str, token: str) -> None:
         if (found := self._open(repo_id, revision, token)) is None:
             return
         repo, commit = found
@@ -225,21 +238,33 @@ class _Handler(BaseHTTPRequestHandler):
             entry: dict[str, object] = {"rfilename": name}
             if self.server.hub.sizes:
                 entry |= {"size": file.size, "blobId": file.etag[:40]}
-            if kind == "tree":
-                entry = {"type": "file", "path": name, "size": file.size, "oid": file.etag[:40]}
-            if _is_large(name) and "size" in entry:
-                lfs = {"size": file.size, "pointerSize": 134}
-                entry["lfs"] = lfs | ({"oid": file.etag} if kind == "tree" else {"sha256": file.etag})
+                if _is_large(name):
+                    entry["lfs"] = {"size": file.size, "pointerSize": 134, "sha256": file.etag}
             entries.append(entry)
-        answer = entries if kind == "tree" else {"id": repo_id, "sha": commit, "siblings": entries}
-        self._send(HTTPStatus.OK, {"Content-Type": "application/json"}, File(json.dumps(answer).encode()))
+        self._send_json({"id": repo_id.removeprefix("datasets/"), "sha": commit, "siblings": entries})
+
+    def _answer_tree(self, repo_id: str, revision: str, below: str, token: str) -> None:
+        """List what is in a folder, and in the folders inside it if asked to."""
+        if (found := self._open(repo_id, revision, token)) is None:
+            return
+        repo, commit = found
+        files = repo.commits[commit]
+        root = PurePosixPath(below)
+        folders = {folder for name in files for folder in PurePosixPath(name).parents[:-1]}
+        if below and root not in folders:
+            self._refuse(404, "EntryNotFound", f"{below} does not exist on {revision}")
+            return
+        recursive = "recursive=true" in urlsplit(self.path).query.lower()
+        entries = [(folder, _describe_folder(str(folder))) for folder in sorted(folders)]
+        entries += [(PurePosixPath(name), _describe(name, file)) for name, file in files.items()]
+        self._send_json([entry for path, entry in entries if _is_in(path, root, recursive=recursive)])
 
     def _answer_file(self, repo_id: str, revision: str, name: str, token: str) -> None:
         if (found := self._open(repo_id, revision, token)) is None:
             return
         repo, commit = found
         if repo.access == "gated" and token not in repo.readers:
-            self._refuse(403 if token else 401, "GatedRepo", f"Access to model {repo_id} is restricted")
+            self._refuse(403 if token else 401, "GatedRepo", f"Access to {repo_id} is restricted")
             return
         file = repo.commits[commit].get(name)
         if file is None:
@@ -276,6 +301,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers |= {"Content-Range": f"bytes {told}-{end - 1}/{file.size}"}
         self._send(HTTPStatus.PARTIAL_CONTENT, headers, file, begin, end)
 
+    def _send_json(self, answer: object) -> None:
+        self._send(HTTPStatus.OK, {"Content-Type": "application/json"}, File(json.dumps(answer).encode()))
+
     def _refuse(self, status: int, code: str | None = None, message: str = "") -> None:
         headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
         self._send(HTTPStatus(status), headers, File(json.dumps({"error": message}).encode()))
@@ -304,3 +332,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _is_large(name: str) -> bool:
     return name.endswith(".safetensors")
+
+
+def _describe(name: str, file: File) -> dict[str, object]:
+    entry: dict[str, object] = {"type": "file", "path": name, "size": file.size, "oid": file.etag[:40]}
+    return entry | ({"lfs": {"size": file.size, "pointerSize": 134, "oid": file.etag}} if _is_large(name) else {})
+
+
+def _describe_folder(name: str) -> dict[str, object]:
+    return {"type": "directory", "path": name, "size": 0, "oid": hashlib.sha256(name.encode()).hexdigest()[:40]}
+
+
+def _is_in(path: PurePosixPath, folder: PurePosixPath, *, recursive: bool) -> bool:
+    return path != folder and (path.is_relative_to(folder) if recursive else path.parent == folder)
