@@ -4,9 +4,10 @@
     ├── UsageError          2    the command line asks for something that makes no sense
     ├── BadInput            3    a checkpoint, config or file is not what it must be
     ├── CannotRun           3    this machine, disk or network does not allow it
+    ├── NotComparable       5    two evaluations differ in more than the model
     └── Interrupted       130    Ctrl-C or SIGTERM; what is done is kept
 
-Verdicts (exit codes 1, 4 and 5) are results, not errors: commands return them in their reports.
+Verdicts (exit codes 1 and 4) are results, not errors: commands return them in their reports.
 """
 
 from enum import IntEnum
@@ -85,6 +86,12 @@ class BadInput(Fp8Error):
 
 class CannotRun(Fp8Error):
     """The machine, the disk, the network or an installed package does not allow it."""
+
+
+class NotComparable(Fp8Error):
+    """Two evaluations differ in something that changes numbers, and that nobody allowed."""
+
+    exit_code = ExitCode.NOT_COMPARABLE
 
 
 class Interrupted(Fp8Error):

@@ -6,10 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fp8cli.errors import MAX_SHOWN, BadInput, CannotRun, ExitCode, Fp8Error, Interrupted, UsageError, printable
+from fp8cli.errors import (
+    MAX_SHOWN,
+    BadInput,
+    CannotRun,
+    ExitCode,
+    Fp8Error,
+    Interrupted,
+    NotComparable,
+    UsageError,
+    printable,
+)
 
 # CannotRun and BadInput share a code on purpose: both mean that the command could not run.
-EXIT_CODES = {UsageError: 2, BadInput: 3, CannotRun: 3, Interrupted: 130, Fp8Error: 3}
+EXIT_CODES = {UsageError: 2, BadInput: 3, CannotRun: 3, NotComparable: 5, Interrupted: 130, Fp8Error: 3}
 
 
 def test_every_error_class_is_listed_here_with_its_exit_code() -> None:

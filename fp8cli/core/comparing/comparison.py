@@ -234,6 +234,10 @@ class Contest:
     verdict: Verdict
     reason: str
     """One sentence."""
+    not_checked: tuple[str, ...] = ()
+    """What could not be compared because one of the two does not say it, such as `tokenizer`."""
+    notes: tuple[str, ...] = ()
+    """What else a reader must know, such as tasks that only one side has. One sentence each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,3 +255,7 @@ class Comparison:
     confidence: float
     verdict: Verdict
     """The worst of the contests."""
+    command: str = ""
+    """That made this comparison, to be typed again."""
+    notes: tuple[str, ...] = ()
+    """About the whole, such as which of two things a name was taken to mean."""
