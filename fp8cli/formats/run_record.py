@@ -4,11 +4,22 @@ A run lies in `RUNS/LABEL/` as lm-eval lays it out (`results_DATE.json`, `sample
 this record, `run_DATE.json`, the log, `log_DATE.txt`, and the folder `fidelity_DATE`.
 """
 
+import dataclasses
+import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
+from fp8cli.errors import BadInput
+from fp8cli.formats.typed_json import from_json
+
 RECORD_VERSION: Final = 1
+
+MAX_RECORD_BYTES: Final = 50_000_000
+"""No record is as large; a run of thousands of tasks takes a megabyte."""
 
 Execution = Literal["fp8-kernel", "weight-only", "fake-quant", "dequantized", "unquantized", "simulated", "unknown"]
 """How the linear layers of a run were multiplied: in FP8; in 16 bits with FP8 weights unpacked in the kernel; in 16
@@ -114,6 +125,8 @@ class FidelityFacts:
     """Over the token ids: only runs with the same can be compared."""
     of: str
     """`tasks`, or the name of the file of texts."""
+    key: str = ""
+    """SHA-256 over what was asked for: texts, positions and how many bytes they may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +162,61 @@ class RunRecord:
     """What else a reader must know, such as a batch made smaller when memory ran out."""
     fp8_version: str = ""
     version: int = RECORD_VERSION
+
+
+def record_name(run: str) -> str:
+    """Name the file of a run's record."""
+    return f"run_{run}.json"
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a record. Raises BadInput for a file that is none, is cut short, or is of a later version."""
+    hint = f"remove it if it is of no use: {path}"
+    try:
+        if (size := path.stat().st_size) > MAX_RECORD_BYTES:
+            raise BadInput(f"`{path}` is {size:,} bytes long, which no record of a run is", hint=hint)
+        fields = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
+    except OSError as problem:
+        raise BadInput(f"`{path}` cannot be read: {problem.strerror or problem}") from problem
+    except (ValueError, RecursionError) as problem:
+        reason = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise BadInput(f"`{path}` is no record of a run: {reason}", hint=hint) from None
+    version = fields.get("version") if isinstance(fields, dict) else None
+    if isinstance(version, int) and version > RECORD_VERSION:
+        message = f"`{path}` is a record of version {version}, and this fp8 reads version {RECORD_VERSION}"
+        raise BadInput(message, hint="install the fp8 that wrote it, or a later one")
+    try:
+        return from_json(RunRecord, fields)
+    except ValueError as problem:
+        raise BadInput(f"`{path}` is no record of a run: {problem}", hint=hint) from None
+
+
+def write_record(record: RunRecord, folder: Path) -> Path:
+    """Write a record into `folder`, whole or not at all, and return its path. Raises OSError where it cannot."""
+    path = folder / record_name(record.id)
+    write_whole(path, record_text(record).encode())
+    return path
+
+
+def record_text(record: RunRecord) -> str:
+    """Return a record as its file holds it."""
+    return json.dumps(dataclasses.asdict(record), indent=2, allow_nan=False) + "\n"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or nothing, even after a power cut."""
+    fresh = path.with_name(f".{path.name}.part")
+    try:
+        with fresh.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    except OSError:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
