@@ -11,10 +11,10 @@
 Events are objects with the key `event`:
 
     started     pid, python, versions {distribution: version or null}
-    tasks       tasks [{name, items, requests}]; before the model is loaded
+    tasks       tasks [{name, items, requests}]; before the model is loaded. requests is null where only the run tells
     loading     what: "model"
     loaded      seconds, executed (see RunRecord.executed_as), max_length, bos
-    running     requests: how many in all, known: how many are answered by an earlier worker's journal
+    running     requests: how many are this worker's share, known: how many of them an earlier journal answers
     answered    count: answers since the last such event
     fidelity    done, total: positions
     finished
@@ -33,6 +33,23 @@ PROTOCOL: Final = 1
 JOB: Final = "job.json"
 RESULT: Final = "result.json"
 FIDELITY: Final = "fidelity"
+
+BOOTSTRAP: Final = """\
+import pathlib, sys, types
+sys.path[:] = [entry for entry in sys.path if entry]
+package = types.ModuleType("fp8cli")
+package.__path__ = [sys.argv[1]]
+sys.modules["fp8cli"] = package
+from fp8cli.worker.main import main
+main(pathlib.Path(sys.argv[2]), int(sys.argv[3]))
+"""
+"""The program of a worker: `python -c BOOTSTRAP PACKAGE_FOLDER JOB_FOLDER RANK`, with a pipe as standard input.
+
+The package is a bare module that knows its folder alone: the worker's interpreter need not have it installed, its
+`__init__` and what that imports are not run, and nothing of the parent's site-packages gets onto `sys.path`. Neither
+does the current folder, where a `datasets.py` of the user would stand in for the library. A child that vLLM spawns
+imports nothing of this, because a program given by `-c` is not run again there.
+"""
 
 Backend = Literal["hf", "vllm", "server"]
 
@@ -114,8 +131,8 @@ def events_file(rank: int) -> str:
     return f"events-{rank}.jsonl"
 
 
-def answers_file(rank: int) -> str:
-    """Name the file of a worker's answers."""
+def answers_file(rank: int | Literal["*"]) -> str:
+    """Name the file of a worker's answers, or the pattern of all of them."""
     return f"answers-{rank}.jsonl"
 
 
