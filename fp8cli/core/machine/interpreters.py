@@ -26,7 +26,9 @@ VARIABLE: Final = "FP8_VLLM_PYTHON"
 PROBE_SECONDS: Final = 20.0
 """What an interpreter may take to answer; on a quiet machine it takes a tenth of a second."""
 
-_SECRET: Final = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY", re.IGNORECASE)
+SECRET_NAME: Final = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY", re.IGNORECASE)
+"""In the names of environment variables whose values nobody else is to see."""
+
 _SHEBANG_BYTES: Final = 4096
 _LONG_SHEBANG: Final = re.compile(r"^'''exec' (\"?)(?P<path>/.+?)\1 \"\$0\"", re.MULTILINE)
 """What pip and uv write where the path of the interpreter is too long, or has a blank, for a first line."""
@@ -126,7 +128,7 @@ def ask(
     """Let another interpreter count what it has installed. Never raises: what went wrong is its `problem`."""
     words = [str(python.absolute()), "-I", "-c", Path(census.__file__).read_text(encoding="utf-8")]
     try:
-        heard = listen(words, environ={k: v for k, v in environ.items() if not _SECRET.search(k)}, seconds=seconds)
+        heard = listen(words, environ={k: v for k, v in environ.items() if not SECRET_NAME.search(k)}, seconds=seconds)
         if heard.code != 0:
             return Interpreter(python=python, named_by=named_by, problem=f"it ended with exit code {heard.code}")
         # Whatever a site's own start-up code prints comes before.
