@@ -72,13 +72,13 @@ _MODEL: Final = (
         "try --backend hf, or a newer vLLM",
     ),
     pattern(
-        r"(?:gated repo\b.*?|(?P<name>\S+) is a gated repository.*?)https?://\S+?/(?P<page>[\w.-]+/[\w.-]+?)[.,\s]",
+        r"gated repo(?:sitory)?\b.*?https?://[^/\s]+/(?P<page>[\w.-]+/[\w.-]*\w)",
         "model",
         "`{page}` is gated: its authors let in only those who accept its terms",
         _LOGIN,
     ),
     pattern(
-        r"(?P<name>\S+) is not a local folder and is not a valid model identifier",
+        r"(?<!\S)(?P<name>\S+) is not a local folder and is not a valid model identifier",
         "model",
         "`{name}` is neither a folder nor a model of the Hub that is shown to you",
         "check its name; if it is private, log in: hf auth login",

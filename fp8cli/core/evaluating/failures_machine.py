@@ -109,7 +109,7 @@ _SCHEMES: Final = (
         _SCHEME,
     ),
     pattern(
-        r"(?P<method>\S+) quantization is currently not supported in (?P<where>[\w -]+)",
+        r"(?<!\S)(?P<method>\S+) quantization is currently not supported in (?P<where>[\w -]+)",
         "scheme",
         "vLLM does not run `{method}` on {where}",
         _SCHEME,
@@ -121,7 +121,7 @@ _SCHEMES: Final = (
         "a newer version may; {doctor} shows which one is there",
     ),
     pattern(
-        r"(?P<dtype>\S+) is not supported for quantization method (?P<method>[\w-]+)\. Supported dtypes: (?P<those>.+)",
+        r"(?<!\S)(?P<dtype>\S+) is not supported for quantization method (?P<method>[\w-]+)\. Supported dtypes: (?P<those>.+)",
         "scheme",
         "vLLM does not run `{method}` with {dtype}, but with {those}",
         "choose another --dtype",

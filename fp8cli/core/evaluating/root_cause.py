@@ -26,6 +26,9 @@ MAX_MESSAGE: Final = 300
 _MAX_LINES: Final = 12
 """Lines of one statement: transformers and vLLM spread theirs over several."""
 
+_MAX_LINE: Final = 1_000
+"""Characters of a line that are looked at; a prompt in an exception can be megabytes long."""
+
 _ESCAPE: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PREFIX: Final = re.compile(
     r"(?P<source>(?:\([\w.-]+ pid=\d+[^)]*\) ?)?(?:\[rank\d+\]: ?)?)"
@@ -175,4 +178,4 @@ def _lines(log: str) -> Iterator[tuple[str, str, str]]:
     for line in _ESCAPE.sub("", log).splitlines():
         found = _PREFIX.match(line)
         assert found is not None  # noqa: S101 - every part of it is optional
-        yield found["source"].strip(), found["level"] or "", line[found.end() :]
+        yield found["source"].strip(), found["level"] or "", line[found.end() : found.end() + _MAX_LINE]
