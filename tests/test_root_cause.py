@@ -116,7 +116,8 @@ tenacity.RetryError: RetryError[<Future at 0x7f state=finished raised ClientResp
         ("torch.AcceleratorError: CUDA error: out of memory", "memory", "the GPU ran out of memory", "--batch-size"),
         (
             (
-                "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
+                "memory: "
                 "you tried to allocate 4398046511104 bytes. Error code 12 (Cannot allocate memory)"
             ),
             "memory",
@@ -167,8 +168,10 @@ tenacity.RetryError: RetryError[<Future at 0x7f state=finished raised ClientResp
         ),
         (
             (
-                "[rank0]: ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` "
-                "when initializing the engine (this flag also controls CPU memory reservation on the CPU backend, despite "
+                "[rank0]: ValueError: No available memory for the cache blocks. Try increasing "
+                "`gpu_memory_utilization` "
+                "when initializing the engine (this flag also controls CPU memory reservation on the CPU "
+                "backend, despite "
                 "its name)."
             ),
             "kv-cache",
@@ -191,8 +194,10 @@ tenacity.RetryError: RetryError[<Future at 0x7f state=finished raised ClientResp
             NO_KERNEL,
             "scheme",
             (
-                "vLLM has no kernel for this kind of quantization here: CPUFp8W8A8BlockScaledMMKernel requires AMX tile "
-                "support (Sapphire Rapids or newer); CPUFp8BlockScaledMMKernel requires AMX tile support (Sapphire Rapids "
+                "vLLM has no kernel for this kind of quantization here: CPUFp8W8A8BlockScaledMMKernel requires "
+                "AMX tile "
+                "support (Sapphire Rapids or newer); CPUFp8BlockScaledMMKernel requires AMX tile support "
+                "(Sapphire Rapids "
                 "or newer)"
             ),
             "fp8 doctor --python /envs/a/python",
@@ -302,7 +307,8 @@ tenacity.RetryError: RetryError[<Future at 0x7f state=finished raised ClientResp
         ),
         (
             (
-                "datasets.exceptions.DatasetNotFoundError: Dataset 'Idavidrein/gpqa' is a gated dataset on the Hub. You "
+                "datasets.exceptions.DatasetNotFoundError: Dataset 'Idavidrein/gpqa' is a gated dataset on the "
+                "Hub. You "
                 "must be authenticated to access it."
             ),
             "data",
@@ -323,7 +329,8 @@ tenacity.RetryError: RetryError[<Future at 0x7f state=finished raised ClientResp
         ),
         (
             (
-                "ValueError: The checkpoint you are trying to load has model type `nobodyknows` but Transformers does not "
+                "ValueError: The checkpoint you are trying to load has model type `nobodyknows` but Transformers "
+                "does not "
                 "recognize this architecture. This could be because of an issue with the checkpoint, or because your "
                 "version of Transformers is out of date.\n\nYou can update Transformers with the command `pip install "
                 "--upgrade transformers`."
@@ -334,8 +341,10 @@ tenacity.RetryError: RetryError[<Future at 0x7f state=finished raised ClientResp
         ),
         (
             (
-                "  Value error, Model architectures ['AForCausalLM'] are not supported for now. Supported architectures: "
-                "dict_keys([...])\nValueError: Model architectures ['AForCausalLM'] are not supported for now. Supported "
+                "  Value error, Model architectures ['AForCausalLM'] are not supported for now. Supported "
+                "architectures: "
+                "dict_keys([...])\nValueError: Model architectures ['AForCausalLM'] are not supported for now. "
+                "Supported "
                 "architectures: dict_keys([...])"
             ),
             "model",
@@ -398,7 +407,8 @@ tenacity.RetryError: RetryError[<Future at 0x7f state=finished raised ClientResp
         (REFUSED, "server", "no server answers at 127.0.0.1 9", "--server URL"),
         (
             (
-                "aiohttp.client_exceptions.ClientConnectorError: Cannot connect to host 127.0.0.1:9 ssl:default [Connect "
+                "aiohttp.client_exceptions.ClientConnectorError: Cannot connect to host 127.0.0.1:9 ssl:default "
+                "[Connect "
                 "call failed ('127.0.0.1', 9)]"
             ),
             "server",

@@ -121,7 +121,8 @@ _SCHEMES: Final = (
         "a newer version may; {doctor} shows which one is there",
     ),
     pattern(
-        r"(?<!\S)(?P<dtype>\S+) is not supported for quantization method (?P<method>[\w-]+)\. Supported dtypes: (?P<those>.+)",
+        r"(?<!\S)(?P<dtype>\S+) is not supported for quantization method (?P<method>[\w-]+)\. Supported dtypes: "
+        r"(?P<those>.+)",
         "scheme",
         "vLLM does not run `{method}` with {dtype}, but with {those}",
         "choose another --dtype",
