@@ -11,7 +11,7 @@
 Events are objects with the key `event`:
 
     started     pid, python, versions {distribution: version or null}
-    tasks       tasks [{name, items, requests}]; before the model is loaded. requests is null where only the run tells
+    tasks       tasks [{name, items, requests}]; before the model is loaded; of a Python task, at least so many requests
     loading     what: "model"
     loaded      seconds, executed (see RunRecord.executed_as), max_length, bos
     running     requests: how many are this worker's share, known: how many of them an earlier journal answers

@@ -1,0 +1,169 @@
+"""One worker: reads its job, evaluates it with lm-eval, and leaves the results in the folder of the job.
+
+Started by `protocol.BOOTSTRAP`, perhaps in an interpreter that has nothing of this tool's. All that it has to say goes
+into files; standard output and error are a log.
+"""
+
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fp8cli.worker import facts, protocol
+from fp8cli.worker.failures import Failure, describe
+from fp8cli.worker.lm_eval_vllm import answer_for_the_cpu_build
+from fp8cli.worker.parent_watch import watch_parent
+from fp8cli.worker.progress import Progress
+
+
+def main(folder: Path, rank: int) -> NoReturn:
+    """Do the job of a folder as one of its workers, and leave: 0 after `finished`, 1 after `failed`."""
+    watch_parent()
+    progress = Progress(folder, rank)
+    code = 0
+    try:
+        _work(folder, rank, progress)
+        progress.tell("finished")
+    except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it is
+        traceback.print_exc()
+        failure = describe(error)
+        progress.tell("failed", kind=failure.kind, message=failure.message, hint=failure.hint)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written. What libraries do on their way out takes seconds, and some of them hang there.
+    os._exit(code)
+
+
+def _work(folder: Path, rank: int, progress: Progress) -> None:
+    job = protocol.read_job(folder)
+    if job.backend == "vllm":
+        answer_for_the_cpu_build()
+    progress.tell("started", pid=os.getpid(), python=sys.executable, versions=facts.versions())
+    _need_packages(job)
+    _seed(job)
+
+    from fp8cli.worker.tasks import count_requests, load_tasks
+
+    loaded = load_tasks(job)
+    progress.tell(
+        "tasks",
+        tasks=[
+            {"name": name, "items": items, "requests": count_requests(name, loaded)}
+            for name, items in loaded.items.items()
+        ],
+    )
+    if job.stop_after == "tasks":
+        return
+    _evaluate(job, folder, rank, progress, loaded)
+
+
+def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, loaded: Any) -> None:
+    """Load the model, let lm-eval ask it, keep its distributions, and write the result."""
+    from fp8cli.worker.answering import Answering, ShareDone
+    from fp8cli.worker.fidelity import keep_distributions
+    from fp8cli.worker.journal import Journal
+    from fp8cli.worker.models import end_model, load_model
+    from fp8cli.worker.results import Results
+
+    results = Results(job, folder)
+    progress.tell("loading", what="model")
+    started = time.perf_counter()
+    lm = load_model(job)
+    loading_seconds = time.perf_counter() - started
+    executed = _executed(job, lm, folder / protocol.log_file(rank))
+    progress.tell(
+        "loaded",
+        seconds=loading_seconds,
+        executed=executed.way,
+        max_length=facts.max_length(job.backend, lm),
+        bos=facts.has_bos(lm),
+    )
+    answering = Answering(
+        lm, loaded.tasks, journal=Journal(folder, rank), progress=progress, rank=rank, world=job.world
+    )
+    started = time.perf_counter()
+    try:
+        evaluation = results.evaluate(lm, loaded)
+    except ShareDone:
+        end_model(job, lm)
+        return
+    scoring_seconds = time.perf_counter() - started
+    fidelity = keep_distributions(job, lm, loaded, folder, progress)
+    _write_result(
+        folder,
+        evaluation.results,
+        {
+            "versions": facts.versions(),
+            "executed_as": executed.way,
+            "executed_by": executed.by,
+            "max_length": facts.max_length(job.backend, lm),
+            "bos": facts.has_bos(lm),
+            "dtype": facts.dtype(job.backend, lm),
+            "chat_template_sha256": evaluation.chat_template_sha256,
+            "loading_seconds": loading_seconds,
+            "scoring_seconds": scoring_seconds,
+            "tokens": answering.tokens,
+            "peak_memory_bytes": facts.peak_memory_bytes(facts.peaks_of_group(os.getpgrp(), os.getpid())),
+            **facts.gpu_facts(),
+            "known_answers": answering.known,
+            "tasks": _task_facts(evaluation.results, loaded),
+            "groups": loaded.groups,
+            "fidelity": fidelity,
+        },
+    )
+    end_model(job, lm)
+
+
+def _need_packages(job: protocol.Job) -> None:
+    here = facts.versions()
+    needed = {"hf": ("lm_eval", "transformers", "torch"), "vllm": ("lm_eval", "vllm"), "server": ("lm_eval",)}
+    for name in needed[job.backend]:
+        if here[name] is None:
+            raise Failure(kind="packages", message=f"`{sys.executable}` has no `{name}`")
+
+
+def _seed(job: protocol.Job) -> None:
+    """Seed what tasks may draw from while they are loaded, as lm-eval does before it loads them."""
+    import numpy as np
+
+    random.seed(job.seeds["random"])
+    np.random.seed(job.seeds["numpy"])  # noqa: NPY002 - it is this generator that tasks use
+
+
+def _executed(job: protocol.Job, lm: Any, log: Path) -> Any:
+    from fp8cli.worker import execution
+
+    sys.stdout.flush()
+    if job.backend == "hf":
+        return execution.executed_by_transformers(lm.model)
+    if job.backend == "vllm":
+        return execution.executed_by_vllm(lm.model, log)
+    return execution.Executed(way="unknown", by=None)
+
+
+def _task_facts(results: Mapping[str, Any], loaded: Any) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "version": str(results["versions"][name]),
+            "hash": results["task_hashes"].get(name),
+            "num_fewshot": results["n-shot"].get(name),
+            "items": loaded.items[name],
+        }
+        for name in loaded.tasks
+    }
+
+
+def _write_result(folder: Path, results: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Write the result whole or not at all: it is there only when all is done."""
+    new = folder / f"{protocol.RESULT}.new"
+    with new.open("w", encoding="utf-8") as file:
+        json.dump({"results": results, "facts": found}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(folder / protocol.RESULT)
