@@ -78,6 +78,8 @@ class Settings:
     safe: Mapping[str, str]
     """Settings that were chosen for the user, each with its reason."""
     python: str
+    world: int = 1
+    """Workers that shared the requests, each with a model of its own (data parallel)."""
 
 
 @dataclass(frozen=True, kw_only=True)
