@@ -26,11 +26,12 @@ from fp8cli.core.inspection.fidelity import WeightFidelity
 from fp8cli.core.inspection.roles import RoleRow
 from fp8cli.core.inspection.scale_values import ScaleStats
 from fp8cli.errors import CannotRun, UsageError
-from fp8cli.render.canvas import ALARM, WIDTH
-from fp8cli.render.captions import number, shorten, size
-from fp8cli.render.figure import BLUE, GREY
+from fp8cli.render.canvas import WIDTH
+from fp8cli.render.names import shorten, tail
+from fp8cli.render.palette import ALARM, BLUE, GREY
 from fp8cli.render.plots import check_plot_path, draw
 from fp8cli.render.ticks import layer_ticks, scale_limits, scale_ticks, spread
+from fp8cli.render.units import number, size
 from tests.planting import STORIES, quantize_stories
 
 LINES = "band: smallest to largest, line: middle of the typical tensor"
@@ -519,3 +520,6 @@ def test_sizes_have_the_unit_that_fits_and_long_names_lose_their_middle() -> Non
     assert [size(n) for n in (96, 327_680, 9_083_953_152)] == ["96 bytes", "0.33 MB", "9.08 GB"]
     assert shorten("a" * 50 + "b" * 50, 11) == "aaaaa…bbbbb"
     assert shorten("\x1b" * 100, 11) == "\\x1b\\…b\\x1b"
+    assert tail("a" * 50 + "b" * 5, 11) == "…aaaaabbbbb"
+    assert tail("\x1b" * 100, 11) == "…1b\\x1b\\x1b"
+    assert tail("short", 11) == "short"

@@ -11,16 +11,11 @@ from importlib import import_module
 from io import BytesIO
 from typing import Any, Final, Literal
 
-from fp8cli.render.captions import shorten
+from fp8cli.render.names import shorten
+from fp8cli.render.palette import GRID, INK, PAPER, SOFT
 
 Format = Literal["png", "svg"]
 
-INK: Final = "#1b1f24"
-SOFT: Final = "#59636e"
-GRID: Final = "#d8dee4"
-PAPER: Final = "#fffffe"
-"""Not quite white, so that a page finds it in an SVG and can replace it."""
-ALARM: Final = "#c62828"
 WIDTH: Final = 10.0
 EDGE: Final = 0.3
 """Left free all around."""

@@ -9,11 +9,11 @@ from fp8cli.commands.inspect import InspectReport
 from fp8cli.core.inspection.depth import BadScales, FidelityDepth, ScaleDepth
 from fp8cli.core.inspection.depth_axis import Axis
 from fp8cli.core.inspection.roles import RoleRow
-from fp8cli.errors import printable
-from fp8cli.render.units import count, gb, percent
+from fp8cli.render.names import shorten
+from fp8cli.render.units import count, number, percent, size
 from fp8cli.render.verdicts import verdict_line
 
-_LONGEST_NAME: Final = 84
+LONGEST_NAME: Final = 84
 """Characters of a name that fit the width of a drawing."""
 _LONGEST_WORDS: Final = 112
 _NAMED_PLACES: Final = 4
@@ -30,20 +30,6 @@ class Note:
     alarming: bool = False
 
 
-def shorten(text: str, longest: int = _LONGEST_NAME) -> str:
-    """Return a name on one line, without control characters, its middle left out if it is long."""
-    # Cut first: escaping ten thousand characters to drop them again would be in vain.
-    safe = printable(_cut(text, longest))
-    return _cut(safe, longest)
-
-
-def _cut(text: str, longest: int) -> str:
-    if len(text) <= longest:
-        return text
-    half = (longest - 1) // 2
-    return f"{text[:half]}…{text[-half:]}"
-
-
 def scheme_line(report: InspectReport) -> str:
     """Name the scheme and say it in words."""
     quantization = report.quantization
@@ -55,7 +41,7 @@ def scheme_line(report: InspectReport) -> str:
 def size_line(report: InspectReport) -> str:
     """Total size, tensors and parameters, and how the KV cache is quantized if it is."""
     total, cached = report.total, report.quantization.kv_cache
-    cache = "" if cached is None else f" · KV cache: {shorten(cached)}"
+    cache = "" if cached is None else f" · KV cache: {shorten(cached, LONGEST_NAME)}"
     parameters = "unknown" if total.parameters is None else count(total.parameters)
     return f"{size(total.bytes)} · {count(total.tensors)} tensors · {parameters} parameters{cache}"
 
@@ -63,15 +49,6 @@ def size_line(report: InspectReport) -> str:
 def verdict_note(report: InspectReport) -> Note:
     """The verdict, and how many checks had which outcome; it alarms when the checkpoint is damaged."""
     return Note(text=verdict_line(report.verdict, report.findings), alarming=report.verdict == "damaged")
-
-
-def size(size_bytes: int) -> str:
-    """Write bytes in GB, MB or bytes: `9.08 GB`, `327.68 MB`, `96 bytes`."""
-    if size_bytes >= 10**9:
-        return gb(size_bytes)
-    if size_bytes >= 10**4:
-        return f"{size_bytes / 10**6:.2f} MB"
-    return f"{count(size_bytes)} bytes"
 
 
 def role_label(row: RoleRow) -> str:
@@ -147,7 +124,7 @@ def no_scales(report: InspectReport) -> str:
             return shorten(f"not drawn: {finding.found}", _LONGEST_WORDS)
     if report.quantization.fp8_weights:
         return f"no scales found, though {count(report.quantization.fp8_weights)} weights are FP8"
-    return f"no scales: {shorten(report.quantization.words)}"
+    return f"no scales: {shorten(report.quantization.words, LONGEST_NAME)}"
 
 
 def no_fidelity(report: InspectReport) -> str:
@@ -160,10 +137,3 @@ def no_fidelity(report: InspectReport) -> str:
 def decibels(ratio: float) -> str:
     """Write a ratio with its unit."""
     return f"{ratio:z.2f} dB" if math.isfinite(ratio) else "nothing alike"
-
-
-def number(value: float) -> str:
-    """Write a number in three digits: `0.00123`, `4.5e-5`."""
-    text = f"{value:.3g}"
-    mantissa, _, exponent = text.partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else text

@@ -16,15 +16,11 @@ from fp8cli.core.inspection.depth_axis import Axis
 from fp8cli.core.inspection.fidelity_verdict import EXPECTED_DB, POOR_DB, WRONG_DB
 from fp8cli.core.inspection.roles import RoleRow
 from fp8cli.render import captions
-from fp8cli.render.canvas import ALARM, EDGE, INK, SOFT, WIDTH, Canvas, Format, canvas
+from fp8cli.render.canvas import EDGE, WIDTH, Canvas, Format, canvas
 from fp8cli.render.captions import Note
+from fp8cli.render.names import shorten
+from fp8cli.render.palette import ALARM, BLUE, GREEN, GREY, INK, ORANGE, SOFT, VIOLET
 from fp8cli.render.ticks import layer_ticks, scale_limits, scale_ticks, spread
-
-BLUE: Final = "#0b62a8"
-ORANGE: Final = "#e08e00"
-GREEN: Final = "#1f9d76"
-VIOLET: Final = "#8a6fb0"
-GREY: Final = "#9aa7b4"
 
 _STYLES: Final = (
     {"color": BLUE, "linestyle": "-", "marker": "o"},
@@ -180,7 +176,7 @@ class _Fidelity:
         below = top + _height(self.notes)
         for rank, worst in enumerate(self.fidelity.worst, start=1):
             # The number comes first: a name may read from right to left.
-            words = f"{rank}   {captions.decibels(worst.sqnr_db)}   {captions.shorten(worst.name)}"
+            words = f"{rank}   {captions.decibels(worst.sqnr_db)}   {shorten(worst.name, captions.LONGEST_NAME)}"
             sheet.text(_LEFT, below + _LINE * (rank - 1), words, fontsize=8.5)
 
     def _thresholds(self, axes: Any, low: float, high: float) -> None:
@@ -234,7 +230,7 @@ def _depth_axes(sheet: Canvas, top: float, title: str, notes: Sequence[Note], ax
     for stack in axis.stacks:
         layers = stack.last - stack.first + 1
         room = int(layers / (axis.end + 1.2) * width * _PER_INCH)
-        words = "layer" if len(axis.stacks) == 1 else captions.shorten(sheet.legible(stack.name), room)
+        words = "layer" if len(axis.stacks) == 1 else shorten(sheet.legible(stack.name), room)
         if room >= _SHORTEST_STACK:
             axes.text(stack.begin + (layers - 1) / 2, -0.13, words, **style)
         if stack.begin:

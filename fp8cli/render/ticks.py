@@ -5,7 +5,7 @@ from math import ceil, floor, log10
 from typing import Final
 
 from fp8cli.core.inspection.depth_axis import Axis
-from fp8cli.render.captions import number
+from fp8cli.render.units import number
 
 Ticks = tuple[tuple[float, str], ...]
 """Places along an axis, each with its label."""

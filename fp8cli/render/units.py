@@ -34,6 +34,22 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %")
 
 
+def size(size_bytes: int) -> str:
+    """Write bytes in GB, MB or bytes: `9.08 GB`, `327.68 MB`, `96 bytes`."""
+    if size_bytes >= 10**9:
+        return gb(size_bytes)
+    if size_bytes >= 10**4:
+        return f"{size_bytes / 10**6:.2f} MB"
+    return f"{count(size_bytes)} bytes"
+
+
+def number(value: float) -> str:
+    """Write a number in three digits: `0.00123`, `4.5e-5`."""
+    text = f"{value:.3g}"
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else text
+
+
 def _three_digits(number: float) -> str:
     """Two decimals from 1 on; below it as many as show three digits, so that nothing reads 0.00."""
     decimals = 2
