@@ -9,13 +9,24 @@ from typing import Final, Self
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
 from fp8cli.commands.quantize import Started
+from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
+from fp8cli.core.evaluating.worker_events import (
+    Answered,
+    FidelityProgress,
+    ModelLoaded,
+    ModelLoading,
+    Running,
+    TasksCounted,
+)
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.quantizing.engine import Progress as Piece
 from fp8cli.render.console import Output
@@ -119,3 +130,99 @@ class ReadingBar(_Bar):
                 self._start(event.bytes, things=event.what)
             case BytesRead():
                 self._advance(event.bytes)
+
+
+class EvalBar:
+    """What the progress of `fp8 eval` looks like: notes, then a bar over requests, then one over positions."""
+
+    def __init__(self, output: Output) -> None:
+        """Draw on stderr, in the form it can take."""
+        self._output = output
+        self._bar: Progress | None = None
+        self._what = ""
+        self._done = self._total = self._known = 0
+        self._begun = self._spoke = time.monotonic()
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Keep the bar on the screen while the run lasts, and take it away afterwards."""
+        try:
+            yield self
+        finally:
+            self._stop()
+
+    def notify(self, event: EvalEvent) -> None:
+        """Take an event of `commands.evaluate`."""
+        match event:
+            case Prepared():
+                self._note(_words_of(event))
+            case Noted(text=text):
+                self._note(text)
+            case TasksCounted(tasks=tasks):
+                self._note(", ".join(f"{task.name}: {task.items:,} items" for task in tasks))
+            case ModelLoading():
+                self._start("loading the model", None)
+            case ModelLoaded(seconds=seconds):
+                self._note(f"the model was loaded in {seconds:.1f} s")
+            case Running(requests=requests, known=known):
+                self._start("requests", requests, known)
+            case Answered(count=count):
+                self._move_to(self._done + count)
+            case FidelityProgress(done=done, total=total):
+                if self._what != "positions":
+                    self._start("positions", total)
+                self._move_to(done)
+
+    def _note(self, text: str) -> None:
+        # A line in the middle of a live display would be drawn over.
+        self._stop()
+        self._output.note(text)
+
+    def _start(self, what: str, total: int | None, known: int = 0) -> None:
+        """Begin to count `what`; without a total there is only that it goes on."""
+        self._stop()
+        self._what, self._total, self._known, self._done = what, total or 0, known, known
+        self._begun = self._spoke = time.monotonic()
+        if self._output.quiet:
+            return
+        if not self._output.err.terminal:
+            self._output.note(what if total is None else f"{known:,}/{total:,} {what}")
+            return
+        counted = (BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            *(() if total is None else counted),
+            console=self._output.err.console(),
+            transient=True,
+        )
+        self._bar.add_task(what, total=total, completed=known)
+        self._bar.start()
+
+    def _move_to(self, done: int) -> None:
+        self._done = done
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done)
+        elif not self._output.quiet and not self._output.err.terminal:
+            self._speak()
+
+    def _speak(self) -> None:
+        now = time.monotonic()
+        if now - self._spoke < _SECONDS_BETWEEN_LINES:
+            return
+        self._spoke = now
+        rate = (self._done - self._known) / (now - self._begun)
+        left = f", {(self._total - self._done) / rate:.0f} s left" if rate > 0 else ""
+        self._output.note(f"{self._done:,}/{self._total:,} {self._what}{left}")
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _words_of(prepared: Prepared) -> str:
+    where = {"hf": "transformers", "vllm": "vLLM", "server": "the server"}[prepared.backend]
+    known = f"; records answer {', '.join(prepared.known)}" if prepared.known else ""
+    what = f"{prepared.checkpoint} ({prepared.label}): {', '.join(prepared.tasks)}"
+    return f"{what} on {where}, because {prepared.why}{known}"

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from fp8cli.core.evaluating.model_args import parse_model_arg
 from fp8cli.core.evaluating.runs import RUNS_DEFAULT, check_label
 from fp8cli.errors import UsageError
 
-AskedBackend = Literal["auto", "hf", "vllm", "server"]
-BACKENDS: Final[tuple[AskedBackend, ...]] = ("auto", "hf", "vllm", "server")
+BACKENDS: Final = ("auto", "hf", "vllm", "server")
 DTYPES: Final = ("auto", "bfloat16", "float16", "float32")
 
 SAMPLE_SEED: Final = 1234
@@ -41,7 +40,8 @@ class EvaluationRequest:
     """None: with a chat template, as lm-eval's command does."""
     gen_kwargs: str | None = None
     batch_size: int | None = None
-    backend: AskedBackend = "auto"
+    backend: str = "auto"
+    """One of BACKENDS."""
     server: str | None = None
     """Address of an OpenAI-compatible server."""
     tensor_parallel: int = 1

@@ -1,0 +1,112 @@
+"""The words of `fp8 eval`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fp8cli.cli import evaluation_options as options
+from fp8cli.cli.running import Json, Quiet, run
+from fp8cli.errors import ExitCode
+
+if TYPE_CHECKING:
+    from fp8cli.render.console import Output
+
+EXAMPLES = (
+    "Examples: fp8 eval ./model --tasks lambada_openai · fp8 eval ./model-FP8-dynamic --tasks lambada_openai · "
+    "fp8 eval --tasks gsm8k --sample 500 --apply-chat-template · fp8 eval --tasks fp8_stories"
+)
+
+
+def evaluate(
+    ckpt: Annotated[
+        str | None, typer.Argument(metavar="[CKPT]", help="Checkpoint folder or Hub id.  [default: the one here]")
+    ] = None,
+    tasks: options.Tasks = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    num_fewshot: options.NumFewshot = None,
+    limit: options.Limit = None,
+    sample: options.Sample = None,
+    seed: options.Seed = 1234,
+    apply_chat_template: options.ApplyChatTemplate = False,
+    chat_template: options.ChatTemplate = None,
+    system_instruction: options.SystemInstruction = None,
+    fewshot_as_multiturn: options.FewshotAsMultiturn = None,
+    gen_kwargs: options.GenKwargs = None,
+    batch_size: options.BatchSize = None,
+    backend: options.Backend = "auto",
+    server: options.Server = None,
+    tensor_parallel: options.TensorParallel = 1,
+    data_parallel: options.DataParallel = 1,
+    max_length: options.MaxLength = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = None,
+    gpu_memory: options.GpuMemory = 0.8,
+    model_arg: options.ModelArg = None,
+    include_path: options.IncludePath = None,
+    python: options.Python = None,
+    label: Annotated[
+        str | None, typer.Option(help="Folder of the run.  [default: base, or fp8 for an FP8 checkpoint]")
+    ] = None,
+    runs: options.Runs = Path("fp8-runs"),
+    rerun: options.Rerun = False,
+    full_hash: options.FullHash = False,
+    text: options.Text = None,
+    no_fidelity: options.NoFidelity = False,
+    fidelity_positions: options.FidelityPositions = 2048,
+    stall_timeout: options.StallTimeout = 1800.0,
+    confirm_unsafe_code: options.ConfirmUnsafeCode = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a checkpoint with lm-evaluation-harness.
+
+    In settings that can be compared; on record, with all that decides the result.
+    """
+
+    def work(output: "Output") -> ExitCode:
+        from fp8cli.commands import evaluate as command
+        from fp8cli.render import evaluation
+        from fp8cli.render.progress import EvalBar
+
+        request = command.EvaluateRequest(
+            tasks=tuple(tasks or ()),
+            checkpoint=ckpt,
+            revision=revision,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            sample=sample,
+            seed=seed,
+            chat_template=chat_template or apply_chat_template,
+            system_instruction=system_instruction,
+            fewshot_as_multiturn=fewshot_as_multiturn,
+            gen_kwargs=gen_kwargs,
+            batch_size=batch_size,
+            backend=backend.lower(),
+            server=server,
+            tensor_parallel=tensor_parallel,
+            data_parallel=data_parallel,
+            max_length=max_length,
+            dtype=dtype,
+            device=device,
+            gpu_memory=gpu_memory,
+            model_args=tuple(model_arg or ()),
+            include_paths=tuple(include_path or ()),
+            python=python,
+            label=label,
+            runs=runs,
+            rerun=rerun,
+            full_hash=full_hash,
+            text=text,
+            fidelity=not no_fidelity,
+            fidelity_positions=fidelity_positions,
+            stall_timeout=stall_timeout,
+            confirm_unsafe_code=confirm_unsafe_code,
+            download_bars=not quiet,
+        )
+        with EvalBar(output).running() as bar:
+            report = command.run(request, bar.notify)
+        evaluation.show(report, output)
+        return report.exit_code
+
+    run("eval", work, json=json, quiet=quiet)

@@ -1,0 +1,148 @@
+"""`fp8 eval`: a checkpoint and tasks in, a record and a table of values out.
+
+The doing is core.evaluating's; here it is told what the items can settle, and the values are read for the report.
+"""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fp8cli.core.comparing.power import margin_settled
+from fp8cli.core.evaluating.answers import Answer
+from fp8cli.core.evaluating.eval_events import EvalEvent, Noted
+from fp8cli.core.evaluating.evaluation import Evaluated, evaluate
+from fp8cli.core.evaluating.request import EvaluationRequest as EvaluateRequest
+from fp8cli.core.evaluating.runs import RUNS_DEFAULT
+from fp8cli.core.evaluating.subject import BASE_LABEL, FP8_LABEL
+from fp8cli.core.evaluating.worker_events import TasksCounted
+from fp8cli.errors import ExitCode
+from fp8cli.formats.lm_eval_results import read_results
+from fp8cli.formats.run_record import RunRecord
+
+__all__ = ["EvalEvent", "EvaluateReport", "EvaluateRequest", "ResultRow", "run"]
+
+ASSUMED_FLIP_RATE: Final = 0.03
+"""Share of the items whose outcome FP8 changes, for the outlook before a run; a comparison counts the real ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One metric of one task, or of a group of tasks."""
+
+    task: str
+    version: str | None
+    filter: str
+    num_fewshot: int | None
+    items: int | None
+    metric: str
+    higher_is_better: bool | None
+    value: float
+    stderr: float | None
+    run: str
+    """Id of the run that it comes from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateReport:
+    """What an evaluation came to."""
+
+    checkpoint: str
+    label: str
+    answered: bool
+    """Whether nothing had to be run, because records had it all."""
+    folder: Path
+    record: RunRecord
+    record_file: Path
+    results: tuple[ResultRow, ...]
+    earlier: tuple[Path, ...]
+    """Records of earlier runs that answered a part."""
+    notes: tuple[str, ...]
+    next_command: str
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """A value is no verdict."""
+        return ExitCode.DONE
+
+
+def run(request: EvaluateRequest, notify: Callable[[EvalEvent], None] = lambda _: None) -> EvaluateReport:
+    """Evaluate a checkpoint, or answer from records. Raises Fp8Error with what is wrong; what is done is kept."""
+
+    def tell(event: EvalEvent) -> None:
+        notify(event)
+        if isinstance(event, TasksCounted):
+            notify(Noted(text=_outlook(event)))
+
+    evaluated = evaluate(request, tell)
+    return EvaluateReport(
+        checkpoint=evaluated.record.model.name,
+        label=evaluated.label,
+        answered=evaluated.answered,
+        folder=evaluated.folder,
+        record=evaluated.record,
+        record_file=_record_file(evaluated.answers[0]),
+        results=tuple(row for answer in evaluated.answers for row in _rows(answer)),
+        earlier=tuple(map(_record_file, evaluated.answers[1:])),
+        notes=_notes(evaluated, request),
+        next_command=_next_command(evaluated.label, request.runs),
+    )
+
+
+def _outlook(counted: TasksCounted) -> str:
+    """Say what a comparison over these items can settle, before anyone waits for it."""
+    items = sum(task.items for task in counted.tasks)
+    fewest = min((task.items for task in counted.tasks), default=0)
+    points = 100 * margin_settled(fewest, ASSUMED_FLIP_RATE)
+    what = f"{items:,} items" if len(counted.tasks) == 1 else f"{items:,} items, the smallest task {fewest:,}"
+    return (
+        f"{what}: if {ASSUMED_FLIP_RATE:.0%} of them flip, a comparison with another model can settle a change of "
+        f"{points:.1f} pp, and nothing smaller"
+    )
+
+
+def _record_file(answer: Answer) -> Path:
+    return answer.folder / f"run_{answer.record.id}.json"
+
+
+def _rows(answer: Answer) -> Iterator[ResultRow]:
+    """Yield the values of the tasks that answer, and of groups that consist of such."""
+    results = read_results(answer.folder / answer.record.results)
+    for name, task in results.tasks.items():
+        members = answer.record.groups.get(name, ())
+        if name not in answer.tasks and not (members and set(members) <= set(answer.tasks)):
+            continue
+        for score in task.scores:
+            yield ResultRow(
+                task=name,
+                version=task.version,
+                filter=score.filter,
+                num_fewshot=task.num_fewshot,
+                items=task.items,
+                metric=score.metric,
+                higher_is_better=score.higher_is_better,
+                value=score.value,
+                stderr=score.stderr,
+                run=answer.record.id,
+            )
+
+
+def _notes(evaluated: Evaluated, request: EvaluateRequest) -> tuple[str, ...]:
+    notes = list(evaluated.record.notes)
+    others: Sequence[str] = [
+        answer.record.label for answer in evaluated.answers if answer.record.label != evaluated.label
+    ]
+    if others:
+        notes.append(f"answered from a run with the label `{others[0]}`: a label changes no result")
+    if evaluated.answered and request.fidelity and evaluated.record.fidelity is None:
+        notes.append("the record has no log-probabilities for a comparison of distributions: --rerun keeps some")
+    if evaluated.record.model.fingerprint is None:
+        notes.append("which weights the server has is not checked, so no later run is answered from this record")
+    return tuple(notes)
+
+
+def _next_command(label: str, runs: Path) -> str:
+    other = FP8_LABEL if label == BASE_LABEL else label
+    where = [] if runs == RUNS_DEFAULT else ["--runs", str(runs)]
+    return shlex.join(["fp8", "compare", BASE_LABEL, other, *where])
