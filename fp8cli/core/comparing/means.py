@@ -44,9 +44,10 @@ def paired_t(
 
     clusters: the group of each item, such as the document of a question; items of one group may resemble each other.
     span: how far the metric reaches, 1 for one in [0, 1]. With it, differences of which fewer than FEW are not 0 are
-    judged as the shares are: with two items more, half of one lost and half of one gained by the whole span. If all are
-    equal, the interval reaches no less than 1 − (α/2)^(1/n) of the span. Without it, equal differences have an interval
-    of width 0, and its method says so.
+    judged, like those that are all equal, with care for what was not seen: as if there were two items more, half of
+    one lost and half of one gained by the whole span, and no closer than 1 − (α/2)^(1/n) of the span, the share of
+    items that n others may fail to show. Without it, equal differences have an interval of width 0, and its method
+    says so.
     """
     estimate = _ratio_of_sums(differences, None, clusters)
     if estimate is None:
@@ -90,10 +91,10 @@ def perplexity_ratio(
     value = math.fsum(changes) / math.fsum(tokens)
     estimate = _ratio_of_sums(changes, tokens, None)
     if estimate is None:
-        return math.exp(value), None
+        return _exp(value), None
     reach = estimate.reach(confidence)
     method = _named("paired t of the log ratio", estimate)
-    return math.exp(value), _interval(math.exp(value - reach), math.exp(value + reach), confidence, method)
+    return _exp(value), _interval(_exp(value - reach), _exp(value + reach), confidence, method)
 
 
 def ratio_of_means(base: Sequence[float], other: Sequence[float], confidence: float = 0.95) -> Interval | None:
@@ -150,10 +151,13 @@ def _reach_of_few(differences: Sequence[float], confidence: float, span: float) 
     total = len(differences) + 2
     summed = math.fsum(differences)
     squares = math.fsum(value * value for value in differences) + span * span
-    reach = two_sided(confidence) * math.sqrt(squares - summed**2 / total) / total
-    if min(differences) == max(differences):
-        return max(reach, span * (1 - math.pow((1 - confidence) / 2, 1 / len(differences))))
-    return reach
+    unseen = span * (1 - math.pow((1 - confidence) / 2, 1 / len(differences)))
+    return max(unseen, two_sided(confidence) * math.sqrt(squares - summed**2 / total) / total)
+
+
+def _exp(value: float) -> float:
+    """exp(value), and for what no double holds 10^±304: a wrecked model can be that bad, and stays a number in JSON."""
+    return math.exp(max(-700.0, min(value, 700.0)))
 
 
 def _named(method: str, estimate: _Mean) -> str:

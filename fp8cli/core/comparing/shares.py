@@ -69,9 +69,10 @@ def agresti_min(items: int, lost: int, gained: int, confidence: float = 0.95) ->
 def agresti_caffo(
     base_share: float, base_items: int, other_share: float, other_items: int, confidence: float = 0.95
 ) -> Interval:
-    """Interval of the difference other − base of two shares over unrelated items: a right and a wrong one added to each.
+    """Interval of the difference other − base of two shares over unrelated items: two pseudo-items more on each side.
 
-    The shares may come from a printed table; they need not be whole numbers of items.
+    One of the two is right and one wrong. The shares may come from a printed table, and need not be whole numbers of
+    items.
     Source: Agresti and Caffo, The American Statistician 54 (2000) 280–288.
     """
     middle = variance = 0.0
