@@ -129,8 +129,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
-def measurement_table(names: Sequence[str], titles: Mapping[str, str], runs: Runs, reasons: Mapping[str, str]) -> str:
-    """Table of medians, with the range of the wall times; a row that was not measured says why."""
+def measurement_table(
+    names: Sequence[str],
+    titles: Mapping[str, str],
+    runs: Runs,
+    reasons: Mapping[str, str],
+    yardstick: str = YARDSTICK,
+) -> str:
+    """Table of medians, with the range of the wall times; a row that was not measured says why.
+
+    yardstick: the row that the others' wall times are divided by.
+    """
     rows = []
     for name in names:
         if name in reasons:
@@ -142,11 +151,11 @@ def measurement_table(names: Sequence[str], titles: Mapping[str, str], runs: Run
         if name == MEMORY:
             rows.append([titles[name], "–", "–", peak_gib, "–"])
             continue
-        ratio = f"{paired_ratio(wall, measured, runs[YARDSTICK]):.2f}" if YARDSTICK in runs else "–"
+        ratio = f"{paired_ratio(wall, measured, runs[yardstick]):.2f}" if yardstick in runs else "–"
         range_of_wall = f"{median(walls):.2f} ({walls[0]:.2f} – {walls[-1]:.2f})"
         cpu_seconds = f"{median(run.cpu_seconds for run in measured):.2f}"
         rows.append([titles[name], range_of_wall, cpu_seconds, peak_gib, ratio])
-    return table(["run", "wall s (range)", "CPU s", "peak memory", f"wall ÷ {titles[YARDSTICK]}"], rows)
+    return table(["run", "wall s (range)", "CPU s", "peak memory", f"wall ÷ {titles[yardstick]}"], rows)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
