@@ -65,6 +65,26 @@ class NamedSide:
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadySide:
+    """A side with everything that is compared of it."""
+
+    label: str
+    tasks: Mapping[str, Evidence]
+    """Where the results of each task stand."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Every evaluation that takes part, once."""
+        return tuple({each.results.path: each for each in self.tasks.values()}.values())
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """Of the evaluations that this tool made."""
+        return tuple(each.record for each in self.evidence if each.record is not None)
+
+
 def name_side(name: str, runs: Path, *, complain: Callable[[str], None] = lambda _: None) -> NamedSide:
     """Find out what `name` means. Raises UsageError where it means nothing, BadInput where it is broken.
 

@@ -1,0 +1,93 @@
+"""One side as a report shows it: which model, how it was run, and what it cost in bytes, memory and seconds."""
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from fp8cli.core.comparing.comparability import KEYS, VERSIONS, facts_of
+from fp8cli.core.comparing.comparison import Side
+from fp8cli.core.comparing.sides import ReadySide
+from fp8cli.formats.run_record import RunRecord, Settings
+
+_SHOWN: Final = (
+    *"backend dtype batch-size max-length bos chat-template system-instruction gen-kwargs".split(),
+    *"seeds model-args environment".split(),
+    *VERSIONS,
+)
+
+
+def describe_side(side: ReadySide) -> Side:
+    """Describe a side by its records; of plain lm-eval, and of a table, much stays unknown."""
+    records, evidence = side.records, side.evidence
+    newest = max(records, key=lambda record: record.created, default=None)
+    results = evidence[0].results
+    backend = results.backend if newest is None else newest.settings.backend
+    return Side(
+        label=side.label,
+        model=_model(results.model) if newest is None else newest.model.name,
+        sources=tuple(str(each.source) for each in evidence),
+        quantization=None if newest is None else newest.model.quantization,
+        executed_as=_one(record.executed_as for record in records),
+        backend=backend,
+        hardware=_one(", ".join(record.gpus) or record.hardware for record in records),
+        created=results.date if newest is None else newest.created,
+        bytes_on_disk=None if newest is None else newest.model.bytes_on_disk,
+        peak_memory_bytes=_largest(record.speed.peak_memory_bytes for record in records),
+        peak_gpu_memory_bytes=_largest(record.speed.peak_gpu_memory_bytes for record in records),
+        tokens_per_second=_rate(records),
+        seconds=_seconds(side),
+        settings=_settings(side),
+        notes=tuple(dict.fromkeys((*side.notes, *(note for record in records for note in record.notes)))),
+    )
+
+
+def _model(name: str | None) -> str | None:
+    """Last part of a folder's path; a Hub id as it is."""
+    return Path(name).name if name is not None and name.startswith(("/", ".", "~")) else name
+
+
+def _one(texts: Iterable[str]) -> str | None:
+    return " and ".join(dict.fromkeys(texts)) or None
+
+
+def _largest(sizes: Iterable[int | None]) -> int | None:
+    return max((size for size in sizes if size is not None), default=None)
+
+
+def _rate(records: tuple[RunRecord, ...]) -> float | None:
+    """Tokens per second over all evaluations; None if one of them does not know."""
+    if len(records) == 1:
+        return records[0].speed.tokens_per_second
+    seconds = math.fsum(record.speed.scoring_seconds for record in records)
+    tokens = sum(record.speed.tokens for record in records)
+    return tokens / seconds if records and seconds > 0 and tokens else None
+
+
+def _seconds(side: ReadySide) -> float | None:
+    known = [each.results.seconds if each.record is None else each.record.speed.seconds for each in side.evidence]
+    seconds = [each for each in known if each is not None]
+    return math.fsum(seconds) if seconds and len(seconds) == len(known) else None
+
+
+def _settings(side: ReadySide) -> Mapping[str, str]:
+    """What is known of how it was run, in words; where tasks were run differently, both ways."""
+    facts = [facts_of(each, task) for task, each in side.tasks.items()]
+    shown = {KEYS[key]: _one(text for fact in facts if (text := fact[key]) is not None) for key in _SHOWN}
+    shown["examples in the prompt"] = _one(
+        f"{each.results.tasks[task].num_fewshot} (`{task}`)"
+        for task, each in side.tasks.items()
+        if each.results.tasks[task].num_fewshot is not None
+    )
+    shown["items"] = _one(_items(record.settings) for record in side.records)
+    shown["executed by"] = _one(record.executed_by for record in side.records if record.executed_by is not None)
+    shown["fp8"] = _one(record.fp8_version for record in side.records if record.fp8_version)
+    return {what: text for what, text in shown.items() if text is not None}
+
+
+def _items(settings: Settings) -> str:
+    if settings.sample is not None:
+        return f"{settings.sample:,} of each task, drawn with seed {settings.sample_seed}"
+    if settings.limit is None:
+        return "all"
+    return f"the first {settings.limit:g}" if settings.limit >= 1 else f"the first {settings.limit:.1%}"
