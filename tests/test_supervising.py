@@ -454,17 +454,16 @@ except Interrupted:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_the_real_worker_ends_with_its_parent(tasks: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
     work = tmp_path / "work"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(work), str(tasks)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    assert parent.stdout is not None
-    for line in parent.stdout:
-        if line == "Answered\n":
-            break
-    started = json.loads((work / "events-0.jsonl").read_text().splitlines()[0])
-    assert is_alive(started["pid"])
-    parent.send_signal(number)
-    assert parent.wait(30) == code
+    words = [sys.executable, "-c", PARENT, str(work), str(tasks)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        for line in parent.stdout:
+            if line == "Answered\n":
+                break
+        started = json.loads((work / "events-0.jsonl").read_text().splitlines()[0])
+        assert is_alive(started["pid"])
+        parent.send_signal(number)
+        assert parent.wait(30) == code
     wait_until(lambda: not is_alive(started["pid"]), 10)
     assert not (work / "result.json").exists()
     assert (work / "answers-0.jsonl").stat().st_size > 0

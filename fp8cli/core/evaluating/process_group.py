@@ -81,9 +81,12 @@ def _signal_all(processes: Sequence[subprocess.Popen[bytes]], folder: Path, numb
         # While one of a group is alive its number is not given to another; a group that is gone is not there.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
+    groups = {process.pid for process in processes}
     for pid in _marked(folder):
         with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+            # Once is enough: a second SIGTERM would interrupt what the first set off.
+            if os.getpgid(pid) not in groups:
+                os.kill(pid, number)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], folder: Path, seconds: float) -> None:
