@@ -30,6 +30,8 @@ _TASK: Final[dict[Backend, Task]] = {"hf": "eval on transformers", "vllm": "eval
 _OF_LM_EVAL: Final = "lm_eval"
 _OF_MODE: Final = "serving"
 _OF_FORMAT: Final = "compressed-tensors"
+_WORTH_SAYING: Final = frozenset({"checkpoint", "fit", "torch", "unpacked", "vllm torch"})
+"""Checks whose warnings are about this evaluation; the rest, such as pins that work all the same, is for fp8 doctor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ def examine(place: Workplace, subject: Subject) -> tuple[str, ...]:
             raise _refusal(check)
         if check.name == _OF_MODE and subject.is_fp8:
             said.append(f"FP8 here: {check.found}")
-        elif check.status == "warning":
+        elif check.status == "warning" and check.name in _WORTH_SAYING:
             said.append(f"{check.name}: {check.found}, wanted {check.wanted}")
     return tuple(said)
 

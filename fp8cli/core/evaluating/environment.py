@@ -12,8 +12,9 @@ from fp8cli.core.machine.probes import read_memory
 _ONE_PROCESS: Final = "VLLM_ENABLE_V1_MULTIPROCESSING"
 _CPU_CACHE: Final = "VLLM_CPU_KVCACHE_SPACE"
 _GIB: Final = 2**30
-_CACHE_SHARE: Final = 4
-"""Of the available memory the KV cache gets one over this; weights and log-probabilities need the rest."""
+_CACHE_SHARE: Final = 8
+"""The KV cache gets one over this of all memory, so that every model on a machine gets the same, though never more
+than half of what is available."""
 _LARGEST_CACHE: Final = 16
 
 UNIMPORTANT: Final = frozenset({_ONE_PROCESS, _CPU_CACHE})
@@ -57,7 +58,8 @@ def deciding(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 def _cache_gib(workplace: Workplace) -> int:
     try:
-        available = read_memory(workplace.root).available_bytes
+        memory = read_memory(workplace.root)
     except (OSError, ValueError):  # A machine that does not tell: the least that vLLM takes.
         return 1
-    return min(_LARGEST_CACHE, max(1, available // _CACHE_SHARE // _GIB))
+    wanted = min(memory.total_bytes // _CACHE_SHARE, memory.available_bytes // 2) // _GIB
+    return min(_LARGEST_CACHE, max(1, wanted))

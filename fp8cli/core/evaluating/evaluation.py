@@ -22,7 +22,7 @@ from fp8cli.core.evaluating.servers import ask_server
 from fp8cli.core.evaluating.settings import Chosen, choose_settings
 from fp8cli.core.evaluating.subject import Subject, open_subject
 from fp8cli.core.evaluating.supervising import WorkerFailed, run_workers
-from fp8cli.core.evaluating.task_sources import TaskSources, find_sources, hash_contents, write_bundled
+from fp8cli.core.evaluating.task_sources import STORIES, TaskSources, find_sources, hash_contents, write_bundled
 from fp8cli.core.evaluating.work_folder import Work, discard, hold, runs_errors
 from fp8cli.formats.run_record import RunRecord
 from fp8cli.worker.protocol import FidelityJob, Job, log_file
@@ -226,7 +226,8 @@ def _words_of_lowered(chosen: Chosen) -> str:
 
 def _job(plan: _Plan, chosen: Chosen, names: tuple[str, ...], work: Work) -> Job:
     settings, request = chosen.settings, plan.request
-    bundled = (work.folder / _TASKS,) if plan.sources.bundled else ()
+    # Always, so that a mistyped name is told which it resembles; a task of the user's own with its name goes first.
+    bundled = () if STORIES in plan.sources.own_names else (work.folder / _TASKS,)
     folders = (*(path.absolute() for path in bundled), *plan.sources.folders)
     return Job(
         backend=settings.backend,
