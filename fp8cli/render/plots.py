@@ -1,11 +1,7 @@
 """`fp8 inspect --plot FILE`: the drawing of a report as a .png, .svg or .html file, written whole or not at all."""
 
-import os
-import secrets
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Final
 
 from fp8cli.commands.inspect import InspectReport
@@ -13,6 +9,7 @@ from fp8cli.core.inspection.depth import over_depth
 from fp8cli.errors import CannotRun, UsageError
 from fp8cli.render.figure import draw_figure
 from fp8cli.render.page import to_html
+from fp8cli.render.report_files import ReportFile
 
 ENDINGS: Final = (".png", ".svg", ".html")
 
@@ -26,18 +23,7 @@ def check_plot_path(path: Path) -> None:
     CannotRun if the parent cannot be written, or matplotlib is missing.
     """
     _ending(path)
-    folder = _target(path).parent
-    if path.is_dir():
-        message = f"`{path}` is a folder, and the drawing is a file"
-        raise UsageError(message, hint=f"name a file in it: --plot {path / 'inspect.png'}")
-    if not folder.is_dir():
-        message = f"`{path}` cannot be written: there is no folder `{folder}`"
-        raise UsageError(message, hint="make the folder first, or name a file in one that exists")
-    try:
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as problem:
-        raise _unwritable(path, problem) from problem
+    _file(path).check()
     if find_spec("matplotlib") is None:
         raise _without_matplotlib()
 
@@ -59,7 +45,7 @@ def draw(report: InspectReport, path: Path) -> None:
             content = draw_figure(report, depth, "png" if ending == ".png" else "svg")
     except ImportError as problem:
         raise _without_matplotlib() from problem
-    _write(path, content)
+    _file(path).write(content)
 
 
 def _ending(path: Path) -> str:
@@ -71,32 +57,8 @@ def _ending(path: Path) -> str:
     return ending
 
 
-def _write(path: Path, content: bytes) -> None:
-    target = _target(path)
-    growing = target.with_name(f".{secrets.token_hex(8)}.fp8-partial")
-    try:
-        try:
-            # Created by hand: tempfile would make it private, and the umask shall decide.
-            descriptor = os.open(growing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            growing.replace(target)
-        except BaseException:
-            with suppress(OSError):
-                growing.unlink()
-            raise
-    except OSError as problem:
-        raise _unwritable(path, problem) from problem
-
-
-def _target(path: Path) -> Path:
-    """The file itself where `path` is a link to it, so that the link stays one."""
-    return Path(os.path.realpath(path))
-
-
-def _unwritable(path: Path, problem: OSError) -> CannotRun:
-    message = f"`{path}` cannot be written: {problem.strerror or problem}"
-    return CannotRun(message, hint="make room or choose another place with --plot")
+def _file(path: Path) -> ReportFile:
+    return ReportFile(path=path, option="--plot", what="the drawing", example="inspect.png")
 
 
 def _without_matplotlib() -> CannotRun:

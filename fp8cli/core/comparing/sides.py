@@ -56,6 +56,11 @@ class NamedSide:
     note: str | None = None
     """What else the name could have meant."""
 
+    @property
+    def newest_record(self) -> RunRecord | None:
+        """Of its newest evaluation, if this tool made it."""
+        return self.evidence[0].record if self.evidence else None
+
     def tasks(self) -> dict[str, Evidence]:
         """Every task it has, from the newest evaluation of each."""
         found: dict[str, Evidence] = {}
@@ -101,7 +106,7 @@ def name_side(name: str, runs: Path, *, complain: Callable[[str], None] = lambda
     if path.is_file():
         return _of_file(name, path)
     if path.is_dir():
-        return _of_folder(name, path, complain)
+        return _of_folder(name, path, runs, complain)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return NamedSide(name=name, label=name, kind="checkpoint", evidence=(), checkpoint=name)
     raise UsageError(f"`{name}` is no label in `{runs}`, no file or folder, and no model on the Hub", hint=_known(runs))
@@ -162,7 +167,7 @@ def _of_file(name: str, path: Path) -> NamedSide:
     raise UsageError(message, hint="give results_*.json, run_*.json, a table in .md or .txt, or a checkpoint folder")
 
 
-def _of_folder(name: str, path: Path, complain: Callable[[str], None]) -> NamedSide:
+def _of_folder(name: str, path: Path, runs: Path, complain: Callable[[str], None]) -> NamedSide:
     label = path.resolve().name
     results = _results_below(path)
     if (path / CONFIG).is_file() and any(path.glob("*.safetensors")):
@@ -171,7 +176,9 @@ def _of_folder(name: str, path: Path, complain: Callable[[str], None]) -> NamedS
     if any(path.glob(_RECORDS)):
         found = find_records(path.parent, path.name, complain=complain)
         if found:
-            return _of_records(name, label, "label", found)
+            # Only what lies in the runs folder can be evaluated again under its label.
+            inside = path.resolve().parent == runs.resolve()
+            return _of_records(name, label, "label" if inside else "run", found)
     if not results:
         message = f"`{name}` is neither a checkpoint, nor does it hold results of lm-eval"
         raise UsageError(message, hint="give the folder with config.json and the weights, or the one of --output_path")
