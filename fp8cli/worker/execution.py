@@ -18,6 +18,9 @@ WEIGHT_ONLY_WORDS: Final = ("marlin", "w8a16", "weightonly")
 
 SIMULATED_WORDS: Final = ("emulation", "reference")
 
+ARITHMETIC_OF_PROCESSORS: Final = "amx_fp8"
+"""The flag of a processor that multiplies in FP8; on others vLLM's kernels for processors unpack and multiply wider."""
+
 SELECTED: Final = re.compile(r"Selected (\w+) for (CompressedTensors\w*Fp8\w*|\w*Fp8\w*Method)")
 """vLLM's line about a kernel, where the model is in another process."""
 
@@ -61,8 +64,13 @@ def executed_by_vllm(llm: Any, log: Path) -> Executed:
         return Executed(way="unquantized", by=None)
     if hasattr(llm.llm_engine, "model_executor"):
         (layers,) = llm.apply_model(describe_layers)
-        return _of_classes(layers)
-    return _of_log(log)
+        executed = _of_classes(layers)
+    else:
+        executed = _of_log(log)
+    on_processor = llm.llm_engine.vllm_config.device_config.device_type == "cpu"
+    if executed.way == "fp8-kernel" and on_processor and not _multiplies_in_fp8():
+        return Executed(way="simulated", by=f"{executed.by}, on a processor without FP8 arithmetic")
+    return executed
 
 
 def describe_layers(model: Any) -> list[str]:
@@ -101,6 +109,10 @@ def _of_log(log: Path) -> Executed:
     if MARLIN_LINE in text:
         return Executed(way="weight-only", by="vLLM's log: Marlin")
     return _of_classes(f"{method}, {kernel}" for kernel, method in SELECTED.findall(text))
+
+
+def _multiplies_in_fp8(described: Path = Path("/proc/cpuinfo")) -> bool:
+    return described.exists() and ARITHMETIC_OF_PROCESSORS in described.read_text(encoding="utf-8", errors="replace")
 
 
 def _most(ways: Counter[tuple[Execution, str]]) -> Executed:

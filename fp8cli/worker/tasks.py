@@ -102,7 +102,8 @@ def _resolve(name: str, manager: Any) -> Sequence[str]:
     if path.is_dir() and (files := sorted(path.glob("*.yaml"))):
         return [str(file.absolute()) for file in files]
     close = difflib.get_close_matches(name, manager.all_tasks, n=CLOSE_NAMES)
-    meant = " or ".join(f"`{known}`" for known in close)
+    *others, last = [f"`{known}`" for known in close] or [""]
+    meant = f"{', '.join(others)} or {last}" if others else last
     raise Failure(
         kind="task",
         message=f"no task, group or tag is named `{name}`",
