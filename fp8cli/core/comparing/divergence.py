@@ -136,19 +136,20 @@ def _exact(base: "Floats", other: "Floats") -> "tuple[Floats, Floats]":
     """KL of each row of log-probabilities [rows, V], and the whole probability, which is 1."""
     import numpy as np
 
-    for side in (base, other):
+    p, q = np.exp(base), np.exp(other)
+    for side in (p, q):
         # NaN is left to be refused by its own name.
-        if (abs(np.exp(side).sum(axis=1) - 1) > _TOLERANCE).any():
+        if (abs(side.sum(axis=1) - 1) > _TOLERANCE).any():
             raise ValueError("what was kept are no log-probabilities: they do not sum to 1")
-    return np.maximum(_terms(base, other).sum(axis=1), 0.0), np.ones(len(base))
+    return np.maximum(_terms(p, q, base - other).sum(axis=1), 0.0), np.ones(len(base))
 
 
-def _terms(base: "Floats", other: "Floats") -> "Floats":
+def _terms(p: "Floats", q: "Floats", log_ratio: "Floats") -> "Floats":
     """Terms of KL, none of them negative but by rounding: p ln(p/q) − p + q."""
     import numpy as np
 
-    p, q = np.exp(base), np.exp(other)
-    terms: Floats = np.where(p == 0, 0.0, p * (base - other) - p) + q
+    # Where p is 0 the logarithm is −∞, and the limit of the product is 0.
+    terms: Floats = np.where(p == 0, 0.0, p * (log_ratio - 1)) + q
     return terms
 
 
@@ -167,13 +168,16 @@ def _bound(base: Kept, other: Kept, rows: slice) -> "tuple[Floats, Floats]":
         for side, table in zip((base, other), tables, strict=True)
     )
     row = known // base.vocabulary
-    p, q = np.bincount(row, np.exp(ours), count), np.bincount(row, np.exp(theirs), count)
-    for side in (p, q):
+    p, q = np.exp(ours), np.exp(theirs)
+    captured, others = np.bincount(row, p, count), np.bincount(row, q, count)
+    for side in (captured, others):
         if (side > 1 + _TOLERANCE).any():
             raise ValueError("what was kept are no log-probabilities: they sum to more than 1")
-    rests = _terms(np.log(np.maximum(1 - p, _LEAST_REST)), np.log(np.maximum(1 - q, _LEAST_REST)))
-    kl = np.bincount(row, _terms(ours, theirs), count) + rests
-    return np.maximum(kl, 0.0), np.minimum(p, 1.0)
+    rest, rest_of_other = np.maximum(1 - captured, _LEAST_REST), np.maximum(1 - others, _LEAST_REST)
+    kl = np.bincount(row, _terms(p, q, ours - theirs), count) + _terms(
+        rest, rest_of_other, np.log(rest / rest_of_other)
+    )
+    return np.maximum(kl, 0.0), np.minimum(captured, 1.0)
 
 
 def _table(side: Kept, likeliest: "NDArray[np.int32]", rows: slice) -> "tuple[NDArray[np.int64], Floats]":

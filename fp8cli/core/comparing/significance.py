@@ -36,7 +36,7 @@ def paired_t_test(differences: Sequence[float]) -> tuple[float, float]:
     squares = math.fsum((value - mean) ** 2 for value in differences)
     if not math.isfinite(squares):
         raise ValueError("a difference is not a finite number")
-    if items == 1 or min(differences) == max(differences):
+    if squares == 0 or min(differences) == max(differences):
         lost, gained = (sum(sign * value > 0 for value in differences) for sign in (-1, 1))
         return mcnemar_exact(lost, gained), mcnemar_worse(lost, gained)
     t = mean / math.sqrt(squares / (items * (items - 1)))
