@@ -52,10 +52,11 @@ def bundled_stories(count: int) -> tuple[str, ...]:
 
 def lambada_repo(texts: Sequence[str]) -> Repo:
     """Make a repository of the form of LAMBADA's; its second configuration holds the texts in reverse order."""
+    size = sum(len(text.encode()) for text in texts)
     repo = Repo()
     repo.push(
         {
-            "README.md": _CARD.format(items=len(texts)).encode(),
+            "README.md": _CARD.format(items=len(texts), size=size).encode(),
             "default/test-00000-of-00001.parquet": _parquet(texts),
             "en/test-00000-of-00001.parquet": _parquet(texts[::-1]),
         }
