@@ -7,6 +7,7 @@ Stirling's series where lgamma would subtract two huge numbers. Against scipy th
 """
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Final
 
@@ -37,6 +38,7 @@ def t_upper_tail(t: float, freedom: float) -> float:
     return both / 2 if t >= 0 else 1 - both / 2
 
 
+@lru_cache(maxsize=1_000)
 def t_quantile(p: float, freedom: float) -> float:
     """The t that Student's t with `freedom` degrees stays below with probability p, 0 < p < 1."""
     if not 0 < p < 1:
@@ -48,7 +50,7 @@ def t_quantile(p: float, freedom: float) -> float:
     low, high = 0.0, max(1.0, normal_quantile(p))
     while t_upper_tail(high, freedom) > 1 - p:
         low, high = high, 2 * high
-    # Halving needs no derivative and cannot run away; a quantile is asked for once per interval.
+    # Halving needs no derivative and cannot run away; the few quantiles that a comparison asks for are remembered.
     while low < (middle := (low + high) / 2) < high:
         if t_upper_tail(middle, freedom) > 1 - p:
             low = middle
