@@ -5,13 +5,14 @@ a server if one is named; vLLM if there is a GPU that takes FP8 and an interpret
 transformers (`hf`). Without a GPU vLLM starts slower than small models are evaluated, and large ones are for GPUs.
 """
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from fp8cli.core.doctor.diagnosis import diagnose
-from fp8cli.core.doctor.environment import Check
+from fp8cli.core.doctor.environment import Check, check_torch, guard
 from fp8cli.core.doctor.examinations import Task, choose
 from fp8cli.core.doctor.stack_checks import check_package
 from fp8cli.core.doctor.surroundings import Surroundings
@@ -28,6 +29,7 @@ VERSIONS: Final = ("lm_eval", "transformers", "torch", "vllm", "compressed-tenso
 
 _TASK: Final[dict[Backend, Task]] = {"hf": "eval on transformers", "vllm": "eval on vLLM"}
 _OF_LM_EVAL: Final = "lm_eval"
+_OF_TORCH: Final = "torch"
 _OF_MODE: Final = "serving"
 _OF_FORMAT: Final = "compressed-tensors"
 _WORTH_SAYING: Final = frozenset({"checkpoint", "fit", "torch", "unpacked", "vllm torch"})
@@ -113,11 +115,20 @@ def diagnose_backend(place: Workplace) -> tuple[Check, ...]:
         return (check_package(place.here, _OF_LM_EVAL),)
     task = _TASK[place.backend]
     chosen = choose((), with_checkpoint=place.checkpoint is not None)
-    made = diagnose(place, [each for each in chosen if task in each.tasks and each.name != _OF_LM_EVAL])
-    # The doctor looks for lm-eval in its own interpreter; it is the worker's that needs it.
+    ours = {_OF_LM_EVAL, *([_OF_TORCH] if place.backend == "hf" else [])}
+    made = diagnose(place, [each for each in chosen if task in each.tasks and each.name not in ours])
+    return (*(each.check for each in made), *_of_worker(place, ours))
+
+
+def _of_worker(place: Workplace, names: Collection[str]) -> Iterator[Check]:
+    """Make those checks that the doctor makes of its own interpreter, of the worker's."""
     worker = place.vllm if place.backend == "vllm" else place.here
-    lm_eval = () if worker is None else (check_package(worker, _OF_LM_EVAL),)
-    return (*(each.check for each in made), *lm_eval)
+    if worker is None:
+        return
+    if _OF_TORCH in names:
+        python = None if place.python is None else worker.python
+        yield guard(_OF_TORCH, lambda: check_torch(worker.torch, place.gpus, python=python))
+    yield guard(_OF_LM_EVAL, lambda: check_package(worker, _OF_LM_EVAL))
 
 
 def examine(place: Workplace, subject: Subject) -> tuple[str, ...]:
