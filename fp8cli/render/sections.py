@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fp8cli.core.findings import Finding
+from fp8cli.core.findings import Finding, Status
 from fp8cli.errors import printable
 from fp8cli.render.console import Output
 from fp8cli.render.table import Table
-from fp8cli.render.verdicts import SYMBOLS, entry, more
+from fp8cli.render.verdicts import SYMBOLS, entry, hanging, judged, more
 
 SHOWN_PER_CHECK: Final = 12
 """Findings of one check that a screen lists; damage in every layer would fill it otherwise. The document has all."""
@@ -34,7 +34,17 @@ class Command:
     text: str
 
 
-Part = str | Table | Findings | Command
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A sentence led by the word of its verdict, and what else belongs to it: (what, text)."""
+
+    status: Status
+    word: str
+    text: str
+    more: tuple[tuple[str, str], ...] = ()
+
+
+Part = str | Table | Findings | Command | Judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +72,10 @@ def show_sections(sections: Iterable[Section], output: Output) -> None:
                     output.out.line(f"  {part.text}")
                 case Findings():
                     _show_findings(part, output)
+                case Judged():
+                    judged(output, part.status, part.word, part.text)
+                    for what, text in part.more:
+                        hanging(output, "  ", f"{what}: ", text)
 
 
 def _show_findings(part: Findings, output: Output) -> None:
@@ -121,6 +135,10 @@ def to_markdown(sections: Iterable[Section]) -> Iterator[str]:
                     yield from ("```bash", printable(part.text), "```", "")
                 case Findings():
                     yield from _markdown_findings(part)
+                case Judged():
+                    lead = f"**{SYMBOLS[part.status][0]} {_escape(part.word)}**"
+                    yield f"{lead} {_escape(part.text)}"
+                    yield from ("", *(f"{_escape(f'{what}: {text}')}\n" for what, text in part.more))
 
 
 def _markdown_table(table: Table) -> Iterator[str]:

@@ -51,6 +51,11 @@ def entry(output: Output, status: Status, name: str, text: str, width: int) -> N
     hanging(output, label, f"{name:{width}}  ", text, style=_STYLES[status])
 
 
+def judged(output: Output, status: Status, word: str, text: str) -> None:
+    """Write a verdict that has a word of its own, such as `REGRESSION`."""
+    hanging(output, f"{SYMBOLS[status][0 if output.out.unicode else 1]} {word}  ", "", text, style=_STYLES[status])
+
+
 def more(output: Output, what: str, text: str, *, whole: bool) -> None:
     """Write a line that belongs to the verdict above; `whole`: it is a command, never to be broken."""
     indent = " " * ((1 if output.out.unicode else 4) + 1 + _WORD + 2)
