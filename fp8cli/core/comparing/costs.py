@@ -73,16 +73,23 @@ def _seconds(side: ReadySide) -> float | None:
 def _settings(side: ReadySide) -> Mapping[str, str]:
     """What is known of how it was run, in words; where tasks were run differently, both ways."""
     facts = [facts_of(each, task) for task, each in side.tasks.items()]
-    shown = {KEYS[key]: _one(text for fact in facts if (text := fact[key]) is not None) for key in _SHOWN}
-    shown["examples in the prompt"] = _one(
-        f"{each.results.tasks[task].num_fewshot} (`{task}`)"
-        for task, each in side.tasks.items()
-        if each.results.tasks[task].num_fewshot is not None
+    shown = {KEYS[key]: _said(fact[key] for fact in facts) for key in _SHOWN}
+    shots = {task: each.results.tasks[task].num_fewshot for task, each in side.tasks.items()}
+    shown["examples in the prompt"] = (
+        _one(str(number) for number in shots.values() if number is not None)
+        if len(set(shots.values())) == 1
+        else ", ".join(f"{number} (`{task}`)" for task, number in shots.items() if number is not None)
     )
     shown["items"] = _one(_items(record.settings) for record in side.records)
     shown["executed by"] = _one(record.executed_by for record in side.records if record.executed_by is not None)
     shown["fp8"] = _one(record.fp8_version for record in side.records if record.fp8_version)
     return {what: text for what, text in shown.items() if text is not None}
+
+
+def _said(texts: Iterable[str | None]) -> str | None:
+    """All that is said, once; `none` only where nothing else is."""
+    known = [text for text in texts if text is not None]
+    return _one(text for text in known if text != "none") or _one(known)
 
 
 def _items(settings: Settings) -> str:

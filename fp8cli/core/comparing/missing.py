@@ -11,7 +11,7 @@ from typing import Final
 
 from fp8cli.core.comparing.outlook import outlook_of_items, outlook_of_margin
 from fp8cli.core.comparing.sides import Evidence, NamedSide, ReadySide, pick_tasks, recorded
-from fp8cli.core.evaluating.eval_events import EvalEvent, Noted
+from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.evaluation import Evaluated, evaluate
 from fp8cli.core.evaluating.request import EvaluationRequest
 from fp8cli.core.evaluating.worker_events import TasksCounted
@@ -67,8 +67,7 @@ def ready_sides(
     )
     jobs = [_missing(side, sides) for side in sides.named]
     labels = _labels(sides.named)
-    if any(jobs):
-        notify(Noted(text=outlook_of_margin(margin)))
+    tell = _with_outlook(notify, margin)
     ready: list[ReadySide] = []
     for side, names, label in zip(sides.named, jobs, labels, strict=True):
         if not names:
@@ -82,7 +81,6 @@ def ready_sides(
             tasks=names,
             label=label,
         )
-        tell = notify if ready else _with_outlook(notify, margin)
         ready.append(_from_evaluation(side, sides, evaluate(wanted, tell)))
     return _told_apart(ready, sides.named)
 
@@ -180,11 +178,16 @@ def _like(request: EvaluationRequest, record: RunRecord) -> EvaluationRequest:
 
 
 def _with_outlook(notify: Notify, margin: float) -> Notify:
-    """Say what the items can settle as soon as they are counted, which is before the model is loaded."""
+    """Say, once, what the margin takes before anything is run, and what the items can settle once they are counted."""
+    waiting = {Prepared, TasksCounted}
 
     def tell(event: EvalEvent) -> None:
+        if isinstance(event, Prepared) and Prepared in waiting:
+            waiting.remove(Prepared)
+            notify(Noted(text=outlook_of_margin(margin)))
         notify(event)
-        if isinstance(event, TasksCounted):
+        if isinstance(event, TasksCounted) and TasksCounted in waiting:
+            waiting.remove(TasksCounted)
             for task in event.tasks:
                 if (text := outlook_of_items(task.name, task.items, margin)) is not None:
                     notify(Noted(text=text))

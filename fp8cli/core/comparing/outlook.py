@@ -12,7 +12,9 @@ def outlook_of_margin(margin: float) -> str:
     """Say how many items the margin takes."""
     needed = items_needed_paired(ASSUMED_FLIP_RATE, margin)
     items = "more items than any task has" if needed is None else f"about {needed:,} items"
-    return f"a margin of {100 * margin:.3g} pp takes {items} of each task, if {ASSUMED_FLIP_RATE:.0%} of them flip"
+    return (
+        f"a margin of {100 * margin:.3g} pp takes {items} of each task, if {100 * ASSUMED_FLIP_RATE:g} % of them flip"
+    )
 
 
 def outlook_of_items(task: str, items: int, margin: float) -> str | None:
@@ -21,6 +23,6 @@ def outlook_of_items(task: str, items: int, margin: float) -> str | None:
     if settled <= margin:
         return None
     return (
-        f"`{task}` has {items:,} items: with {ASSUMED_FLIP_RATE:.0%} of them flipped they settle "
+        f"`{task}` has {items:,} items: with {100 * ASSUMED_FLIP_RATE:g} % of them flipped they settle "
         f"{100 * settled:.2g} pp, and not the margin of {100 * margin:.3g} pp"
     )

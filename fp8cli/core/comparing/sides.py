@@ -162,7 +162,7 @@ def _of_file(name: str, path: Path) -> NamedSide:
         record = read_record(path)
         return _of_records(name, f"{record.label}@{record.id}", "run", ((path.parent, record),))
     if path.suffix == ".json":
-        return _of_results(name, path.parent.name or path.stem, (path,))
+        return _of_results(name, None, (path,))
     message = f"`{name}` is neither a record, nor results, nor a table"
     raise UsageError(message, hint="give results_*.json, run_*.json, a table in .md or .txt, or a checkpoint folder")
 
@@ -194,9 +194,12 @@ def _results_below(path: Path) -> tuple[Path, ...]:
     return tuple(file for pattern in patterns for file in path.glob(pattern))
 
 
-def _of_results(name: str, label: str, files: Iterable[Path]) -> NamedSide:
+def _of_results(name: str, label: str | None, files: Iterable[Path]) -> NamedSide:
+    """Read results of plain lm-eval; without a label they go by the model's name, or their own."""
     read = sorted(map(read_results, files), key=lambda each: each.date or "", reverse=True)
     evidence = tuple(Evidence(results=each, record=None) for each in read)
+    newest = read[0]
+    label = label or (Path(newest.model).name if newest.model else "") or newest.path.stem
     return NamedSide(name=name, label=label, kind="results", evidence=evidence, checkpoint=None)
 
 
