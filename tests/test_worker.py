@@ -157,6 +157,7 @@ def test_two_workers_share_the_requests_and_the_first_has_all_answers(tasks: Pat
     ]
     assert not shares[0] & shares[1]
     assert min(map(len, shares)) > REQUESTS // 3
+    assert result(folder)["facts"]["tokens"] == pytest.approx(result(whole)["facts"]["tokens"], rel=0.01)
     ours, alone = result(folder)["results"]["results"], result(whole)["results"]["results"]
     for task in TASKS:
         for metric, value in alone[task].items():  # type: ignore[index, attr-defined]

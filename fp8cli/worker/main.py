@@ -7,18 +7,22 @@ into files; standard output and error are a log.
 import json
 import os
 import random
+import re
 import sys
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from fp8cli.worker import facts, protocol
 from fp8cli.worker.failures import Failure, describe
 from fp8cli.worker.lm_eval_vllm import answer_for_the_cpu_build
 from fp8cli.worker.parent_watch import watch_parent
 from fp8cli.worker.progress import Progress
+
+OLDEST_LM_EVAL: Final = (0, 4, 13)
+"""The first whose tasks are loaded by themselves, before a model."""
 
 
 def main(folder: Path, rank: int) -> NoReturn:
@@ -27,8 +31,8 @@ def main(folder: Path, rank: int) -> NoReturn:
     progress = Progress(folder, rank)
     code = 0
     try:
-        _work(folder, rank, progress)
-        progress.tell("finished")
+        share = _work(folder, rank, progress)
+        progress.tell("finished", **({} if share is None else {"share": share}))
     except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it is
         traceback.print_exc()
         failure = describe(error)
@@ -40,7 +44,8 @@ def main(folder: Path, rank: int) -> NoReturn:
     os._exit(code)
 
 
-def _work(folder: Path, rank: int, progress: Progress) -> None:
+def _work(folder: Path, rank: int, progress: Progress) -> dict[str, Any] | None:
+    """Do the job, and return what this worker used, unless it is the first: that one writes it into the result."""
     job = protocol.read_job(folder)
     if job.backend == "vllm":
         answer_for_the_cpu_build()
@@ -59,17 +64,18 @@ def _work(folder: Path, rank: int, progress: Progress) -> None:
         ],
     )
     if job.stop_after == "tasks":
-        return
-    _evaluate(job, folder, rank, progress, loaded)
+        return None
+    return _evaluate(job, folder, rank, progress, loaded)
 
 
-def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, loaded: Any) -> None:
+def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, loaded: Any) -> dict[str, Any] | None:
     """Load the model, let lm-eval ask it, keep its distributions, and write the result."""
     from fp8cli.worker.answering import Answering, ShareDone
     from fp8cli.worker.fidelity import keep_distributions
     from fp8cli.worker.journal import Journal
     from fp8cli.worker.models import end_model, load_model
     from fp8cli.worker.results import Results
+    from fp8cli.worker.shares import add_shares, share_facts
 
     results = Results(job, folder)
     progress.tell("loading", what="model")
@@ -92,7 +98,7 @@ def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, lo
         evaluation = results.evaluate(lm, loaded)
     except ShareDone:
         end_model(job, lm)
-        return
+        return share_facts(tokens=answering.tokens, known=answering.known)
     scoring_seconds = time.perf_counter() - started
     fidelity = keep_distributions(job, lm, loaded, folder, progress)
     _write_result(
@@ -108,16 +114,14 @@ def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, lo
             "chat_template_sha256": evaluation.chat_template_sha256,
             "loading_seconds": loading_seconds,
             "scoring_seconds": scoring_seconds,
-            "tokens": answering.tokens,
-            "peak_memory_bytes": facts.peak_memory_bytes(facts.peaks_of_group(os.getpgrp(), os.getpid())),
-            **facts.gpu_facts(),
-            "known_answers": answering.known,
+            **add_shares(share_facts(tokens=answering.tokens, known=answering.known), folder, job.world),
             "tasks": _task_facts(evaluation.results, loaded),
             "groups": loaded.groups,
             "fidelity": fidelity,
         },
     )
     end_model(job, lm)
+    return None
 
 
 def _need_packages(job: protocol.Job) -> None:
@@ -126,6 +130,10 @@ def _need_packages(job: protocol.Job) -> None:
     for name in needed[job.backend]:
         if here[name] is None:
             raise Failure(kind="packages", message=f"`{sys.executable}` has no `{name}`")
+    version = here["lm_eval"] or ""
+    if tuple(map(int, re.findall(r"\d+", version)[: len(OLDEST_LM_EVAL)])) < OLDEST_LM_EVAL:
+        oldest = ".".join(map(str, OLDEST_LM_EVAL))
+        raise Failure(kind="packages", message=f"lm_eval {version} is older than {oldest}, whose interfaces are used")
 
 
 def _seed(job: protocol.Job) -> None:

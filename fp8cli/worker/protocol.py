@@ -17,7 +17,7 @@ Events are objects with the key `event`:
     running     requests: how many are this worker's share, known: how many of them an earlier journal answers
     answered    count: answers since the last such event
     fidelity    done, total: positions
-    finished
+    finished    share: what a worker that is not the first used, see `worker.shares`
     failed      kind (a FailureKind), message: one sentence without a full stop, hint or null
 """
 

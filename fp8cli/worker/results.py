@@ -7,7 +7,7 @@ other metrics get `N/A`. `config.bootstrap_iters` of the results says 0.
 """
 
 import json
-import tempfile
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +40,8 @@ class Results:
         """Start lm-eval's clock: it counts loading the model too."""
         self._job = job
         self._folder = folder
-        self._inside = tempfile.TemporaryDirectory(prefix="lm-eval-", dir=folder)
-        self._tracker = EvaluationTracker(output_path=str(Path(self._inside.name) / "results.json"))
+        self._inside = folder / "lm-eval"
+        self._tracker = EvaluationTracker(output_path=str(self._inside / "results.json"))
 
     def evaluate(self, lm: Any, loaded: LoadedTasks) -> Evaluation:
         """Evaluate all tasks, and lay down `samples_TASK.jsonl` for each."""
@@ -84,19 +84,20 @@ class Results:
 
     def _save(self, results: dict[str, Any]) -> Mapping[str, Any]:
         """Let lm-eval write its files, move its samples to their place, and return its results as it wrote them."""
+        shutil.rmtree(self._inside, ignore_errors=True)
         samples = results.pop("samples")
         self._tracker.save_results_aggregated(results=results, samples=samples)
         for task, rows in samples.items():
             self._tracker.save_results_samples(task_name=task, samples=rows)
-        inside = Path(self._inside.name)
         # lm-eval logs that it could not write, and goes on.
-        written = {path.name.partition("_")[0]: path for path in inside.glob("*.json")}
+        written = {path.name.partition("_")[0]: path for path in self._inside.glob("*.json")}
         if "results" not in written:
             raise OSError("lm-eval could not write its results; its log says why")
         for task in samples:
-            (inside / f"samples_{task}_{self._tracker.date_id}.jsonl").replace(self._folder / f"samples_{task}.jsonl")
+            written_samples = self._inside / f"samples_{task}_{self._tracker.date_id}.jsonl"
+            written_samples.replace(self._folder / f"samples_{task}.jsonl")
         saved: Mapping[str, Any] = json.loads(written["results"].read_text(encoding="utf-8"))
-        self._inside.cleanup()
+        shutil.rmtree(self._inside)
         return saved
 
 

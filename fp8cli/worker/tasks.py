@@ -7,7 +7,7 @@ import difflib
 import math
 import random
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,9 @@ from fp8cli.worker.protocol import Job
 YAML: Final = (".yaml", ".yml")
 
 CLOSE_NAMES: Final = 3
+
+LONGEST_NAME: Final = 200
+"""Bytes: its samples get a file of that name, with a date."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ def load_tasks(job: Job) -> LoadedTasks:
     loaded = _load(manager, specs)
     manager.load = lambda _: loaded
     tasks = loaded["tasks"]
+    _check_names(tasks)
     sizes = {name: _count_documents(task) for name, task in tasks.items()}
     samples = None if job.sample is None else _draw(sizes, job.sample, job.sample_seed)
     return LoadedTasks(
@@ -89,6 +93,12 @@ def _check_counts(job: Job) -> None:
     for what, count in (("limit", job.limit), ("sample", job.sample)):
         if count is not None and count <= 0:
             raise Failure(kind="task", message=f"a {what} of {count} leaves no document to evaluate")
+
+
+def _check_names(tasks: Iterable[str]) -> None:
+    for name in tasks:
+        if "/" in name or len(name.encode()) > LONGEST_NAME:
+            raise Failure(kind="task", message=f"task `{name}` has a name that no file can have", hint="rename it")
 
 
 def _resolve(name: str, manager: Any) -> Sequence[str]:
