@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from lm_eval.api import metrics
 
-from fp8cli.worker import execution, facts, failures, results, tasks
+from fp8cli.worker import execution, facts, failures, results, shares, tasks
 from fp8cli.worker.answering import Answering, ShareDone
 from fp8cli.worker.distributions import _likeliest
 from fp8cli.worker.journal import Journal
@@ -314,3 +314,32 @@ def test_only_the_cpu_build_speaks_for_vllm(monkeypatch: pytest.MonkeyPatch) -> 
     staged({"torch": "2.13.0"})
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         importlib.metadata.version("vllm")
+
+
+def test_a_share_is_the_last_word_of_a_worker_and_not_that_of_an_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / events_file(1)
+    assert shares._last_share(path) is None
+    progress = Progress(tmp_path, 1)
+    progress.tell("finished", share={"tokens": 1})
+    assert shares._last_share(path) == {"tokens": 1}
+    progress.tell("started")
+    assert shares._last_share(path) is None
+
+
+def test_what_workers_used_is_added_up(tmp_path: Path) -> None:
+    first = {
+        "tokens": 5,
+        "known_answers": 1,
+        "peak_memory_bytes": 100,
+        "gpus": ["one"],
+        "peak_gpu_memory_bytes": 7,
+    }
+    assert shares.add_shares(first, tmp_path, 1) == first
+    Progress(tmp_path, 1).tell("finished", share={**first, "gpus": ["two"]})
+    assert shares.add_shares(first, tmp_path, 2) == {
+        "tokens": 10,
+        "known_answers": 2,
+        "peak_memory_bytes": 200,
+        "gpus": ["one", "two"],
+        "peak_gpu_memory_bytes": 14,
+    }
