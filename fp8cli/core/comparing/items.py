@@ -34,7 +34,8 @@ class PairedItems:
     """The items of one task on both sides."""
 
     by_filter: Mapping[str, tuple[Pair, ...]]
-    """Of every filter that both sides have, in the order of the base's file; pairs by the number of the document."""
+    """Of every filter that both sides have, in the order of the base's file; pairs by the number of the document,
+    without those whose documents differ."""
     base: Mapping[str, tuple[Sample, ...]]
     """All of the base, by filter."""
     other: Mapping[str, tuple[Sample, ...]]
@@ -56,14 +57,17 @@ def pair_items(base: Path, other: Path) -> PairedItems:
         for name in filters
     }
     first = pairs[filters[0]] if filters else ()
+    differing = {part: found for part, field in PARTS.items() if (found := tuple(_differing(first, field)))}
+    # What has a number in common and nothing else is no pair, whatever is allowed.
+    moved = {each.doc_id for each in differing.get("documents", ())}
     our_numbers, their_numbers = _numbers(ours), _numbers(theirs)
     return PairedItems(
-        by_filter=pairs,
+        by_filter={name: tuple(pair for pair in found if pair[0].doc_id not in moved) for name, found in pairs.items()},
         base={name: tuple(items.values()) for name, items in ours.items()},
         other={name: tuple(items.values()) for name, items in theirs.items()},
         only_base=tuple(sorted(our_numbers - their_numbers)),
         only_other=tuple(sorted(their_numbers - our_numbers)),
-        differing={part: found for part, field in PARTS.items() if (found := tuple(_differing(first, field)))},
+        differing=differing,
         unhashed=any(getattr(sample, field) is None for pair in first for sample in pair for field in PARTS.values()),
     )
 
