@@ -110,7 +110,7 @@ def test_the_record_says_what_lm_eval_leaves_out_and_its_files_are_there(base: R
 
 def test_progress_and_the_outlook_are_told_on_stderr(base: Run) -> None:
     assert f"{TASK}: 40 items" in base.err
-    assert "40 items: if 3% of them flip, a comparison with another model can settle a change of 6.8 pp" in base.err
+    assert "40 items: if 3 % of them flip, a comparison with another model can settle a change of 6.8 pp" in base.err
     assert "because" in base.err
     assert "0/40 requests" in base.err
 

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from fp8cli.core.comparing.outlook import ASSUMED_FLIP_RATE
 from fp8cli.core.comparing.power import margin_settled
 from fp8cli.core.evaluating.answers import Answer
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted
@@ -22,9 +22,6 @@ from fp8cli.formats.lm_eval_results import read_results
 from fp8cli.formats.run_record import RunRecord
 
 __all__ = ["EvalEvent", "EvaluateReport", "EvaluateRequest", "ResultRow", "run"]
-
-ASSUMED_FLIP_RATE: Final = 0.03
-"""Share of the items whose outcome FP8 changes, for the outlook before a run; a comparison counts the real ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +93,8 @@ def _outlook(counted: TasksCounted) -> str:
     fewest = min((task.items for task in counted.tasks), default=0)
     points = 100 * margin_settled(fewest, ASSUMED_FLIP_RATE)
     what = f"{items:,} items" if len(counted.tasks) == 1 else f"{items:,} items, the smallest task {fewest:,}"
-    return (
-        f"{what}: if {ASSUMED_FLIP_RATE:.0%} of them flip, a comparison with another model can settle a change of "
-        f"{points:.1f} pp, and nothing smaller"
-    )
+    settles = f"a comparison with another model can settle a change of {points:.1f} pp, and nothing smaller"
+    return f"{what}: if {100 * ASSUMED_FLIP_RATE:g} % of them flip, {settles}"
 
 
 def _record_file(answer: Answer) -> Path:
@@ -109,10 +104,13 @@ def _record_file(answer: Answer) -> Path:
 def _rows(answer: Answer) -> Iterator[ResultRow]:
     """Yield the values of the tasks that answer, and of groups that consist of such."""
     results = read_results(answer.folder / answer.record.results)
-    for name, task in results.tasks.items():
-        members = answer.record.groups.get(name, ())
-        if name not in answer.tasks and not (members and set(members) <= set(answer.tasks)):
-            continue
+    groups = {
+        name: group
+        for name, group in results.of_groups.items()
+        if set(answer.record.groups.get(name, ())) <= set(answer.tasks)
+    }
+    tasks = {name: task for name, task in results.tasks.items() if name in answer.tasks}
+    for name, task in {**groups, **tasks}.items():
         for score in task.scores:
             yield ResultRow(
                 task=name,

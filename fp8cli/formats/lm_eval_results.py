@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -84,6 +84,8 @@ class Results:
     fewshot_as_multiturn: bool | None
     versions: Mapping[str, str]
     seconds: float | None
+    of_groups: Mapping[str, TaskResults] = field(default_factory=dict)
+    """What lm-eval made of the tasks of each group that has a score of its own."""
 
 
 def read_results(path: Path) -> Results:
@@ -106,6 +108,12 @@ def read_results(path: Path) -> Results:
             if name not in groups and isinstance(scores, dict)
         },
         groups=groups,
+        of_groups={
+            name: group
+            for name, scores in results.items()
+            if name in groups and isinstance(scores, dict)
+            if (group := _task(path, document, name, scores, None)).scores
+        },
         model=model,
         backend=_text(config.get("model")),
         model_args=model_args,
