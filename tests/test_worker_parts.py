@@ -253,7 +253,7 @@ def test_a_failure_of_a_server_is_known_by_the_package_it_comes_from() -> None:
         (["Fp8LinearMethod, MarlinFP8ScaledMMLinearKernel"], "weight-only"),
         (["CompressedTensorsW8A16Fp8, XPUW8A16FP8LinearKernel"], "weight-only"),
         (["Fp8MoEMethod, Fp8MoeBackend.MARLIN"], "weight-only"),
-        (["Fp8MoEMethod, Fp8MoeBackend.EMULATION"], "simulated"),
+        (["Fp8MoEMethod, Fp8MoeBackend.EMULATION"], "emulated"),
         (["SomeFp8Method"], "unknown"),
         ([], "unknown"),
     ],

@@ -17,7 +17,7 @@ EXECUTION_WORDS: Final[Mapping[str, str]] = {
     "fake-quant": "fake-quant: FP8 weights unpacked, activations rounded to FP8 and back, arithmetic in 16 bits",
     "dequantized": "dequantized: FP8 weights unpacked when loaded, arithmetic in 16 bits",
     "unquantized": "unquantized: there is no FP8 in it",
-    "simulated": "simulated: FP8 weights and activations, multiplied without FP8 arithmetic",
+    "emulated": "emulated: FP8 weights and activations, multiplied without FP8 arithmetic",
     "unknown": "unknown: how its layers were multiplied could not be found out",
 }
 

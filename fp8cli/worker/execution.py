@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-Execution = Literal["fp8-kernel", "weight-only", "fake-quant", "dequantized", "unquantized", "simulated", "unknown"]
+Execution = Literal["fp8-kernel", "weight-only", "fake-quant", "dequantized", "unquantized", "emulated", "unknown"]
 """As `formats.run_record` has it, which a worker in another interpreter cannot import."""
 
 FP8_LAYERS: Final = ("CompressedTensorsFP8Linear", "FP8Linear", "FbgemmFp8Linear")
@@ -16,7 +16,7 @@ FP8_LAYERS: Final = ("CompressedTensorsFP8Linear", "FP8Linear", "FbgemmFp8Linear
 WEIGHT_ONLY_WORDS: Final = ("marlin", "w8a16", "weightonly")
 """In the names of vLLM's classes that unpack FP8 weights inside a kernel of 16 bits."""
 
-SIMULATED_WORDS: Final = ("emulation", "reference")
+EMULATED_WORDS: Final = ("emulation", "reference")
 
 ARITHMETIC_OF_PROCESSORS: Final = "amx_fp8"
 """The flag of a processor that multiplies in FP8; on others vLLM's kernels for processors unpack and multiply wider."""
@@ -69,7 +69,7 @@ def executed_by_vllm(llm: Any, log: Path) -> Executed:
         executed = _of_log(log)
     on_processor = llm.llm_engine.vllm_config.device_config.device_type == "cpu"
     if executed.way == "fp8-kernel" and on_processor and not _multiplies_in_fp8():
-        return Executed(way="simulated", by=f"{executed.by}, on a processor without FP8 arithmetic")
+        return Executed(way="emulated", by=f"{executed.by}, on a processor without FP8 arithmetic")
     return executed
 
 
@@ -96,8 +96,8 @@ def _of_classes(layers: Iterable[str]) -> Executed:
         way: Execution = "fp8-kernel"
         if any(word in lowered for word in WEIGHT_ONLY_WORDS):
             way = "weight-only"
-        elif any(word in lowered for word in SIMULATED_WORDS):
-            way = "simulated"
+        elif any(word in lowered for word in EMULATED_WORDS):
+            way = "emulated"
         elif "," not in layer:
             way = "unknown"
         ways[way, layer] += 1
