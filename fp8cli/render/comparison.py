@@ -139,7 +139,8 @@ def fidelity_lines(comparison: Comparison) -> Iterator[str]:
     """Yield what the numbers mean and why some are missing."""
     for contest in comparison.contests:
         if contest.fidelity is None:
-            yield f"{measures.label_of(contest)}: not measured, for {measures.sentence(contest.fidelity_missing or 'no reason is given')}"
+            why = measures.sentence(contest.fidelity_missing or "no reason is given")
+            yield f"{measures.label_of(contest)}: not measured, for {why}"
         elif not contest.fidelity.exact:
             label = measures.label_of(contest)
             yield f"{label}: ≥ marks a lower bound, from the most likely tokens of both sides only"
@@ -163,7 +164,8 @@ def _settings(comparison: Comparison, contest: Contest) -> Iterator[Section]:
 def unchecked_lines(contest: Contest) -> Iterator[str]:
     """Yield what could not be compared, if anything."""
     if contest.not_checked:
-        yield f"not checked, for one of the two does not say it: {', '.join(shorten(what, 60) for what in contest.not_checked)}"
+        names = ", ".join(shorten(name, 60) for name in contest.not_checked)
+        yield f"not checked, for one of the two does not say it: {names}"
 
 
 def next_steps(comparison: Comparison) -> Iterator[str | Command]:

@@ -185,7 +185,7 @@ def _cost_rows(sides: Sequence[Side]) -> Iterator[tuple[str, ...]]:
     yield ("memory, peak", *_beside([side.peak_memory_bytes for side in sides], lambda found: size(int(found))))
     yield ("tokens per second", *_beside([side.tokens_per_second for side in sides], lambda found: f"{found:,.0f}"))
     yield ("seconds", *_beside([side.seconds for side in sides], lambda found: f"{found:,.1f}"))
-    yield ("executed as", *(side.executed_as or UNKNOWN for side in sides))
+    yield ("executed as", *(shorten(side.executed_as or UNKNOWN, LABEL) for side in sides))
 
 
 def _beside(numbers: Sequence[float | None], write: Callable[[float], str]) -> Iterator[str]:
