@@ -24,7 +24,7 @@ MAX_RECORD_BYTES: Final = 50_000_000
 Execution = Literal["fp8-kernel", "weight-only", "fake-quant", "dequantized", "unquantized", "emulated", "unknown"]
 """How the linear layers of a run were multiplied: in FP8; in 16 bits with FP8 weights unpacked in the kernel; in 16
 bits, weights unpacked and activations rounded to FP8 and back; in 16 bits, weights unpacked when loaded; from a
-checkpoint without FP8; in FP8, by a processor that has to unpack it for that; or by a way that could not be found out."""
+checkpoint without FP8; in FP8 that a processor unpacks to multiply it; or by a way that could not be found out."""
 
 
 @dataclass(frozen=True, kw_only=True)
