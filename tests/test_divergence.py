@@ -211,6 +211,17 @@ def test_a_token_that_is_impossible_on_both_sides_counts_for_nothing(base: Model
     assert found.kl_mean == pytest.approx(exact_kl(base, other).mean(), rel=1e-5)
 
 
+def test_places_that_hold_no_token_are_left_out(base: Model, other: Model, tmp_path: Path) -> None:
+    expected = compare_distributions(base.keep(tmp_path / "base", top=5), other.keep(tmp_path / "other", top=5))
+    for side in ("base", "other"):
+        ids, top = np.load(tmp_path / side / "ids.npy"), np.load(tmp_path / side / "top.npy")
+        np.save(tmp_path / side / "ids.npy", np.pad(ids, ((0, 0), (0, 2)), constant_values=(-1, -1)))
+        np.save(tmp_path / side / "top.npy", np.pad(top, ((0, 0), (0, 2)), constant_values=-np.inf))
+    assert compare_distributions(tmp_path / "base", tmp_path / "other") == expected
+    np.save(tmp_path / "other" / "ids.npy", np.pad(ids, ((0, 0), (0, 2)), constant_values=VOCABULARY - 1))
+    assert compare_distributions(tmp_path / "base", tmp_path / "other") == expected
+
+
 @pytest.mark.parametrize(
     ("break_it", "reason"),
     [

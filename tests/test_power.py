@@ -49,6 +49,11 @@ def test_a_model_that_is_a_little_worse_needs_the_items_that_are_said() -> None:
     assert passes(items, 0.0175, 0.0125, 0.02) == pytest.approx(0.78, abs=0.04)
 
 
+def test_flips_that_all_go_one_way_leave_less_spread() -> None:
+    assert items_needed_paired(0.1, 0.5, difference=-0.1) == round(2.4864749**2 * 0.09 / 0.4**2)
+    assert items_needed_paired(0.4, 0.5, difference=-0.4) == round(2.4864749**2 * 0.24 / 0.1**2)
+
+
 def test_without_flips_it_takes_as_many_items_as_rule_flips_out() -> None:
     assert items_needed_paired(0.0, 0.01) == 268
     assert passes(268, 0.0, 0.0, 0.01) == pytest.approx(1)

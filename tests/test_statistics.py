@@ -77,6 +77,12 @@ def test_tails_of_the_binomial_are_scipys() -> None:
                 assert abs(binomial_upper_tail(successes, trials, share) - expected) < 1e-10
 
 
+def test_tails_of_a_fair_coin_are_counted_exactly() -> None:
+    for trials, successes in ((24, 14), (40, 22), (60, 30), (95, 60)):
+        expected = sum(math.comb(trials, count) for count in range(successes, trials + 1)) / 2**trials
+        assert binomial_upper_tail(successes, trials, 0.5) == pytest.approx(expected, rel=1e-13)
+
+
 def test_a_tiny_tail_keeps_its_digits() -> None:
     assert t_upper_tail(30, 200) == pytest.approx(stats.t.sf(30, 200), rel=1e-10)
     assert normal_upper_tail(30) == pytest.approx(stats.norm.sf(30), rel=1e-10)
@@ -230,6 +236,14 @@ def test_agresti_min_is_its_formula_written_out() -> None:
     error = math.sqrt(((cells * scores**2).sum() / total - mean**2) / total)
     expected = (mean - 1.959964 * error, mean + 1.959964 * error)
     assert ends(agresti_min(250, 7, 3)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_agresti_caffo_is_its_formula_written_out() -> None:
+    base, other = 21 / 32, 13 / 22
+    error = math.sqrt(base * (1 - base) / 32 + other * (1 - other) / 22)
+    middle = other - base
+    expected = (middle - 1.959964 * error, middle + 1.959964 * error)
+    assert ends(agresti_caffo(20 / 30, 30, 12 / 20, 20)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_wilson_is_scipys() -> None:
@@ -470,6 +484,12 @@ def test_a_total_of_normal_intervals_is_the_root_of_the_squared_errors() -> None
     error = math.sqrt(sum((weight / 400 * error) ** 2 for weight, error in zip(weights, errors, strict=True)))
     assert total == pytest.approx(0.1 * 50 / 400 - 0.2 * 250 / 400)
     assert ends(interval) == pytest.approx((total - 1.96 * error, total + 1.96 * error))
+
+
+def test_each_side_of_a_total_comes_from_the_same_side_of_its_parts() -> None:
+    total, interval = weigh([0.0, 0.2], [of(-0.3, 0.1), of(-0.2, 0.5)], [1, 1])
+    assert total == pytest.approx(0.1)
+    assert ends(interval) == pytest.approx((0.1 - math.hypot(0.15, 0.2), 0.1 + math.hypot(0.05, 0.15)))
 
 
 def test_a_total_without_one_interval_has_none() -> None:
