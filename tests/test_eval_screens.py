@@ -22,7 +22,7 @@ from fp8cli.core.evaluating.worker_events import (
 from fp8cli.render.console import Channel, Output
 from fp8cli.render.evaluation import EXECUTION_WORDS, show
 from fp8cli.render.progress import EvalBar
-from tests.evaluating import a_record
+from tests.evaluating import a_record, fp8_eval
 
 
 def a_row(**changes: Any) -> ResultRow:
@@ -151,6 +151,15 @@ def test_a_stream_without_unicode_gets_words_for_arrows() -> None:
     assert "acc (up)" in text
     assert "perplexity (down)" in text
     assert "+- 0.0085" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(("--help",), 0), (("--limit", "0", "--tasks", "x"), 2), (("--no-such-option",), 2), ((), 2)]
+)
+def test_help_and_a_mistyped_option_load_no_heavy_library(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
+    run = fp8_eval(tmp_path, *words)
+    assert run.code == code
+    assert run.loaded == []
 
 
 def test_every_way_of_executing_has_its_words() -> None:

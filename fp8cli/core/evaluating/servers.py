@@ -2,8 +2,6 @@
 
 import json
 import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,17 +25,20 @@ class ServedModel:
 
 def ask_server(address: str, *, seconds: float = ANSWER_SECONDS) -> ServedModel:
     """Return the first model of the server. Raises CannotRun, in one sentence, if it does not say."""
+    # Here, because HTTP takes longer to load than a known result takes to find, and only servers need it.
+    from urllib import error, request  # noqa: PLC0415
+
     root = address.rstrip("/").removesuffix(_COMPLETIONS)
     if not root.endswith(f"/v{root[-1]}"):
         root = f"{root}/v1"
     hint = f"start one, as in: vllm serve CKPT, and look at {root}/models"
-    request = urllib.request.Request(f"{root}/models")  # noqa: S310 - http or https, which the request is checked for
+    question = request.Request(f"{root}/models")  # noqa: S310 - http or https, which the request is checked for
     if key := os.environ.get("OPENAI_API_KEY"):
-        request.add_header("Authorization", f"Bearer {key}")
+        question.add_header("Authorization", f"Bearer {key}")
     try:
-        with urllib.request.urlopen(request, timeout=seconds) as answer:  # noqa: S310 - as above
+        with request.urlopen(question, timeout=seconds) as answer:  # noqa: S310 - as above
             said = json.loads(answer.read(_MOST_BYTES))
-    except urllib.error.HTTPError as refusal:
+    except error.HTTPError as refusal:
         raise CannotRun(f"the server at `{address}` answers {refusal.code} {refusal.reason}", hint=hint) from None
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "reason", problem)
