@@ -167,6 +167,9 @@ def _like(request: EvaluationRequest, record: RunRecord) -> EvaluationRequest:
         "dtype": settings.dtype or "auto",
         "python": Path(settings.python) if settings.backend == "vllm" else None,
     }
+    if record.fidelity is not None:
+        # Log-probabilities can only be compared over the same tokens.
+        said["fidelity_positions"] = record.fidelity.positions
     if request.limit is not None or request.sample is not None:
         said.update(limit=None, sample=None)
     if settings.backend == "server" and request.server is None:
