@@ -26,6 +26,8 @@ from PySide6.QtWidgets import QApplication
 
 LOOKS, PAUSE_MILLISECONDS = 200, 25
 """How often, and how long apart, the window is looked at until it shows what the page is by now."""
+TALLEST = 12_000
+"""Pixels of a window; of a longer page the picture has the beginning."""
 MARK = "#ff00fe"
 """A colour that no page has; put into a corner for a moment, it tells that the window was painted anew."""
 
@@ -85,7 +87,7 @@ class Visit:
 
     def grow(self, height: float) -> None:
         """Make the window as high as the page, so that the picture has all of it."""
-        self.window.resize(self.view["width"], max(int(height), self.view["height"]))
+        self.window.resize(self.view["width"], min(max(int(height), self.view["height"]), TALLEST))
         style = f"position:fixed;right:0;bottom:0;width:9px;height:9px;z-index:9;background:{MARK}"
         script = "document.body.append(Object.assign(document.createElement('i'), {id: 'mark'}))"
         self.page.runJavaScript(f"{script}; document.getElementById('mark').style.cssText = '{style}'")

@@ -11,6 +11,7 @@ from fp8cli.render.web_page import safe
 STYLE: Final = """
 .flips td, .flips th { text-align: left; vertical-align: top; padding: .4rem .6rem; }
 .flips td { white-space: pre-wrap; overflow-wrap: anywhere; }
+.changed .wide { max-height: 42rem; overflow: auto; }
 .flips .item { min-width: 3rem; }
 .flips .prompt { color: var(--soft); min-width: 12rem; }
 .flips .lost { border-left: 4px solid var(--alarm); } .flips .gained { border-left: 4px solid var(--good); }
@@ -20,7 +21,7 @@ legend { float: left; margin-right: 1rem; color: var(--soft); }
 .changed:has([value="lost"]:checked) tr:is(.is-gained, .is-answer),
 .changed:has([value="gained"]:checked) tr:is(.is-lost, .is-answer),
 .changed:has([value="answer"]:checked) tr:is(.is-lost, .is-gained) { display: none; }
-@media print { fieldset { display: none; } }
+@media print { fieldset { display: none; } .changed .wide { max-height: none; } }
 """
 _MOST: Final = 500
 _PROMPT, _ANSWER = 300, 300
