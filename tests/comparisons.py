@@ -1,8 +1,9 @@
 """Comparisons made by hand, one for every shape that a renderer meets; their numbers are easy to follow."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from fp8cli.commands.compare import CompareReport
 from fp8cli.core.comparing.comparison import (
     ChangedItem,
     Comparison,
@@ -24,17 +25,9 @@ RIGHT_TO_LEFT = "\u05e9\u05dc\u05d5\u05dd"
 HOSTILE = f"$x_1$ | <script>alert('&')</script> \x1b[31m[bold]\n\u202e{RIGHT_TO_LEFT}\u2066 日本 \ud800 \"'"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What `fp8 compare` hands over."""
-
-    comparison: Comparison
-    exit_code: ExitCode
-
-
-def report(comparison: Comparison) -> Report:
+def report(comparison: Comparison) -> CompareReport:
     codes = {"pass": ExitCode.DONE, "regression": ExitCode.NEGATIVE, "inconclusive": ExitCode.INCONCLUSIVE}
-    return Report(comparison=comparison, exit_code=codes[comparison.verdict])
+    return CompareReport(comparison=comparison, command=comparison.command, exit_code=codes[comparison.verdict])
 
 
 def between(low: float, high: float, method: str = "Agresti–Min") -> Interval:

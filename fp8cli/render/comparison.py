@@ -1,10 +1,10 @@
 """A comparison of evaluations in words and tables: the verdict first, then the numbers, then what they rest on."""
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
+from fp8cli.commands.compare import CompareReport
 from fp8cli.core.comparing.comparison import Comparison, Contest, Total
-from fp8cli.errors import ExitCode
 from fp8cli.render import measures
 from fp8cli.render.comparison_tables import (
     cost_table,
@@ -24,19 +24,7 @@ _MODEL: Final = 72
 """Characters of a model's name that a command shows."""
 
 
-class Report(Protocol):
-    """What `fp8 compare` hands over."""
-
-    @property
-    def comparison(self) -> Comparison:
-        """What it found."""
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """How the process ends."""
-
-
-def show(report: Report, output: Output, *, flips: int = 0) -> None:
+def show(report: CompareReport, output: Output, *, flips: int = 0) -> None:
     """Print a report; with `output.json` as one document, with `flips` so many changed items of every contest."""
     if output.json:
         output.document("compare", report, exit_code=report.exit_code)
@@ -110,7 +98,7 @@ def total_lines(total: Total) -> Iterator[str]:
 def task_verdicts(contest: Contest) -> Iterator[Judged | str]:
     """Yield a sentence on every task that did not pass, and the notes on all."""
     for task in contest.tasks:
-        metric = measures.deciding(task)
+        metric = measures.main_metric(task)
         if task.verdict != "pass" and len(contest.tasks) > 1:
             reason = metric.reason if metric is not None and metric.reason else "no metric of it can be judged"
             text = f"{shorten(task.task, 60)}: {measures.sentence(reason)}"

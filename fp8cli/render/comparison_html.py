@@ -103,7 +103,7 @@ def _card(comparison: Comparison, contest: Contest) -> Iterator[str]:
 
 def _tiles(comparison: Comparison, contest: Contest) -> Iterator[tuple[str, str]]:
     """Yield the figures that a reader asks for first."""
-    metric = next((found for task in contest.tasks if (found := measures.deciding(task)) is not None), None)
+    metric = next((found for task in contest.tasks if (found := measures.main_metric(task)) is not None), None)
     if contest.total is not None and contest.total.tasks > 1:
         yield f"mean over {count(contest.total.tasks)} tasks", f"{measures.points(contest.total.macro_difference)} pp"
         yield "recovery", measures.kept(contest.total.recovery)

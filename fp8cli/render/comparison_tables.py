@@ -40,7 +40,7 @@ def quality_table(comparison: Comparison, contest: Contest) -> Table:
         Column(title=f"{measures.confidence_of(comparison)} interval", right=True),
         Column(title="verdict", rank=1),
     )
-    rows = tuple(_quality_row(task, metric) for task, metric in _decided(contest))
+    rows = tuple(_quality_row(task, metric) for task, metric in _main_metrics(contest))
     total = contest.total
     if total is None or total.tasks < 2:
         return Table(columns=columns, rows=rows)
@@ -56,9 +56,9 @@ def _quality_row(task: TaskComparison, metric: MetricComparison) -> tuple[str, .
     return (symbol, what, *values, measures.change(metric), measures.spread(metric), task.verdict)
 
 
-def _decided(contest: Contest) -> Iterator[tuple[TaskComparison, MetricComparison]]:
+def _main_metrics(contest: Contest) -> Iterator[tuple[TaskComparison, MetricComparison]]:
     for task in contest.tasks:
-        metric = measures.deciding(task)
+        metric = measures.main_metric(task)
         if metric is not None:
             yield task, metric
 
@@ -78,7 +78,7 @@ def evidence_table(contest: Contest) -> Table:
         Column(title="interval", right=True, rank=5),
         Column(title="above chance", right=True, rank=2),
     )
-    rows = tuple(_evidence_row(task, metric) for task, metric in _decided(contest))
+    rows = tuple(_evidence_row(task, metric) for task, metric in _main_metrics(contest))
     return _without_empty(Table(columns=columns, rows=rows))
 
 
@@ -128,7 +128,7 @@ def other_metrics_table(comparison: Comparison, contest: Contest) -> Table | Non
         )
         for task in contest.tasks
         for metric in task.metrics
-        if not metric.decides
+        if metric is not measures.main_metric(task)
     )
     return Table(columns=columns, rows=rows) if rows else None
 

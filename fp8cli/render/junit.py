@@ -65,7 +65,7 @@ def _properties(comparison: Comparison, contest: Contest) -> Iterator[tuple[str,
 
 def _case(suite: str, task: TaskComparison) -> ET.Element:
     case = ET.Element("testcase", {"classname": suite, "name": _text(task.task)})
-    metric = measures.deciding(task)
+    metric = measures.main_metric(task)
     reason = _text(metric.reason if metric is not None and metric.reason else task.note or task.verdict)
     if task.verdict == "regression":
         ET.SubElement(case, "failure", {"type": "regression", "message": reason})

@@ -136,9 +136,9 @@ def titles_of(comparison: Comparison) -> tuple[str, str]:
     return shorten(comparison.base.label, LABEL), others
 
 
-def deciding(task: TaskComparison) -> MetricComparison | None:
-    """Return the metric that the verdict on a task rests on; None where none does."""
-    return next((metric for metric in task.metrics if metric.decides), None)
+def main_metric(task: TaskComparison) -> MetricComparison | None:
+    """Return the metric that the verdict on a task rests on, or its first where none can be judged."""
+    return next((metric for metric in task.metrics if metric.decides), next(iter(task.metrics), None))
 
 
 def items_words(number: int) -> str:
@@ -148,7 +148,7 @@ def items_words(number: int) -> str:
 
 def needed(contest: Contest) -> int | None:
     """Return the number of items that would settle every task that is open; None where that is not known."""
-    open_ones = [deciding(task) for task in contest.tasks if task.verdict == "inconclusive"]
+    open_ones = [main_metric(task) for task in contest.tasks if task.verdict == "inconclusive"]
     known = [metric.items_needed for metric in open_ones if metric is not None and metric.items_needed is not None]
     return max(known, default=None)
 
