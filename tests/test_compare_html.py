@@ -425,6 +425,16 @@ def test_a_histogram_without_positions_is_left_out() -> None:
     assert "0.00143" in Page(html).text
 
 
+def test_where_the_smallest_are_counted_together_the_page_says_so() -> None:
+    made = comparisons.contest("fp8", comparisons.LAMBADA)
+    assert made.fidelity is not None
+    counts = (7, *made.fidelity.histogram_counts[1:])
+    words = "at the left end stands also all that is smaller"
+    assert words not in comparison_to_html(comparisons.comparison(made))
+    made = replace(made, fidelity=replace(made.fidelity, histogram_counts=counts))
+    assert words in comparison_to_html(comparisons.comparison(made))
+
+
 @pytest.mark.parametrize(
     ("numbers", "labels"),
     [

@@ -235,6 +235,7 @@ fidelity
 ╰─────────────────────┴──────────────────┴──────────────────┴──────────────────╯
 fp8-block: ≥ marks a lower bound, from the most likely tokens of both sides only
 noise floor: base against itself in other arithmetic, without any quantization
+it alone: 2 lost, 3 gained, 41 answers changed of 2,500 items
 
 costs
 ╭───────────────────┬─────────────┬──────────────────┬──────────────────╮
@@ -331,7 +332,7 @@ what differs, or is not known
 not checked, for one of the two does not say it: tokenizer, BOS, max length
 
 next
-about 25,300 items of each open task would settle it, at the rate seen here:
+about 25,300 items of each open task would settle it, at the rate seen here
 """
     )
 
@@ -448,6 +449,8 @@ recovery of the mean 97.53 % · 38 lost, 29 gained
 fp8-block: ≥ marks a lower bound, from the most likely tokens of both sides only
 
 noise floor: base against itself in other arithmetic, without any quantization
+
+it alone: 2 lost, 3 gained, 41 answers changed of 2,500 items
 
 ## Costs
 
@@ -598,10 +601,16 @@ def test_values_have_four_digits(number: float, text: str) -> None:
     assert measures.four_digits(number) == text
 
 
-def test_the_next_step_repeats_no_sample_and_none_that_cannot_be_run() -> None:
+def test_the_next_step_draws_another_sample_and_asks_for_none_that_cannot_be_run() -> None:
     made = comparisons.only_perplexity()
-    assert "  fp8 compare base fp8 --sample 402\n" in printed(made)
-    sampled = comparisons.replace(made, command="fp8 compare base fp8 --sample 62")
-    assert "about 402 items" in printed(sampled)
-    assert "--sample 402" not in printed(sampled)
-    assert "--sample 25300" not in printed(comparisons.open_question())
+    for options in ("", " --sample 62", " --limit=62", " --limit 62"):
+        text = printed(comparisons.replace(made, command=f"fp8 compare base 'my fp8'{options} --allow dtype"))
+        assert "  fp8 compare base 'my fp8' --allow dtype --sample 402\n" in text
+    assert "--sample" not in printed(comparisons.open_question())
+
+
+def test_a_task_of_which_nothing_decides_is_still_shown() -> None:
+    bare = comparisons.share("bleu", 31.2, 31.1, 0, 0, kind="other", interval=None, decides=False, verdict=None)
+    task = comparisons.task("translate", bare, flips=None, verdict="inconclusive")
+    text = printed(comparisons.comparison(comparisons.contest("fp8", task)))
+    assert "!  translate bleu ↑  31.20  31.10  −0.1000" in text

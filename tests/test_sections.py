@@ -8,6 +8,7 @@ from fp8cli.render.sections import (
     SHOWN_PER_CHECK,
     Command,
     Findings,
+    Judged,
     Part,
     Section,
     show_sections,
@@ -158,3 +159,30 @@ vllm serve a_b
 2 checks passed; --details lists them
 """
     )
+
+
+JUDGED = Judged(
+    status="failed", word="REGRESSION", text="`a_b` lost more than it may, and not by chance", more=(("rule", "1 pp"),)
+)
+
+
+def test_a_verdict_leads_its_sentence_and_what_belongs_to_it_follows() -> None:
+    assert shown(JUDGED, width=48) == (
+        """\
+✗ REGRESSION  `a_b` lost more than it may, and
+              not by chance
+  rule: 1 pp
+"""
+    )
+    assert shown(JUDGED, unicode=False).startswith("FAIL REGRESSION  `a_b` lost")
+
+
+def test_a_verdict_in_markdown_is_bold_and_names_are_text() -> None:
+    assert list(to_markdown([Section(title="t", parts=(JUDGED,))])) == [
+        "## t",
+        "",
+        "**✗ REGRESSION** a\\_b lost more than it may, and not by chance",
+        "",
+        "rule: 1 pp",
+        "",
+    ]

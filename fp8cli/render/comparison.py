@@ -1,10 +1,11 @@
 """A comparison of evaluations in words and tables: the verdict first, then the numbers, then what they rest on."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
 from fp8cli.commands.compare import CompareReport
-from fp8cli.core.comparing.comparison import Comparison, Contest, Total
+from fp8cli.core.comparing.comparison import Comparison, Contest, Flips, Total
 from fp8cli.render import measures
 from fp8cli.render.comparison_tables import (
     cost_table,
@@ -136,8 +137,17 @@ def fidelity_lines(comparison: Comparison) -> Iterator[str]:
     if comparison.noise is not None and comparison.noise.fidelity is not None and measured:
         base = shorten(comparison.base.label, measures.LABEL)
         yield f"noise floor: {base} against itself in other arithmetic, without any quantization"
+        known = [task.flips for task in comparison.noise.tasks if task.flips is not None]
+        if known:
+            lost, gained, changed = (sum(each) for each in zip(*map(_three, known), strict=True))
+            items = measures.items_words(sum(flips.items for flips in known))
+            yield f"it alone: {count(lost)} lost, {count(gained)} gained, {count(changed)} answers changed of {items}"
     elif measured:
         yield "without a noise floor: --noise-floor shows what arithmetic alone changes"
+
+
+def _three(flips: Flips) -> tuple[int, int, int]:
+    return flips.lost, flips.gained, flips.answers_changed
 
 
 def _settings(comparison: Comparison, contest: Contest) -> Iterator[Section]:
@@ -168,11 +178,12 @@ def next_steps(comparison: Comparison) -> Iterator[str | Command]:
             if most is None:
                 yield "how many items would settle it is not known"
             else:
-                yield f"about {measures.items_words(most)} of each open task would settle it, at the rate seen here:"
-                # A file of results cannot be run again, and what a sample is already cannot be sampled twice.
+                about = f"about {measures.items_words(most)} of each open task would settle it, at the rate seen here"
+                # A file of results cannot be run again.
                 runnable = all(side.model for side in (comparison.base, *(each.other for each in comparison.contests)))
-                if runnable and "--sample" not in command and "--limit" not in command:
-                    yield Command(text=f"{command} --sample {most}")
+                yield f"{about}:" if runnable else about
+                if runnable:
+                    yield Command(text=f"{_without_sample(command)} --sample {most}")
         case "regression":
             worst = next(contest for contest in comparison.contests if contest.verdict == "regression")
             other, base = worst.other.model, comparison.base.model
@@ -181,3 +192,15 @@ def next_steps(comparison: Comparison) -> Iterator[str | Command]:
                 yield Command(text=f"fp8 inspect {shorten(other, _MODEL)} --against {shorten(base, _MODEL)}")
             yield "which items changed:"
             yield Command(text=f"{command} --show-flips 20")
+
+
+def _without_sample(command: str) -> str:
+    """Leave out what chose the items of the run that was too short."""
+    words = iter(shlex.split(command))
+    kept = []
+    for word in words:
+        if word in {"--sample", "--limit"}:
+            next(words, None)
+        elif not word.startswith(("--sample=", "--limit=")):
+            kept.append(word)
+    return shlex.join(kept)

@@ -120,7 +120,8 @@ def settings_table(sides: tuple[Side, ...]) -> Table:
         )
         if any(cells)
     ]
-    keys = dict.fromkeys(key for side in sides for key in side.settings)
+    named = {row[0] for row in rows}
+    keys = dict.fromkeys(key for side in sides for key in side.settings if key not in named)
     rows.extend(
         (shorten(key, _SETTING), *(shorten(side.settings.get(key, measures.UNKNOWN), _SETTING) for side in sides))
         for key in keys

@@ -56,7 +56,11 @@ def draw_histogram(fidelity: FidelityComparison, floor: FidelityComparison | Non
         yield from _mark(name, at, row, low, high)
     yield "</svg>"
     yield '<figcaption class="legend"><span><i class="a"></i>KL divergence per position, nats</span>'
-    yield '<span><i class="b"></i>noise floor</span></figcaption>' if under else "</figcaption>"
+    if under:
+        yield '<span><i class="b"></i>noise floor</span>'
+    if any(each is not None and each.histogram_counts[0] for each in (fidelity, floor if under else None)):
+        yield "<span>at the left end stands also all that is smaller</span>"
+    yield "</figcaption>"
     yield "</figure>"
 
 

@@ -138,7 +138,9 @@ def to_markdown(sections: Iterable[Section]) -> Iterator[str]:
                 case Judged():
                     lead = f"**{SYMBOLS[part.status][0]} {_escape(part.word)}**"
                     yield f"{lead} {_escape(part.text)}"
-                    yield from ("", *(f"{_escape(f'{what}: {text}')}\n" for what, text in part.more))
+                    yield ""
+                    for what, text in part.more:
+                        yield from (_escape(f"{what}: {text}"), "")
 
 
 def _markdown_table(table: Table) -> Iterator[str]:
