@@ -29,7 +29,7 @@ from tests.lm_eval_files import (
     text_sample,
     write_results,
 )
-from tests.planting import STORIES, quantize_stories
+from tests.planting import STORIES, Tensors, change, quantize_stories
 from tests.run_records import write_run
 
 Rows = Sequence[dict[str, Any]]
@@ -642,3 +642,16 @@ def test_a_label_is_evaluated_again_where_more_items_are_asked_for(compared: Pat
     assert comparison["contests"][0]["tasks"][0]["items"] == 60
     assert comparison["base"]["settings"]["items"] == "60 of each task, drawn with seed 1234"
     assert comparison["contests"][0]["fidelity_missing"] == "the evaluation of `base` kept no log-probabilities"
+
+
+@pytest.mark.slow
+def test_one_scale_four_times_too_large_is_a_regression(compared: Path) -> None:
+    def plant(tensors: Tensors) -> None:
+        tensors["model.layers.0.self_attn.v_proj.weight_scale"] *= 4
+
+    change(compared / "stories-FP8", compared / "damaged", plant)
+    done = fp8(compared, "compare", "base", "damaged", "--sample", "300", "--no-fidelity", "--json")
+    assert done.returncode == 1, done.stderr
+    (contest,) = json.loads(done.stdout)["result"]["comparison"]["contests"]
+    assert contest["verdict"] == "regression"
+    assert contest["tasks"][0]["flips"]["lost"] > contest["tasks"][0]["flips"]["gained"]
