@@ -14,6 +14,8 @@ from typing import Final
 from bench_report import Comparison, Goal, Runs, paired_ratio, wall
 from bench_rows import Row, fp8_command
 
+from fp8cli.errors import ExitCode
+
 TASK: Final = "fp8_stories"
 YARDSTICK: Final = "lm-eval"
 OVERHEAD: Final = Goal(relation="≤", bound=1.05)
@@ -99,6 +101,7 @@ def evaluation_rows(plan: Plan) -> Mapping[str, Row]:
         "compare": Row(
             title="`fp8 compare BASE FP8`",
             command=lambda source, out: fp8("compare", source, str(plan.quantized), runs=out),
+            exit_codes=(ExitCode.DONE, ExitCode.NEGATIVE, ExitCode.INCONCLUSIVE),
         ),
     }
 

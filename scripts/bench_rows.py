@@ -59,6 +59,8 @@ class Row:
     """Disk it may need, likewise."""
     cuda: bool = False
     """Whether it sees the GPU. What is compared on the CPU does not."""
+    exit_codes: tuple[int, ...] = (0,)
+    """Those that are no failure: a verdict has one too."""
     is_fp8: bool = False
     """Whether its output is compared with that of another device."""
 
@@ -132,7 +134,7 @@ def measure(row: Row, source: Made, out: Path) -> Measurement:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    if process.returncode not in row.exit_codes:
         message = f"exit code {process.returncode}: {_last_words(log)[:_REASON_LENGTH]}"
         raise NotMeasuredError(message)
     # Linux counts in KiB, macOS in bytes.

@@ -234,6 +234,7 @@ def test_an_unmeasurable_row_raises(tmp_path: Path) -> None:
     made = write_checkpoint(tmp_path / "toy", TOY)
     with pytest.raises(NotMeasuredError, match="exit code 3: no output"):
         measure(python_row("raise SystemExit(3)"), made, tmp_path / "out")
+    measure(python_row("raise SystemExit(3)", exit_codes=(0, 3)), made, tmp_path / "out")
 
 
 def test_a_small_benchmark_prints_its_tables_and_leaves_nothing(tmp_path: Path) -> None:
