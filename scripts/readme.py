@@ -4,19 +4,29 @@
     python scripts/readme.py --check
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `help` and a command,
-`screen inspect`, `exit codes`, `schemes` or `files`.
+`screen inspect`, `screen compare`, `exit codes`, `schemes` or `files`.
 """
 
 import ast
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from io import StringIO
 from pathlib import Path
+from textwrap import fill
 from typing import Final
 
+from record_comparison import RECORDED
+
+from fp8cli.commands.compare import CompareReport
+from fp8cli.core.comparing.comparison import Comparison
 from fp8cli.errors import ExitCode
+from fp8cli.formats.typed_json import from_json
+from fp8cli.render.comparison import show
+from fp8cli.render.console import Channel, Output
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
 
 ROOT: Final = Path(__file__).parent.parent
@@ -32,6 +42,8 @@ def generate(name: str) -> str:
             return f"```text\n{_help(words)}```\n"
         case ["screen", "inspect"]:
             return f"```text\n{_inspection()}```\n"
+        case ["screen", "compare"]:
+            return _comparison()
         case ["exit", "codes"]:
             rows = [f"| {code.value} | {code.meaning} |" for code in ExitCode]
             return "\n".join(["| code | meaning |", "|---:|---|", *rows, ""])
@@ -60,6 +72,25 @@ def _inspection() -> str:
         words = ["inspect", out, "--gpu", "H100", "--gpu", "A100", "--against", "stories-llama"]
         (Path(folder) / "stories-llama").symlink_to(MODEL)
         return f"$ fp8 {' '.join(words)}\n" + _run(words, cwd=folder)
+
+
+def _comparison() -> str:
+    """Draw the recorded comparison as on a terminal's pipe, and say where and when it was made."""
+    recorded = json.loads(RECORDED.read_text("utf-8"))
+    report = recorded["report"]
+    comparison = from_json(Comparison, report["comparison"])
+    paper = StringIO()
+    show(
+        CompareReport(comparison=comparison, command=report["command"], exit_code=ExitCode.DONE),
+        Output(out=Channel.of(paper), err=Channel.of(paper)),
+    )
+    machine, versions = recorded["machine"], recorded["versions"]
+    made = (
+        f"Recorded on {recorded['date']} by `scripts/record_comparison.py`, on {machine['cores']} cores of "
+        f"{machine['processor']}, GPU: {machine['gpu']}; {', '.join(f'{name} {what}' for name, what in versions.items())}."
+    )
+    screen = "\n".join(line.rstrip() for line in paper.getvalue().splitlines())
+    return f"```text\n$ {report['command']}\n{screen}\n```\n\n{fill(made, 120)}\n"
 
 
 def _run(words: list[str], *, cwd: str | Path) -> str:
