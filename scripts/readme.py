@@ -85,9 +85,10 @@ def _comparison() -> str:
         Output(out=Channel.of(paper), err=Channel.of(paper)),
     )
     machine, versions = recorded["machine"], recorded["versions"]
+    with_versions = ", ".join(f"{name} {version}" for name, version in versions.items())
     made = (
         f"Recorded on {recorded['date']} by `scripts/record_comparison.py`, on {machine['cores']} cores of "
-        f"{machine['processor']}, GPU: {machine['gpu']}; {', '.join(f'{name} {what}' for name, what in versions.items())}."
+        f"{machine['processor']}, GPU: {machine['gpu']}; {with_versions}."
     )
     screen = "\n".join(line.rstrip() for line in paper.getvalue().splitlines())
     return f"```text\n$ {report['command']}\n{screen}\n```\n\n{fill(made, 120)}\n"
