@@ -199,6 +199,7 @@ def test_progress_in_a_pipe_is_a_few_lines_and_none_when_quiet(quiet: bool) -> N
             bar.notify(event)
     expected = """\
 ./stories (base): piqa on transformers, because there is no GPU; records answer fp8_stories
+looking up the tasks and their data
 piqa: 1,838 items
 a note
 loading the model

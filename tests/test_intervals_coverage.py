@@ -4,6 +4,7 @@ Shares over the same items depend on two counts, so their probabilities are summ
 and the result is exact. FP8 flips few items, and the rare flips are where usual intervals fail.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -16,7 +17,7 @@ from fp8cli.core.comparing.comparison import Interval
 from fp8cli.core.comparing.judging import gate_confidence, judge
 from fp8cli.core.comparing.means import paired_t, perplexity_ratio
 from fp8cli.core.comparing.recovery import recovery_of_means
-from fp8cli.core.comparing.shares import agresti_caffo, agresti_min, paired_ratio_score, paired_score, wilson
+from fp8cli.core.comparing.shares import agresti_caffo, paired_ratio_score, paired_score, wilson
 from fp8cli.core.comparing.significance import mcnemar_exact, mcnemar_worse
 
 ITEMS = (30, 250, 2_500)
@@ -50,6 +51,15 @@ def coverage(interval: Callable[..., Interval], items: int, loss: float, gain: f
         found = interval(items, lost, gained)
         held += probability * (found.low <= gain - loss <= found.high)
     return held
+
+
+def agresti_min(items: int, lost: int, gained: int, confidence: float = 0.95) -> Interval:
+    """Half an item added to all four cells (Agresti and Min, Statistics in Medicine 24, 2005): the usual choice."""
+    total = items + 2
+    middle = (gained - lost) / total
+    error = math.sqrt(lost + gained + 1 - (gained - lost) ** 2 / total) / total
+    margin = float(stats.norm.ppf((1 + confidence) / 2)) * error
+    return Interval(low=middle - margin, high=middle + margin, confidence=confidence, method="Agresti–Min")
 
 
 def passes(items: int, loss: float, gain: float, margin: float) -> float:

@@ -156,13 +156,17 @@ class EvalBar:
         match event:
             case Prepared():
                 self._note(_words_of(event))
+                # lm-eval's own take seconds to index, and a Hub that does not answer is asked several times.
+                self._start("looking up the tasks and their data", None)
             case Noted(text=text):
                 self._note(text)
             case TasksCounted(tasks=tasks):
+                self._stop()
                 self._note(", ".join(f"{task.name}: {task.items:,} items" for task in tasks))
             case ModelLoading():
                 self._start("loading the model", None)
             case ModelLoaded(seconds=seconds):
+                self._stop()
                 self._note(f"the model was loaded in {seconds:.1f} s")
             case Running(requests=requests, known=known):
                 self._start("requests", requests, known)
@@ -175,8 +179,11 @@ class EvalBar:
 
     def _note(self, text: str) -> None:
         # A line in the middle of a live display would be drawn over.
+        waiting_for = self._what if self._bar is not None and not self._total else None
         self._stop()
         self._output.note(text)
+        if waiting_for is not None:
+            self._start(waiting_for, None)
 
     def _start(self, what: str, total: int | None, known: int = 0) -> None:
         """Begin to count `what`; without a total there is only that it goes on."""

@@ -25,7 +25,7 @@ class Interval:
     confidence: float
     """Two-sided, such as 0.95."""
     method: str
-    """Such as `Agresti–Min`, `paired t`, `paired bootstrap`, `unpaired normal`."""
+    """Such as `paired score (Tango)`, `paired t`, `unpaired normal`."""
 
 
 @dataclass(frozen=True, kw_only=True)

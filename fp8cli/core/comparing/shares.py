@@ -4,7 +4,7 @@ FP8 changes few items, and that is where the usual intervals fail: Wald's and th
 item flipped, and even Agresti–Min's lets a model that loses 1 item in 100 pass a margin of 1 pp with up to 19 %
 probability instead of 5 % (n = 165, every flip a loss). The score intervals here, Tango's of the difference and Nam
 and Blackwelder's of the ratio, keep their promise there: with no flip in n items they reach z²/(n + z²), about the
-"rule of three". They are what verdicts rest on; Agresti–Min's is there for setting beside others' numbers.
+"rule of three".
 
 Both score tests are McNemar's at no difference, so the interval of the difference leaves out 0 exactly when that of
 the ratio leaves out 1.
@@ -51,19 +51,6 @@ def paired_score(items: int, lost: int, gained: int, confidence: float = 0.95) -
         confidence=confidence,
         method=method,
     )
-
-
-def agresti_min(items: int, lost: int, gained: int, confidence: float = 0.95) -> Interval:
-    """Interval of the difference other − base of two shares over the same items: half an item added to all four cells.
-
-    Too narrow where flips are rarer than about 10 in all, so no verdict rests on it; see `paired_score`.
-    Source: Agresti and Min, Statistics in Medicine 24 (2005) 729–740.
-    """
-    _check_flips(items, lost, gained)
-    total = items + 2
-    middle = (gained - lost) / total
-    error = math.sqrt(lost + gained + 1 - (gained - lost) ** 2 / total) / total
-    return _around(middle, two_sided(confidence) * error, confidence, "Agresti–Min")
 
 
 def agresti_caffo(
