@@ -30,7 +30,7 @@ def test_ci_runs_the_test_command_of_the_readme_and_nothing_else() -> None:
     assert lines[-1].split()[:2] == ["exec", "scripts/test"]
 
 
-@pytest.mark.parametrize("command", [str(command.callback.__name__) for command in app.registered_commands])
+@pytest.mark.parametrize("command", [str(command.name) for command in app.registered_commands])
 def test_every_command_has_its_help_in_the_readme(command: str) -> None:
     assert f"<!-- generated: help {command} -->" in README.read_text("utf-8")
 
