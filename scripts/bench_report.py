@@ -155,7 +155,7 @@ def measurement_table(
         range_of_wall = f"{median(walls):.2f} ({walls[0]:.2f} – {walls[-1]:.2f})"
         cpu_seconds = f"{median(run.cpu_seconds for run in measured):.2f}"
         rows.append([titles[name], range_of_wall, cpu_seconds, peak_gib, ratio])
-    return table(["run", "wall s (range)", "CPU s", "peak memory", f"wall ÷ {titles[yardstick]}"], rows)
+    return table(["run", "wall s (range)", "CPU s", "peak memory", f"wall ÷ {titles.get(yardstick, yardstick)}"], rows)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:

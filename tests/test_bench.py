@@ -111,6 +111,13 @@ def test_the_table_of_measurements_reads_as_it_should() -> None:
     )
 
 
+def test_the_yardstick_need_not_be_among_the_rows() -> None:
+    """`--only quantize` leaves it out."""
+    shown = measurement_table(["quantize"], {"quantize": "ours"}, {"quantize": [run_of(1.0)]}, {})
+    assert shown.splitlines()[0].split("|")[-2].strip() == "wall ÷ cp"
+    assert shown.splitlines()[2].split("|")[-2].strip() == "–"
+
+
 def test_the_table_of_comparisons_says_which_goals_are_met() -> None:
     comparisons = (
         Comparison(what="a", value=0.75, goal=Goal(relation="≤", bound=0.8)),
