@@ -12,8 +12,8 @@ import pytest
 
 from fp8cli.core.evaluating.runs import find_records
 from fp8cli.formats.run_record import RunRecord, read_record
-from tests.evaluating import Run, fp8_eval, words_of_eval
 from tests.planting import STORIES, quantize_stories
+from tests.starting import Run, fp8, words_of
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def base(runs: Path) -> Run:
     """The first evaluation of the bundled model."""
-    run = fp8_eval(runs.parent, STORIES, "--tasks", TASK, "--limit", DOCUMENTS, "--runs", runs, "--json")
+    run = fp8(runs.parent, "eval", STORIES, "--tasks", TASK, "--limit", DOCUMENTS, "--runs", runs, "--json")
     assert run.code == 0, run.err
     return run
 
@@ -116,15 +116,15 @@ def test_progress_and_the_outlook_are_told_on_stderr(base: Run) -> None:
 
 
 def test_the_same_again_is_answered_from_the_record_without_any_heavy_library(base: Run, runs: Path) -> None:
-    again = fp8_eval(runs.parent, STORIES, "--tasks", TASK, "--limit", DOCUMENTS, "--runs", runs, "--json")
+    again = fp8(runs.parent, "eval", STORIES, "--tasks", TASK, "--limit", DOCUMENTS, "--runs", runs, "--json")
     assert again.code == 0, again.err
     assert again.loaded == []
     assert again.err == ""
     assert again.report["answered"]
     assert again.report["results"] == base.report["results"]
     assert len(find_records(runs)) == len({record.id for _, record in find_records(runs)})
-    labelled = fp8_eval(
-        runs.parent, STORIES, "-t", TASK, "--limit", DOCUMENTS, "--runs", runs, "--label", "other", "--json"
+    labelled = fp8(
+        runs.parent, "eval", STORIES, "-t", TASK, "--limit", DOCUMENTS, "--runs", runs, "--label", "other", "--json"
     )
     assert labelled.report["answered"]
     assert labelled.report["notes"] == ["answered from a run with the label `base`: a label changes no result"]
@@ -132,8 +132,9 @@ def test_the_same_again_is_answered_from_the_record_without_any_heavy_library(ba
 
 
 def test_only_what_is_not_known_is_run(base: Run, runs: Path, tasks: Path) -> None:
-    both = fp8_eval(
+    both = fp8(
         runs.parent,
+        "eval",
         *(STORIES, "--tasks", f"{TASK},plain", "--include-path", tasks, "--limit", DOCUMENTS),
         *("--runs", runs, "--json", "--no-fidelity"),
     )
@@ -150,9 +151,7 @@ def test_only_what_is_not_known_is_run(base: Run, runs: Path, tasks: Path) -> No
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     words = [STORIES, "-t", TASK, "--limit", "200", "--batch-size", "4", "--no-fidelity", "--runs", runs, "--json"]
-    process = subprocess.Popen(
-        words_of_eval(tmp_path / "loaded.json", *words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(words_of(tmp_path, "eval", *words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     answers: list[Path] = []
     while process.poll() is None and not any(path.stat().st_size > 4000 for path in answers):
         time.sleep(0.05)
@@ -170,13 +169,13 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert find_records(runs) == ()
     assert [path.name for path in runs.iterdir()] == [".work"]
 
-    resumed = fp8_eval(tmp_path, *words)
+    resumed = fp8(tmp_path, "eval", *words)
     assert resumed.code == 0, resumed.err
     record = record_of(resumed)
     assert record.resumed
     assert "going on with a run of" in resumed.err
     assert any("answers are those of an earlier run that was cut off" in note for note in record.notes)
-    whole = fp8_eval(tmp_path, *words, "--rerun", "--label", "whole")
+    whole = fp8(tmp_path, "eval", *words, "--rerun", "--label", "whole")
     assert not record_of(whole).resumed
     assert values(resumed)["acc"] == values(whole)["acc"]
     assert values(resumed)["perplexity"] == pytest.approx(values(whole)["perplexity"], rel=1e-3)
@@ -200,20 +199,20 @@ exec {python} "$@"
 
 
 def test_when_memory_runs_out_it_tries_once_with_half_the_batch(tmp_path: Path) -> None:
-    fp8 = quantize_stories(tmp_path / "stories-FP8-dynamic")
+    quantized = quantize_stories(tmp_path / "stories-FP8-dynamic")
     python = tmp_path / "python"
     script = OUT_OF_MEMORY.format(mark=tmp_path / "mark", python=sys.executable)
     python.write_text(script, "utf-8")
     python.chmod(0o755)
-    words = [fp8, "-t", TASK, "--limit", "20", "--no-fidelity", "--runs", tmp_path / "runs", "--json"]
-    run = fp8_eval(tmp_path, *words, "--python", python)
+    words = [quantized, "-t", TASK, "--limit", "20", "--no-fidelity", "--runs", tmp_path / "runs", "--json"]
+    run = fp8(tmp_path, "eval", *words, "--python", python)
     assert run.code == 0, run.err
     record = record_of(run)
     assert record.settings.batch_size == 8
     assert record.notes == ("memory ran out, so this run has batches of 8",)
     assert (record.label, record.executed_as) == ("fp8", "fake-quant")
     assert record.model.quantization == "FP8_DYNAMIC, compressed-tensors"
-    assert "memory ran out; memory ran out, so this run has batches of 8" in run.err
+    assert "memory ran out; once more, with batches of 8" in run.err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk that is full")
@@ -226,7 +225,7 @@ def test_a_disk_that_is_full_is_said_and_nothing_half_written_is_left(tmp_path: 
     if mounted.returncode:
         pytest.skip("this container may not mount")
     try:
-        run = fp8_eval(tmp_path, STORIES, "-t", TASK, "--limit", "20", "--no-fidelity", "--runs", disk / "runs")
+        run = fp8(tmp_path, "eval", STORIES, "-t", TASK, "--limit", "20", "--no-fidelity", "--runs", disk / "runs")
         assert run.code == 3
         assert "disk" in run.err
         assert find_records(disk / "runs") == ()

@@ -22,7 +22,8 @@ from fp8cli.core.evaluating.worker_events import (
 from fp8cli.render.console import Channel, Output
 from fp8cli.render.evaluation import EXECUTION_WORDS, show
 from fp8cli.render.progress import EvalBar
-from tests.evaluating import a_record, fp8_eval
+from tests.hand_made_records import a_record
+from tests.starting import fp8
 
 
 def a_row(**changes: Any) -> ResultRow:
@@ -157,7 +158,7 @@ def test_a_stream_without_unicode_gets_words_for_arrows() -> None:
     ("words", "code"), [(("--help",), 0), (("--limit", "0", "--tasks", "x"), 2), (("--no-such-option",), 2), ((), 2)]
 )
 def test_help_and_a_mistyped_option_load_no_heavy_library(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
-    run = fp8_eval(tmp_path, *words)
+    run = fp8(tmp_path, "eval", *words)
     assert run.code == code
     assert run.loaded == []
 

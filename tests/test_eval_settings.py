@@ -26,7 +26,7 @@ from fp8cli.core.evaluating.task_sources import find_sources, hash_contents
 from fp8cli.core.machine.interpreters import Distribution, Interpreter
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats.run_record import TaskFacts
-from tests.evaluating import a_record
+from tests.hand_made_records import a_record
 from tests.planting import STORIES, change, change_config, quantize_stories, set_scale
 from tests.stand_in_nvml import A100, H100, V100, Nvml
 

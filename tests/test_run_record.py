@@ -11,7 +11,7 @@ import pytest
 from fp8cli.core.evaluating.runs import check_label, find_records, labels
 from fp8cli.errors import BadInput, UsageError
 from fp8cli.formats.run_record import RECORD_VERSION, read_record, write_record
-from tests.evaluating import a_record
+from tests.hand_made_records import a_record
 
 Fields = dict[str, Any]
 

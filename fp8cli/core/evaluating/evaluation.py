@@ -174,8 +174,8 @@ def _work(
     notes: tuple[str, ...] = ()
     while True:
         chosen = _lowered(plan.chosen, work)
-        if chosen is not plan.chosen and not notes:
-            notes = (_words_of_lowered(chosen),)
+        if chosen is not plan.chosen:
+            notes = (f"memory ran out, so this run has {_less(chosen)}",)
         try:
             result = run_workers(
                 _job(plan, chosen, names, work),
@@ -196,8 +196,7 @@ def _work(
                     gpu_memory=round(plan.request.gpu_memory * _LESS_MEMORY, 2) if is_vllm else None,
                 )
             )
-            notes = (_words_of_lowered(_lowered(plan.chosen, work)),)
-            notify(Noted(text=f"{failure.message}; {notes[0]}"))
+            notify(Noted(text=f"{failure.message}; once more, with {_less(_lowered(plan.chosen, work))}"))
             continue
         return chosen, result, notes
 
@@ -217,11 +216,10 @@ def _lowered(chosen: Chosen, work: Work) -> Chosen:
     return replace(chosen, settings=replace(chosen.settings, batch_size=started.batch_size, model_args=args))
 
 
-def _words_of_lowered(chosen: Chosen) -> str:
+def _less(chosen: Chosen) -> str:
     settings = chosen.settings
     share = settings.model_args.get("gpu_memory_utilization")
-    less = f" and {share} of the GPU" if settings.backend == "vllm" else ""
-    return f"memory ran out, so this run has batches of {settings.batch_size}{less}"
+    return f"batches of {settings.batch_size}" + (f" and {share} of the GPU" if settings.backend == "vllm" else "")
 
 
 def _job(plan: _Plan, chosen: Chosen, names: tuple[str, ...], work: Work) -> Job:

@@ -1,61 +1,8 @@
-"""Evaluations for tests: the real command in a process of its own, and records made by hand."""
+"""Records of runs made by hand."""
 
-import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fp8cli.formats.run_record import FidelityFacts, ModelFacts, RunRecord, Settings, Speed, TaskFacts
-
-HEAVY = ("torch", "numpy", "pandas", "transformers", "lm_eval", "vllm", "datasets")
-
-_PROGRAM = """
-import atexit, json, pathlib, sys
-report, heavy, sys.argv = pathlib.Path(sys.argv[1]), sys.argv[2].split(","), ["fp8", *sys.argv[3:]]
-atexit.register(lambda: report.write_text(json.dumps([name for name in heavy if name in sys.modules])))
-from fp8cli.cli.app import main
-sys.exit(main())
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    code: int
-    out: str
-    err: str
-    loaded: list[str]
-    """Heavy libraries that the command itself had loaded at its end."""
-
-    @property
-    def report(self) -> dict[str, Any]:
-        result: dict[str, Any] = json.loads(self.out)["result"]
-        return result
-
-
-def words_of_eval(report: Path, *words: str | Path) -> list[str]:
-    return [sys.executable, "-c", _PROGRAM, str(report), ",".join(HEAVY), "eval", *map(str, words)]
-
-
-def fp8_eval(folder: Path, *words: str | Path, **environment: str) -> Run:
-    """Run the command in a process of its own; `folder` is for a file of this function."""
-    report = folder / "loaded.json"
-    finished = subprocess.run(
-        words_of_eval(report, *words),
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | environment,
-    )
-    return Run(
-        code=finished.returncode,
-        out=finished.stdout,
-        err=finished.stderr,
-        loaded=json.loads(report.read_text("utf-8")),
-    )
 
 
 def a_settings(**changes: Any) -> Settings:
