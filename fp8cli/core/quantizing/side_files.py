@@ -49,11 +49,12 @@ def describe(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, staging: S
     """Write the files that say what the shards are. Raises OSError when the disk does not take them."""
     if plan.index is not None:
         staging.write_file(INDEX, (json.dumps(plan.index, indent=2, ensure_ascii=False) + "\n").encode())
-    staging.write_file(_RECIPE, recipe_text(plan.scheme, provenance.targets, provenance.ignore).encode())
+    recipe = recipe_text(plan.scheme, provenance.targets, provenance.ignore, kv_cache=plan.kv_cache)
+    staging.write_file(_RECIPE, recipe.encode())
     staging.write_file(_CARD, _card(checkpoint, folder, plan, staging.out.name, provenance).encode())
     config = config_text(
         checkpoint.config,
-        quantization_config(plan.scheme, plan.ignored_modules),
+        quantization_config(plan.scheme, plan.ignored_modules, kv_cache=plan.kv_cache),
         dtype=DTYPES[plan.dtype].torch_name if plan.dtype_is_new else None,
         tie_word_embeddings=plan.new_tie_word_embeddings,
     )
