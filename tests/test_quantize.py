@@ -98,6 +98,7 @@ def test_the_report_says_what_became_of_the_bytes(fp8: Fp8, source: Path, tmp_pa
         f"{after / 1e9:.6f} GB = {after / 2**30:.6f} GiB, {after / before:.1%} of the source · "
         "tensors: 7 copied unchanged, 14 quantized\n".replace("%", " %")
         + f"{timing[0]}\n"
+        "inspected before it was published: 17 checks passed\n"
         "\n"
         "GPUs of compute capability 8.9 and later compute in FP8; those from 7.5 keep the weights in FP8 and compute "
         "in 16 bits; older ones cannot load it (vLLM 0.32).\n"

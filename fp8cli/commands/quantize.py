@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli.core.doctor import environment
+from fp8cli.core.findings import Finding
+from fp8cli.core.inspection.gate import pass_gate, refuse_broken_files
 from fp8cli.core.model.selection import rules_for, select
 from fp8cli.core.quantizing.engine import HarmedRows, Progress, Written, check_duplicates, execute
 from fp8cli.core.quantizing.outlook import block_shape_warnings
-from fp8cli.core.quantizing.plan import Plan, PlannedTensor, build_plan, model_dtype
+from fp8cli.core.quantizing.plan import Plan, build_plan, model_dtype
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
 from fp8cli.core.quantizing.side_files import Provenance, carry_over, describe
+from fp8cli.core.quantizing.tensor_rows import TensorRow, by_torch_name, tensor_rows, torch_name
 from fp8cli.core.serving.command_line import serve_command, serve_note
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.quant_methods import recognise
-from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.sources import resolve_source
 from fp8cli.formats.staging import check_output, discard, disk_errors, partial_folder, stage
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES, Scheme
@@ -60,21 +62,6 @@ class QuantizeRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorRow:
-    """One tensor in a report: what happens to it and why."""
-
-    name: str
-    action: str
-    role: str
-    reason: str
-    dtype_before: str
-    dtype_after: str | None
-    shape: tuple[int, ...]
-    bytes_before: int
-    bytes_after: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class QuantizeReport:
     """What was done, or with `dry_run` what would be done."""
 
@@ -97,6 +84,8 @@ class QuantizeReport:
     checks: tuple[environment.Check, ...]
     warnings: tuple[str, ...]
     harmed: tuple[HarmedRows, ...]
+    findings: tuple[Finding, ...]
+    """Of the gate before publishing; nothing with `dry_run`."""
     seconds: float
     """Measured, or with `dry_run` estimated from `ASSUMED_BYTES_PER_SECOND`."""
     bytes_resumed: int
@@ -145,17 +134,18 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     )
     checks = _check_machine(plan, out, resources, dry_run=request.dry_run)
     commit = None if isinstance(place, LocalFolder) else place.commit
-    written = None
+    written: tuple[Written, tuple[Finding, ...]] | None = None
     seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
     if not request.dry_run:
         if not isinstance(place, LocalFolder):
             place = hub.download(place, progress=request.download_bars)
             checkpoint = open_checkpoint(place)
+        refuse_broken_files(place, checkpoint.side_files)
         notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
         source = Source(folder=place, checkpoint=checkpoint, commit=commit)
         written = _write(request, source, plan, out, resources, notify)
         seconds = time.monotonic() - begun
-    return _report(request, checkpoint, plan, out, resources, checks, commit=commit, seconds=seconds, written=written)
+    return _report(request, checkpoint, plan, out, resources, checks, commit=commit, seconds=seconds, done=written)
 
 
 def find_scheme(name: str) -> Scheme:
@@ -211,7 +201,7 @@ def _write(
     out: Path,
     resources: Resources,
     notify: Notify,
-) -> Written:
+) -> tuple[Written, tuple[Finding, ...]]:
     """Write the output beside its final place and publish it when it is whole."""
     state = _source_state(source)
     identity = {
@@ -238,12 +228,14 @@ def _write(
                 raise BadInput(message, hint="run the command again when nothing writes to it")
             with disk_errors(out):
                 describe(source.checkpoint, source.folder, plan, staging, provenance)
+            findings = pass_gate(LocalFolder(staging.checkpoint))
+            with disk_errors(out):
                 staging.publish(overwrite=request.overwrite)
     except BadInput:
         # The source itself is at fault: there is nothing to go on from.
         discard(out)
         raise
-    return written
+    return written, findings
 
 
 def _source_state(source: Source) -> dict[str, list[int]]:
@@ -263,18 +255,19 @@ def _report(  # noqa: PLR0913 - one argument for each thing a report is made of
     *,
     commit: str | None,
     seconds: float,
-    written: Written | None = None,
+    done: tuple[Written, tuple[Finding, ...]] | None = None,
 ) -> QuantizeReport:
+    written, findings = done or (Written(harmed=(), bytes_resumed=0), ())
     return QuantizeReport(
         model=request.model,
         revision=commit,
         out=out,
         scheme=plan.scheme,
-        dtype=_torch_name(plan.dtype),
+        dtype=torch_name(plan.dtype),
         dry_run=request.dry_run,
         counts=plan.counts,
-        bytes_before=_by_torch_name(plan.bytes_before),
-        bytes_after=_by_torch_name(plan.bytes_after),
+        bytes_before=by_torch_name(plan.bytes_before),
+        bytes_after=by_torch_name(plan.bytes_after),
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
         shards=len(plan.shards),
@@ -284,35 +277,14 @@ def _report(  # noqa: PLR0913 - one argument for each thing a report is made of
         left_behind=checkpoint.left_behind,
         checks=checks,
         warnings=block_shape_warnings(plan),
-        harmed=written.harmed if written else (),
+        harmed=written.harmed,
+        findings=findings,
         seconds=seconds,
-        bytes_resumed=written.bytes_resumed if written else 0,
+        bytes_resumed=written.bytes_resumed,
         serve_command=serve_command(str(out)),
         serve_note=serve_note(plan.scheme),
-        tensors=tuple(_row(tensor) for tensor in plan.tensors),
+        tensors=tensor_rows(plan),
     )
-
-
-def _row(tensor: PlannedTensor) -> TensorRow:
-    return TensorRow(
-        name=tensor.name,
-        action=tensor.action,
-        role=tensor.role,
-        reason=tensor.reason,
-        dtype_before=_torch_name(tensor.source.dtype),
-        dtype_after=_torch_name(tensor.weight.dtype) if tensor.weight else None,
-        shape=tensor.source.shape,
-        bytes_before=tensor.source.bytes,
-        bytes_after=tensor.bytes_out,
-    )
-
-
-def _torch_name(tag: str) -> str:
-    return f"torch.{DTYPES[tag].torch_name}"
-
-
-def _by_torch_name(sizes: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted((_torch_name(tag), size) for tag, size in sizes.items()))
 
 
 def _name(model: str) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Final
 
-from fp8cli.commands.quantize import QuantizeReport, TensorRow
+from fp8cli.commands.quantize import QuantizeReport
 from fp8cli.core.folding import fold
+from fp8cli.core.quantizing.tensor_rows import TensorRow
 from fp8cli.render.console import Output
 from fp8cli.render.table import Column, Table
 from fp8cli.render.units import count, gb, gib, mb, percent
@@ -43,6 +44,8 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     output.line()
     output.line(_sums(report))
     output.line(_time(report))
+    if report.findings:
+        output.line(_gate(report))
     if details:
         output.line()
         output.table(_tensor_table(report.tensors))
@@ -84,6 +87,12 @@ def _time(report: QuantizeReport) -> str:
     return f"{report.seconds:.1f} s · {workers}, {memory}{resumed}"
 
 
+def _gate(report: QuantizeReport) -> str:
+    of = {status: sum(each.status == status for each in report.findings) for status in _STATUS}
+    unknown = f", {count(of['not checked'])} not made" if of["not checked"] else ""
+    return f"inspected before it was published: {count(of['passed'])} checks passed{unknown}"
+
+
 def _tensor_table(tensors: tuple[TensorRow, ...]) -> Table:
     def kind(row: TensorRow) -> tuple[str, ...]:
         return (row.action, row.dtype_before, row.dtype_after or "", str(list(row.shape)), row.reason)
@@ -113,5 +122,8 @@ def _warn(report: QuantizeReport, output: Output) -> None:
             f"`{rows.tensor}`: {count(rows.count)} rows from row {rows.first} are so small that their scale loses them "
             f"({report.dtype} cannot hold it; llm-compressor does the same): use --dtype bfloat16 or --ignore them"
         )
+    for finding in report.findings:
+        if finding.status in {"warning", "failed"}:
+            output.warning(finding.found + (f"; {finding.consequence}" if finding.consequence else ""))
     if report.left_behind:
         output.note(f"not carried over: {', '.join(report.left_behind)}")
