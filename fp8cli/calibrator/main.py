@@ -137,7 +137,7 @@ def _peak_gpu_bytes() -> int | None:
 
     if not torch.cuda.is_available():
         return None
-    return sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))  # type: ignore[no-untyped-call]
+    return sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count()))
 
 
 def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
