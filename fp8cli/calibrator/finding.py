@@ -4,11 +4,12 @@ The model that comes out of it is thrown away: its weights are written by the st
 with the same bytes. What is kept is what needs data, under the names and in the shapes of a checkpoint.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from fp8cli.calibrator.names import rename, weights_of
 from fp8cli.calibrator.protocol import SCALE_ENDINGS, CalibrationJob
 from fp8cli.calibrator.texts import Encoded
 from fp8cli.worker.failures import Failure, describe, sentence
@@ -74,29 +75,31 @@ def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encode
         )
 
 
-def save_scales(model: Any, target: Path) -> Mapping[str, Any]:
-    """Write the scales as `save_pretrained` would write them, and return them by name.
+def save_scales(job: CalibrationJob, model: Any, target: Path) -> int:
+    """Write the scales under their names in the checkpoint, and return how many there are.
 
     Raises Failure naming one that is no positive number.
     """
     import torch
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 
     found = {name: value for name, value in model.state_dict().items() if name.endswith(SCALE_ENDINGS)}
+    if not found:
+        raise Failure(kind="model", message="no layer of the model needs a scale", hint="check --targets and --ignore")
     with TemporaryDirectory(dir=target.parent) as folder:
-        # The class's own method: it turns names of modules into those of the checkpoint, and with a `state_dict` of
+        # The class's own method: it turns names of modules into those of a checkpoint, and with a `state_dict` of
         # scales alone it writes nothing else. The instance's, llm-compressor's, would compress the model first.
         type(model).save_pretrained(model, folder, state_dict=found)
-        fresh = Path(folder) / "model.safetensors"
-        scales = load_file(fresh) if found else {}
-        for name, scale in scales.items():
-            if not bool((torch.isfinite(scale) & (scale > 0)).all()):
-                message = f"calibration found no number for `{name}`: it is {scale.flatten().float().tolist()[0]}"
-                hint = "the model overflows in this dtype, or its weights hold NaN: fp8 inspect CHECKPOINT"
-                raise Failure(kind="model", message=message, hint=hint)
-        if found:
-            fresh.replace(target)
-    return scales
+        weights = weights_of(Path(job.model))
+        saved = load_file(Path(folder) / "model.safetensors")
+    scales = {rename(name, weights): scale for name, scale in saved.items()}
+    for name, scale in scales.items():
+        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+            message = f"calibration found no positive number for `{name}`, but {scale.min().item():g}"
+            hint = "the model overflows in its dtype, or its weights hold NaN: fp8 inspect CHECKPOINT"
+            raise Failure(kind="model", message=message, hint=hint)
+    save_file(scales, target)
+    return len(scales)
 
 
 def _make_modifier(job: CalibrationJob, layer_done: Callable[[int], None]) -> tuple[Any, list[str]]:

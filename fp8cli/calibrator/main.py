@@ -71,11 +71,11 @@ def _work(folder: Path, progress: Progress) -> None:
     _seed(job.seed)
     model = load_model(job)
     find_scales(job, model, tokenizer, encoded, progress.tell)
-    scales = save_scales(model, folder / protocol.SCALES)
+    scales = save_scales(job, model, folder / protocol.SCALES)
     _write_facts(
         folder,
         {
-            "scales": len(scales),
+            "scales": scales,
             "samples": len(encoded.ids),
             "tokens": encoded.tokens,
             "max_seq_length": encoded.max_seq_length,

@@ -4,7 +4,7 @@
     rows.jsonl           the texts or conversations, where the parent has read them: {"row": number, "content": …}
     events-0.jsonl       what happens, a line each, appended by the calibrator
     calibration.log      all that it and the libraries in it print
-    scales.safetensors   the scales, named and shaped as llm-compressor's `save_pretrained` writes them
+    scales.safetensors   the scales, in the dtype and shape that llm-compressor's `save_pretrained` gives them
     facts.json           what was done; written last, so that it is there only when all is done
 
 Events are objects with the key `event`:

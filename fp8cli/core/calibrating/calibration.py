@@ -20,7 +20,7 @@ from fp8cli.core.calibrating.supervision import run_calibrator
 from fp8cli.errors import CannotRun, UsageError
 from fp8cli.formats.safetensors import read_header
 from fp8cli.formats.typed_json import from_json
-from fp8cli.schemes import Scheme
+from fp8cli.schemes import KvCache, Scheme
 
 __all__ = [
     "Calibrated",
@@ -57,7 +57,7 @@ class CalibrationRequest:
     """Safetensors tag of the model dtype, as `Plan.dtype` has it."""
     scheme: Scheme | None
     """None: the KV cache alone."""
-    kv_cache: Literal["tensor", "head"] | None
+    kv_cache: KvCache | None
     folder: Path
     """To work in; what is found, and the log, stay there."""
     targets: tuple[str, ...] = ("Linear",)
