@@ -85,9 +85,13 @@ def _open_parquet(job: CalibrationJob) -> Any:
 def _open_hub(job: CalibrationJob) -> Any:
     from datasets import load_dataset
 
-    # What goes wrong here says so in words that `root_cause` knows; a configuration or a split that is not there is a
-    # ValueError that lists those that are.
-    return load_dataset(job.place, job.configuration, split=job.split)
+    try:
+        # A data set that cannot be had says so in words that `root_cause` knows.
+        return load_dataset(job.place, job.configuration, split=job.split)
+    except ValueError as refusal:
+        reason = (str(refusal).strip().splitlines() or ["it cannot be loaded"])[0]
+        hint = "name a configuration and a split that it has: org/name/configuration:split"
+        raise UnfitData(f"`{job.source}`: {reason.rstrip('.')}", hint) from refusal
 
 
 def _encode(row: Row, tokenizer: Any, length: int, source: str) -> tuple[int, ...]:
