@@ -1,7 +1,7 @@
 """The direction of imports: cli → render → commands → core → formats → schemes, errors; each library in one room.
 
 Inside the core: comparing → evaluating → doctor → quantizing → serving → inspection → model; calibrating stands beside
-comparing, above evaluating; machine, which is facts alone, needs none of them. `worker` and `calibrator` run in
+comparing, above evaluating, and making above it; machine, which is facts alone, needs none of them. `worker` and `calibrator` run in
 processes of their own, perhaps under another interpreter, and share nothing with the rest but their protocols, and
 the judgement of rows of calibration data.
 
@@ -74,8 +74,10 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/quantizing/tiles.py": ("torch", *QUANTIZING),
     "fp8cli/core/doctor/": ("fp8cli.core.doctor", *QUANTIZING),
     "fp8cli/core/evaluating/": ("fp8cli.core.evaluating", "fp8cli.core.doctor", "fp8cli.worker.protocol", *QUANTIZING),
+    "fp8cli/core/making/": ("fp8cli.core.making", "fp8cli.core.calibrating", "fp8cli.core.doctor", *QUANTIZING),
     "fp8cli/core/calibrating/": (
         "fp8cli.core.calibrating",
+        "fp8cli.core.doctor",
         "fp8cli.core.evaluating",
         "fp8cli.calibrator.protocol",
         "fp8cli.calibrator.rows",

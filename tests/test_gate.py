@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from fp8cli.commands import quantize
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core.inspection.gate import pass_gate
+from fp8cli.core.making import production
 from fp8cli.errors import BadInput
 from fp8cli.formats import ranges
 from fp8cli.formats.checkpoint import LocalFolder
@@ -77,7 +77,7 @@ def test_a_result_that_is_not_sound_is_not_published(
 ) -> None:
     """No fault of the tool's own is known, so the damage is done between the last write and the gate."""
     damage, words = UNSOUND[case]
-    whole = quantize.describe
+    whole = production.describe
 
     def describe(*arguments: object) -> None:
         whole(*arguments)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def test_a_result_that_is_not_sound_is_not_published(
         assert isinstance(staging, Staging)
         damage(staging.checkpoint)
 
-    monkeypatch.setattr(quantize, "describe", describe)
+    monkeypatch.setattr(production, "describe", describe)
     with pytest.raises(BadInput, match=words) as caught:
         run(QuantizeRequest(model=str(source), out=tmp_path / "out"))
     assert "is not published" in caught.value.message
@@ -99,14 +99,14 @@ def test_an_old_output_outlives_a_new_one_that_is_not_sound(
     request = QuantizeRequest(model=str(source), out=tmp_path / "out", overwrite=True)
     run(request)
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
-    whole = quantize.execute
+    whole = production.execute
 
     def execute(plan: object, sources: object, staging: Staging, *rest: object, **options: object) -> object:
         written = whole(plan, sources, staging, *rest, **options)  # type: ignore[arg-type]
         overwrite(SCALE, b"\xc0\x7f")(staging.checkpoint)
         return written
 
-    monkeypatch.setattr(quantize, "execute", execute)
+    monkeypatch.setattr(production, "execute", execute)
     with pytest.raises(BadInput, match="is not published"):
         run(request)
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before

@@ -227,7 +227,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_the_nearest_name(
     ("words", "code", "message"),
     [
         (["--scheme", "FP9"], 2, "`FP9` is no scheme"),
-        (["--scheme", "fp8"], 3, "which need calibration"),
+        (["--scheme", "fp8"], 2, "calibration needs data"),
         (["--dtype", "bf16"], 2, "`bf16` is no dtype"),
         (["--device", "gpu"], 2, "`gpu` is no device"),
         (["--device", "cuda:7"], 3, "`cuda:7` is not here"),

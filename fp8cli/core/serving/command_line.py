@@ -2,7 +2,7 @@
 
 import shlex
 
-from fp8cli.schemes import Scheme
+from fp8cli.schemes import KvCache, Scheme
 
 
 def serve_command(path: str, *options: str) -> str:
@@ -10,8 +10,18 @@ def serve_command(path: str, *options: str) -> str:
     return shlex.join(["vllm", "serve", path, *options])
 
 
-def serve_note(scheme: Scheme) -> str:
-    """Say in a sentence which GPUs run the scheme natively, and what the others do."""
+def serve_note(scheme: Scheme | None, kv_cache: KvCache | None = None) -> str:
+    """Say which GPUs run the scheme natively, what the others do, and what an FP8 KV cache asks for."""
+    notes = ["The weights stay in 16 bits." if scheme is None else _weights_note(scheme)]
+    if kv_cache is not None:
+        notes.append(
+            "Keys and values are kept in FP8, as vLLM reads in config.json: from compute capability 8.9, or from 8.0 "
+            "with FlashInfer."
+        )
+    return " ".join(notes)
+
+
+def _weights_note(scheme: Scheme) -> str:
     major, minor = scheme.native_capability
     return (
         f"GPUs of compute capability {major}.{minor} and later compute in FP8; those from 7.5 keep the weights in FP8 "
