@@ -1,12 +1,11 @@
 """What a checkpoint says of the data its scales come from: the same facts in its card and in its recipe.
 
-Nothing here depends on the machine or the date. A file is named without its folders: where it lay is nobody's business.
+Nothing here depends on the machine or the date.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from fp8cli.errors import showable
@@ -20,7 +19,7 @@ class CalibrationNote:
     """The data of a calibration and what read it."""
 
     source: str
-    """A file or a data set of the Hub, as it was named."""
+    """A data set of the Hub, or the name of a file without its folders: where it lay is nobody's business."""
     samples: int
     tokens: int
     max_seq_length: int
@@ -33,8 +32,7 @@ class CalibrationNote:
     @property
     def name(self) -> str:
         """The data by a name that may be shown to anyone, on one line."""
-        path = Path(self.source).expanduser()
-        return showable(path.name if path.is_absolute() or path.exists() else self.source)
+        return showable(self.source)
 
     @property
     def tools(self) -> Mapping[str, str]:

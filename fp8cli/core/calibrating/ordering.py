@@ -14,7 +14,7 @@ from fp8cli.core.calibrating.data import SAMPLES_DEFAULT, SEED_DEFAULT, Calibrat
 from fp8cli.core.model.patterns import LINEAR, matches
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.plan import Plan
-from fp8cli.errors import UsageError
+from fp8cli.errors import BadInput, UsageError
 
 _WORDS: Final[Mapping[str, str]] = {
     "data": "--calibration-data",
@@ -103,7 +103,12 @@ def order_calibration(options: CalibrationOptions, choice: Choice, *, model: Pat
         raise UsageError(message, hint="give a number of tokens, such as --max-seq-length 2048")
     samples = SAMPLES_DEFAULT if options.samples is None else options.samples
     seed = SEED_DEFAULT if options.seed is None else options.seed
-    seen = read_calibration(options.data, model=model, column=options.column, samples=samples, seed=seed)
+    try:
+        seen = read_calibration(options.data, model=model, column=options.column, samples=samples, seed=seed)
+    except (OSError, RuntimeError) as problem:
+        # No name of a file at all: thousands of characters, or the home of nobody (`~nobody/texts.jsonl`).
+        message = f"`{options.data}` is no data: {(isinstance(problem, OSError) and problem.strerror) or problem}"
+        raise BadInput(message, hint="fp8 quantize --help says what --calibration-data takes") from problem
     return CalibrationOrder(
         data=options.data,
         column=options.column,

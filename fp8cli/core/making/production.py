@@ -171,13 +171,14 @@ def _provenance(production: Production, calibrated: Calibrated | None) -> Proven
         torch_version=versions().get("torch"),
         targets=production.targets,
         ignore=production.ignore,
-        calibration=None if calibrated is None else _note(calibrated.facts),
+        calibration=None if calibrated is None else _note(calibrated.facts, production.calibration),
     )
 
 
-def _note(facts: CalibrationFacts) -> CalibrationNote:
+def _note(facts: CalibrationFacts, order: CalibrationOrder | None) -> CalibrationNote:
+    on_hub = order is not None and order.seen.kind == "hub"
     return CalibrationNote(
-        source=facts.source,
+        source=facts.source if on_hub else Path(facts.source).name,
         samples=facts.samples,
         tokens=facts.tokens,
         max_seq_length=facts.max_seq_length,
