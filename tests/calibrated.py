@@ -3,6 +3,7 @@
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from fp8cli.core.model.selection import rules_for, select
@@ -14,6 +15,8 @@ from fp8cli.formats.quant_config import TARGETS, config_text, quantization_confi
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.staging import stage
 from fp8cli.schemes import SCHEMES, KvCache
+
+MODEL = Path(str(files("fp8cli"))) / "bundled" / "stories-llama"
 
 
 def plan_of(

@@ -19,9 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fp8cli.errors import BadInput
 from fp8cli.schemes import KvCache
-from tests.calibrated import plan_of, write
+from tests.calibrated import MODEL, plan_of, write
 from tests.models import ODD, llama_config, qwen2_config, save_model
-from tests.test_bundled import MODEL
 from tests.test_oneshot_equality import DTYPES, assert_same, tensors
 
 pytestmark = [
