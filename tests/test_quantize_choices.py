@@ -282,7 +282,9 @@ def test_the_note_on_serving_says_what_each_half_needs() -> None:
     assert serve_note(None, "tensor").startswith("The weights stay in 16 bits. Keys and values are kept in FP8")
     both = serve_note(choose("FP8", None).scheme, "head")
     assert both.startswith("GPUs of compute capability 8.9 and later compute in FP8")
-    assert both.endswith("from compute capability 8.9, or from 8.0 with FlashInfer.")
+    assert both.endswith(
+        "a scale for each head loads on compute capability 9.x and 10.x alone, one for a layer from 8.0 on."
+    )
     assert "Keys" not in serve_note(choose("FP8", None).scheme)
 
 
