@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,11 @@ from safetensors.torch import load_file, save_file
 # Read when compressed-tensors is imported, which the reference below does.
 os.environ["CT_ENFORCE_EAGER"] = "1"
 
+from transformers import DeepseekV3Config, OPTConfig, Phi3Config, PhimoeConfig, PretrainedConfig, Qwen3MoeConfig
+
 from fp8cli.calibrator.names import rename
 from fp8cli.calibrator.protocol import FACTS, LOG, CalibrationJob, read_job
+from fp8cli.calibrator.texts import Encoded
 from fp8cli.core.calibrating.calibration import (
     Calibrated,
     CalibrationBegins,
@@ -30,10 +34,15 @@ from fp8cli.core.calibrating.calibration import (
 )
 from fp8cli.core.calibrating.calibration_events import ModelLoading, TextsRead
 from fp8cli.core.calibrating.data import BUNDLED_MODEL, BUNDLED_STORIES
+from fp8cli.core.model.selection import rules_for, select
+from fp8cli.core.quantizing.plan import build_plan
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, UsageError
+from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
 from fp8cli.schemes import FP8, FP8_DYNAMIC
+from fp8cli.worker.failures import Failure
 from tests.loopback_datasets import LAMBADA, bundled_stories, lambada_repo
 from tests.loopback_hub import LoopbackHub
+from tests.models import ALIGNED, llama_config, save_model
 from tests.test_supervising import is_alive, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded modules")
@@ -266,40 +275,124 @@ def test_experts_keep_the_names_that_the_checkpoint_has() -> None:
     assert rename("a.experts.0.down_proj.input_scale", qwen) == "a.experts.0.down_proj.input_scale"
 
 
-@pytest.mark.slow
-def test_a_layer_that_no_sample_reaches_is_named() -> None:
+# What becomes of models of other kinds, in this process.
+
+SIZES = {"vocab_size": 1280, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
+CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **SIZES,
+        **ALIGNED,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=64,
+    ),
+    "deepseek_v3": lambda: DeepseekV3Config(
+        **SIZES,
+        **ALIGNED,
+        num_key_value_heads=4,
+        n_shared_experts=1,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=64,
+        first_k_dense_replace=1,
+        q_lora_rank=32,
+        kv_lora_rank=32,
+        qk_rope_head_dim=16,
+        qk_nope_head_dim=16,
+        v_head_dim=32,
+        n_group=1,
+        topk_group=1,
+    ),
+    "phimoe": lambda: PhimoeConfig(**SIZES, **ALIGNED, num_key_value_heads=2, num_local_experts=4),
+    "phi3": lambda: Phi3Config(**SIZES, **ALIGNED, num_key_value_heads=2, pad_token_id=0),
+}
+
+
+def job_of(model: Path, **changes: object) -> CalibrationJob:
+    fields: dict[str, object] = {
+        "model": str(model),
+        "dtype": "bfloat16",
+        "scheme": "FP8",
+        "targets": ("Linear",),
+        "ignore": ("lm_head",),
+        "kv_cache": "tensor",
+        "data": "rows",
+        "source": "",
+        "place": None,
+        "configuration": None,
+        "split": "",
+        "column": None,
+        "samples": 1,
+        "max_seq_length": 64,
+        "seed": 0,
+        "chat_template": None,
+        "device": "cpu",
+    }
+    return CalibrationJob(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def find_here(job: CalibrationJob, change: Callable[[Any], None] | None = None) -> Mapping[str, torch.Tensor]:
     from transformers import AutoTokenizer
 
-    from fp8cli.calibrator.finding import find_scales, load_model
-    from fp8cli.calibrator.texts import Encoded
-    from fp8cli.worker.failures import Failure
+    from fp8cli.calibrator.finding import find_scales, load_model, save_scales
 
-    job = CalibrationJob(
-        model=str(BUNDLED_MODEL),
-        dtype="bfloat16",
-        scheme="FP8",
-        targets=("Linear",),
-        ignore=("lm_head",),
-        kv_cache=None,
-        data="rows",
-        source="",
-        place=None,
-        configuration=None,
-        split="",
-        column=None,
-        samples=1,
-        max_seq_length=64,
-        seed=0,
-        chat_template=None,
-        device="cpu",
-    )
     model = load_model(job)
-    model.model.layers[1].aside = torch.nn.Linear(8, 8, dtype=torch.bfloat16)
-    encoded = Encoded(ids=(tuple(drawn_ids()[0]),), max_seq_length=64, conversations=False)
+    if change is not None:
+        change(model)
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
+    encoded = Encoded(ids=(tuple(drawn_ids()[0]),), max_seq_length=64, conversations=False)
+    find_scales(job, model, tokenizer, encoded, lambda *_, **__: None)
+    target = Path(job.model).with_name("scales.safetensors")
+    assert save_scales(job, model, target) == len(load_file(target))
+    return load_file(target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_scale_that_a_plan_needs_is_found_under_the_same_name_and_no_other(tmp_path: Path, kind: str) -> None:
+    model = save_model(tmp_path / "model", CONFIGS[kind]())
+    checkpoint = open_checkpoint(LocalFolder(model))
+    tensors = {info.name: (info.dtype, info.shape) for info in checkpoint.tensors.values()}
+    selection = select(checkpoint.config, tensors, rules=rules_for(checkpoint.config, tensors))
+    plan = build_plan(checkpoint, FP8, selection, "BF16", kv_cache="tensor")
+    wanted = tuple(scale.name for scale in plan.calibrated)
+    found = find_here(job_of(model, wanted=wanted))
+    assert {name: tuple(scale.shape) for name, scale in found.items()} == {
+        scale.name: scale.info.shape for scale in plan.calibrated
+    }
+    assert {scale.dtype for scale in found.values()} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+def test_a_layer_that_no_sample_reaches_is_named() -> None:
+    def add_a_layer(model: Any) -> None:
+        model.model.layers[1].aside = torch.nn.Linear(8, 8, dtype=torch.bfloat16)
+
     with pytest.raises(Failure) as failure:
-        find_scales(job, model, tokenizer, encoded, lambda *_, **__: None)
+        find_here(job_of(BUNDLED_MODEL), add_a_layer)
     assert failure.value.message == "no sample reached `model.layers.1.aside`, so there is no scale for it"
+
+
+@pytest.mark.slow
+def test_a_scale_that_llm_compressor_does_not_know_is_named(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", llama_config(vocab_size=1280))
+    with pytest.raises(Failure) as failure:
+        find_here(job_of(model, wanted=("model.layers.0.self_attn.q_proj.input_scale", "model.aside.input_scale")))
+    assert failure.value.message == "llm-compressor has no scale for `model.aside.input_scale`"
+
+
+@pytest.mark.slow
+def test_a_model_whose_cache_llm_compressor_cannot_calibrate_is_refused_with_its_reason(tmp_path: Path) -> None:
+    config = OPTConfig(
+        vocab_size=1280, hidden_size=64, num_hidden_layers=1, ffn_dim=64, num_attention_heads=2, word_embed_proj_dim=64
+    )
+    model = save_model(tmp_path / "model", config)
+    with pytest.raises(Failure) as failure:
+        find_here(job_of(model))
+    assert failure.value.message.startswith("llm-compressor cannot calibrate this model (ValueError: Cannot determine")
+    assert "--kv-cache" in str(failure.value.hint)
 
 
 # What it refuses.

@@ -25,14 +25,14 @@ _MAX_NAMED: Final = 3
 
 
 def load_model(job: CalibrationJob) -> Any:
-    """Load the model, each expert as layers of its own, as `oneshot` needs them. Raises Failure."""
+    """Load the model. Raises Failure where the reason is known here."""
     import torch
-    from llmcompressor.modeling.moe.linearize import load_quantizable_moe
     from transformers import AutoModelForCausalLM
 
     try:
-        with load_quantizable_moe():
-            return AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype))
+        # Experts become layers of their own later, in `oneshot`. Its way of loading them so takes every class of
+        # transformers in hand, of which some cannot be loaded without torchvision.
+        return AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype))
     except Exception as error:
         failure = describe(error)
         if failure.kind == "other" and isinstance(error, _NOT_LOADED):
@@ -43,28 +43,24 @@ def load_model(job: CalibrationJob) -> Any:
 def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encoded, tell: Callable[..., None]) -> None:
     """Run `oneshot` over the samples; the scales are in the model afterwards.
 
-    Raises Failure naming a module that no sample reached.
+    Raises Failure naming a module that no sample reached, or saying why the model cannot be calibrated.
     """
     from datasets import Dataset
-    from llmcompressor import oneshot
 
     layers = _count_parts(model)
     tell("begins", samples=len(encoded.ids), layers=layers)
     recipe, missed = _make_modifier(job, lambda number: tell("layer", number=number, of=max(number, layers)))
     ids = [list(each) for each in encoded.ids]
     samples = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
-    oneshot(
-        model=model,
-        tokenizer=tokenizer,
-        dataset=samples,
-        recipe=recipe,
-        pipeline="sequential",
-        batch_size=1,
-        num_calibration_samples=len(ids),
-        shuffle_calibration_samples=False,
-        max_seq_length=encoded.max_seq_length,
-        moe_calibrate_all_experts=True,
-    )
+    try:
+        _run_oneshot(recipe, samples, model, tokenizer, encoded.max_seq_length)
+    except Exception as error:
+        failure = describe(error)
+        if failure.kind != "other":
+            raise failure from error
+        message = f"llm-compressor cannot calibrate this model ({sentence(error)})"
+        hint = None if job.kv_cache is None else "it may without --kv-cache: the layers of some models are not known"
+        raise Failure(kind="model", message=message, hint=hint) from error
     if missed:
         named = ", ".join(f"`{name}`" for name in missed[:_MAX_NAMED])
         more = f" and {len(missed) - _MAX_NAMED:,} more" if len(missed) > _MAX_NAMED else ""
@@ -75,10 +71,27 @@ def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encode
         )
 
 
-def save_scales(job: CalibrationJob, model: Any, target: Path) -> int:
-    """Write the scales under their names in the checkpoint, and return how many there are.
+def _run_oneshot(recipe: Any, samples: Any, model: Any, tokenizer: Any, max_seq_length: int) -> None:
+    from llmcompressor import oneshot
 
-    Raises Failure naming one that is no positive number.
+    oneshot(
+        model=model,
+        tokenizer=tokenizer,
+        dataset=samples,
+        recipe=recipe,
+        pipeline="sequential",
+        batch_size=1,
+        num_calibration_samples=len(samples),
+        shuffle_calibration_samples=False,
+        max_seq_length=max_seq_length,
+        moe_calibrate_all_experts=True,
+    )
+
+
+def save_scales(job: CalibrationJob, model: Any, target: Path) -> int:
+    """Write the scales that are wanted under their names in the checkpoint, and return how many there are.
+
+    Raises Failure naming one that is not there, or is no positive number.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -92,7 +105,13 @@ def save_scales(job: CalibrationJob, model: Any, target: Path) -> int:
         type(model).save_pretrained(model, folder, state_dict=found)
         weights = weights_of(Path(job.model))
         saved = load_file(Path(folder) / "model.safetensors")
-    scales = {rename(name, weights): scale for name, scale in saved.items()}
+    named = {rename(name, weights): scale for name, scale in saved.items()}
+    wanted = named if job.wanted is None else job.wanted
+    missing = next((name for name in wanted if name not in named), None)
+    if missing is not None:
+        hint = "keep that module as it is with --ignore"
+        raise Failure(kind="model", message=f"llm-compressor has no scale for `{missing}`", hint=hint)
+    scales = {name: named[name] for name in wanted}
     for name, scale in scales.items():
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             message = f"calibration found no positive number for `{name}`, but {scale.min().item():g}"

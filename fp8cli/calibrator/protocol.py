@@ -84,6 +84,8 @@ class CalibrationJob:
     chat_template: str | None
     """In the place of the tokenizer's own."""
     device: Literal["auto", "cpu", "cuda"]
+    wanted: tuple[str, ...] | None = None
+    """Names of the scales that are needed, as the checkpoint's modules are called; None: all that there are."""
     version: int = PROTOCOL
 
 
@@ -97,4 +99,6 @@ def read_job(folder: Path) -> CalibrationJob:
     fields = json.loads((folder / JOB).read_text(encoding="utf-8"))
     if fields.get("version") != PROTOCOL:
         raise ValueError(f"the job is of version {fields.get('version')}, this is version {PROTOCOL}")
-    return CalibrationJob(**{**fields, "targets": tuple(fields["targets"]), "ignore": tuple(fields["ignore"])})
+    for name in ("targets", "ignore", "wanted"):
+        fields[name] = None if fields[name] is None else tuple(fields[name])
+    return CalibrationJob(**fields)

@@ -63,6 +63,9 @@ class CalibrationRequest:
     targets: tuple[str, ...] = ("Linear",)
     ignore: tuple[str, ...] = ("lm_head",)
     """As `oneshot` takes both: names of classes or modules, or `re:` and a regular expression."""
+    wanted: tuple[str, ...] | None = None
+    """Names of the scales that a plan needs: one that is not found is an error, and others that `oneshot` finds, of a
+    router that a name of transformers' own hid from `ignore`, are left out. None: all that there are."""
     data: str | None = None
     """See `read_calibration`; so for `column`, `samples` and `seed`."""
     column: str | None = None
@@ -205,6 +208,7 @@ def _make_job(request: CalibrationRequest, data: CalibrationData) -> Calibration
         seed=request.seed,
         chat_template=request.chat_template,
         device=request.device,
+        wanted=request.wanted,
     )
 
 

@@ -82,6 +82,7 @@ class CalibrationOrder:
             max_seq_length=self.max_seq_length,
             device=_kind_of(device),
             python=self.python,
+            wanted=tuple(scale.name for scale in plan.calibrated),
         )
 
 
