@@ -8,7 +8,8 @@ from pathlib import Path
 
 from fp8cli.core.model.selection import rules_for, select
 from fp8cli.core.quantizing.engine import Progress, Written, execute
-from fp8cli.core.quantizing.plan import Plan, build_plan, model_dtype
+from fp8cli.core.quantizing.model_dtype import model_dtype
+from fp8cli.core.quantizing.plan import Plan, build_plan
 from fp8cli.core.quantizing.resources import PIECE_BYTES, plan_resources
 from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
 from fp8cli.formats.quant_config import TARGETS, config_text, quantization_config, recipe_text

@@ -21,8 +21,9 @@ from fp8cli.core.making.production import Produced, Production, ProductionEvent,
 from fp8cli.core.model.selection import rules_for, select
 from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.engine import HarmedRows, Written
+from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.quantizing.outlook import block_shape_warnings
-from fp8cli.core.quantizing.plan import Plan, build_plan, model_dtype
+from fp8cli.core.quantizing.plan import Plan, build_plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
 from fp8cli.core.quantizing.tensor_rows import TensorRow, by_torch_name, tensor_rows, torch_name
 from fp8cli.core.serving.command_line import serve_command, serve_note

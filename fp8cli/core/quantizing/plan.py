@@ -17,7 +17,8 @@ from typing import Final, Literal
 from fp8cli.core.model.attention import read_attention
 from fp8cli.core.model.selection import Decision, Selection
 from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
-from fp8cli.errors import BadInput, CannotRun, UsageError
+from fp8cli.core.quantizing.model_dtype import named_dtype
+from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
 from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, lay_out
 from fp8cli.schemes import BLOCK, KvCache, Scheme
@@ -28,10 +29,6 @@ METADATA: Final = {"format": "pt"}
 """What transformers and llm-compressor write into every shard."""
 
 _FP8: Final = "F8_E4M3"
-_NAMED_DTYPES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "half": "F16", "float": "F32"}
-"""Model dtypes the arithmetic is defined for, by the names used in config.json and on the command line."""
-
-DTYPE_CHOICES: Final = ("auto", "bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,45 +159,11 @@ def build_plan(
         calibrated=tuple(replace(scale, info=placed[scale.name]) for scale in scales),
         shards=shards,
         ignored_modules=selection.ignored_modules,
-        dtype_is_new=_NAMED_DTYPES.get((_config_dtype(checkpoint.config) or "").removeprefix("torch.")) != dtype,
+        dtype_is_new=named_dtype(checkpoint.config) != dtype,
         new_tie_word_embeddings=None if selection.tie_word_embeddings == tied else selection.tie_word_embeddings,
         duplicates=selection.duplicates,
         index=_index(shards) if checkpoint.has_index else None,
     )
-
-
-def model_dtype(checkpoint: Checkpoint, wanted: str = "auto") -> str:
-    """Return the safetensors tag of the model dtype: `wanted`, or what transformers' dtype="auto" picks.
-
-    That is `dtype` (formerly `torch_dtype`) of config.json, else the dtype of the first floating-point tensor of
-    the first shard. Raises UsageError for an unknown `wanted`, BadInput for a config that names another.
-    """
-    if wanted != "auto":
-        if wanted not in DTYPE_CHOICES:
-            message = f"`{wanted}` is no dtype a checkpoint can be quantized from"
-            raise UsageError(message, hint=f"--dtype takes one of {', '.join(DTYPE_CHOICES)}")
-        return _NAMED_DTYPES[wanted]
-    named = _config_dtype(checkpoint.config)
-    if named is None:
-        floating = [info.dtype for info in checkpoint.shards[0].header.tensors if DTYPES[info.dtype].floating]
-        named = DTYPES[floating[0]].torch_name if floating else "float32"
-    tag = _NAMED_DTYPES.get(named.removeprefix("torch."))
-    if tag is None:
-        message = f"config.json names the dtype `{named}`, from which FP8 is not defined"
-        raise BadInput(message, hint="choose one with --dtype bfloat16, float16 or float32")
-    return tag
-
-
-def _config_dtype(config: Mapping[str, object]) -> str | None:
-    for key in ("dtype", "torch_dtype"):
-        value = config.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            message = f"config.json has a `{key}` that is not a name: {value!r}"
-            raise BadInput(message, hint="choose one with --dtype bfloat16, float16 or float32")
-        return value
-    return None
 
 
 def _draft(
