@@ -159,14 +159,14 @@ def test_a_dry_run_says_what_calibration_will_need_and_loads_no_library_for_it(t
 
 
 def test_a_hostile_name_of_data_is_harmless_on_the_screen(tmp_path: Path) -> None:
-    data = tmp_path / "a\x1b[31m [bold]b[/bold]\nerror: forged.jsonl"
+    data = tmp_path / "a\x1b[31m [bold red]b\nerror: forged.jsonl"
     data.write_text('{"text": "a story"}\n')
     program = "import sys; sys.argv[0] = 'fp8'; from fp8cli.cli.app import main; sys.exit(main())"
     words = ["quantize", MODEL, "--dry-run", "--scheme", "FP8", "--num-calibration-samples", "1"]
     command = [sys.executable, "-c", program, *map(str, words), "--calibration-data", str(data)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\x1b" not in result.stdout + result.stderr
-    assert "a\\x1b[31m [bold]b[/bold]\\nerror: forged.jsonl" in result.stdout
+    assert "a\\x1b[31m [bold red]b\\nerror: forged.jsonl" in result.stdout
 
 
 def test_memory_is_estimated_from_headers_and_config(tiny: Path) -> None:
