@@ -15,12 +15,20 @@ os.environ["CT_ENFORCE_EAGER"] = "1"
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import QuantizationModifier
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DeepseekV3Config,
+    Gemma3TextConfig,
+    Phi3Config,
+    PretrainedConfig,
+    Qwen3MoeConfig,
+)
 
 from fp8cli.errors import BadInput
 from fp8cli.schemes import KvCache
 from tests.calibrated import MODEL, plan_of, write
-from tests.models import ODD, llama_config, qwen2_config, save_model
+from tests.models import ALIGNED, ODD, llama_config, qwen2_config, save_model
 from tests.test_oneshot_equality import DTYPES, assert_same, tensors
 
 pytestmark = [
@@ -33,7 +41,7 @@ ROWS = 4
 
 def rows_of(source: Path) -> Dataset:
     """Return a few rows of tokens: stories for the model that knows them, else any numbers below its vocabulary."""
-    if source.name == "stories":
+    if source.name.startswith("stories"):
         tokenizer = AutoTokenizer.from_pretrained(source)
         lines = (MODEL / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[:ROWS]
         ids = [tokenizer(json.loads(line)["text"])["input_ids"] for line in lines]
@@ -65,14 +73,18 @@ def reference(source: Path, out: Path, scheme: str | None, kv_cache: KvCache | N
     return out
 
 
+def scales_of(folder: Path) -> dict[str, bytes]:
+    """Return what calibration found, of a checkpoint that was calibrated."""
+    kinds = (".input_scale", ".k_scale", ".v_scale")
+    return {name: raw for name, (_, _, raw) in tensors(folder).items() if name.endswith(kinds)}
+
+
 def assert_equal(tmp_path: Path, source: Path, scheme: str | None, kv_cache: KvCache | None, *more: str) -> Path:
     """Take the scales that the reference found for calibration's, and compare everything else it wrote."""
     theirs = reference(source, tmp_path / "theirs", scheme, kv_cache, ["lm_head", *more])
-    found = {name: raw for name, (_, _, raw) in tensors(theirs).items() if name.endswith(("input_scale", "k_scale"))}
-    found |= {name: raw for name, (_, _, raw) in tensors(theirs).items() if name.endswith("v_scale")}
     plan = plan_of(source, scheme, kv_cache, ignore=more)
     ours = tmp_path / "ours"
-    write(source, ours, plan, found, ignore=["lm_head", *more])
+    write(source, ours, plan, scales_of(theirs), ignore=["lm_head", *more])
     assert_same(ours, theirs)
     assert (ours / "config.json").read_bytes() == (theirs / "config.json").read_bytes()
     assert (ours / "recipe.yaml").read_bytes() == (theirs / "recipe.yaml").read_bytes()
@@ -111,6 +123,31 @@ def test_any_scheme_of_weights_goes_with_a_quantized_cache(
     assert len(list(source.glob("*.safetensors"))) > 2
     ours = assert_equal(tmp_path, source, scheme, kv_cache)
     assert tensors(ours)["model.layers.1.self_attn.k_scale"][1] == ((2, 1, 1) if kv_cache == "head" else (1,))
+
+
+MOE = {"moe_intermediate_size": 64, "num_experts_per_tok": 2}
+LATENT = {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 32}
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (Phi3Config, {"pad_token_id": 0}),
+        (Gemma3TextConfig, {"head_dim": 32, "sliding_window": 16}),
+        (Qwen3MoeConfig, {**MOE, "head_dim": 32, "num_experts": 4}),
+        (
+            DeepseekV3Config,
+            {**MOE, **LATENT, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_key_value_heads": 4}
+            | {"first_k_dense_replace": 1},
+        ),
+    ],
+    ids=["fused keys", "two kinds of attention", "experts", "a latent vector and experts"],
+)
+def test_other_architectures_too(tmp_path: Path, config: type[PretrainedConfig], changes: dict[str, int]) -> None:
+    sizes = {"vocab_size": 320, "num_hidden_layers": 2, "max_position_embeddings": 64, **ALIGNED}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    source = save_model(tmp_path / "source", config(**{**sizes, **heads, **changes}))
+    assert_equal(tmp_path, source, "FP8", "tensor")
 
 
 def test_awkward_weights_biases_and_tied_embeddings_under_one_scale(tmp_path: Path) -> None:
