@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -30,7 +32,7 @@ from tests.calibrated import MODEL
 from tests.evaluating import fp8_eval
 from tests.models import llama_config, save_model
 from tests.test_oneshot_equality import assert_same, tensors
-from tests.test_serving import LARGEST_MEAN_SHIFT, LARGEST_SHIFT, prompts
+from tests.test_serving import LARGEST_MEAN_SHIFT, LARGEST_SHIFT, in_vllm, prompts
 
 pytestmark = [
     pytest.mark.slow,
@@ -181,6 +183,27 @@ def test_the_cache_alone_leaves_every_weight_as_it_was(texts: Path, tmp_path: Pa
     added = set(after) - set(before)
     assert added == {f"model.layers.{layer}.self_attn.{kind}_scale" for layer in range(3) for kind in "kv"}
     assert {after[name][1] for name in added} == {(4, 1, 1)}
+
+
+def test_vllm_keeps_the_cache_in_fp8_and_says_what_the_original_says(texts: Path, tmp_path: Path) -> None:
+    """vLLM's CPU build has no static FP8, but FP8_DYNAMIC, and an FP8 cache that it scales as it is told."""
+    calibration = CalibrationOptions(data=str(texts), samples=ROWS)
+    request = QuantizeRequest(model=str(MODEL), out=tmp_path / "out", kv_cache="fp8", calibration=calibration)
+    answers, log = in_vllm(run(request).out, tmp_path)
+    tokens = re.search(r"KV cache size: ([\d,]+) tokens", log)
+    assert tokens, log[-2000:]
+    # Of the 1 GiB set aside: three layers, four heads of 32 numbers, keys and values, a byte each.
+    assert 2**30 / int(tokens[1].replace(",", "")) == pytest.approx(3 * 4 * 32 * 2, rel=0.01)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16)
+    shifts: list[float] = []
+    for prompt, answer in zip(prompts(), answers, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            scores = model(ids).logits.float().log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
+        shifts += (scores - torch.tensor(answer["prompt_logprobs"])).abs().tolist()
+    assert 0 < statistics.mean(shifts) < LARGEST_MEAN_SHIFT
+    assert max(shifts) < LARGEST_SHIFT
 
 
 KILLED = """
