@@ -157,7 +157,7 @@ def test_a_tensor_of_zeros_and_one_too_small_for_its_scale(
     ("kind", "words"),
     [
         ("missing", "calibration left out 1 of 18 scales (first: `{name}`)"),
-        ("surplus", "calibration gave 1 scales that have no place in the output (first: `lm_head.input_scale`)"),
+        ("surplus", "calibration gave 1 of 19 scales for which the output has no place (first: `lm_head.input_scale`)"),
         ("short", "calibration gave `{name}` 1 bytes, where 2 belong"),
         ("long", "calibration gave `{name}` 4 bytes, where 2 belong"),
         (math.nan, "calibration found nan as `{name}`, which scales nothing"),
@@ -200,8 +200,15 @@ def test_a_bad_scale_of_one_head_is_named_with_the_head(source: Path, tmp_path: 
 def test_a_plan_without_calibrated_scales_takes_none(source: Path, tmp_path: Path) -> None:
     plan = plan_of(source, "FP8_DYNAMIC")
     assert plan.calibrated == ()
-    with pytest.raises(BadInput, match="no place"):
+    with pytest.raises(BadInput, match="has no place"):
         write(source, tmp_path / "out", plan, {f"{UP}_scale": b"\0\0"})
+
+
+def test_a_plan_of_nothing_is_refused(source: Path) -> None:
+    with pytest.raises(CannotRun, match="nothing would be quantized"):
+        plan_of(source, None)
+    with pytest.raises(CannotRun, match="nothing would be quantized"):
+        plan_of(source, "FP8", "tensor", ignore=("re:.*",))
 
 
 def test_scales_lie_beside_the_weights_they_belong_to(source: Path, tmp_path: Path) -> None:

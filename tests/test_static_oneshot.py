@@ -159,11 +159,11 @@ def test_awkward_weights_biases_and_tied_embeddings_under_one_scale(tmp_path: Pa
 def test_the_nan_that_the_reference_writes_for_activations_beyond_fp16_is_refused(tmp_path: Path) -> None:
     # Rows a thousand times too large overflow on their way through the first layer.
     source = save_model(tmp_path / "source", qwen2_config(**ODD), torch.float16)
-    with pytest.raises(
-        BadInput, match=r"^calibration found (nan|inf) as `model\.layers\.0\.mlp\.down_proj\.input_scale`"
-    ):
+    where = "model.layers.0.mlp.down_proj.input_scale"
+    with pytest.raises(BadInput, match=rf"^calibration found (nan|inf) as `{where}`") as refused:
         assert_equal(tmp_path, source, "FP8", None)
-    found = load_file(tmp_path / "theirs" / "model.safetensors")["model.layers.0.mlp.down_proj.input_scale"]
+    assert "--dtype bfloat16" in str(refused.value.hint)
+    found = load_file(tmp_path / "theirs" / "model.safetensors")[where]
     assert not torch.isfinite(found).all()
     assert not (tmp_path / "ours").exists()
 

@@ -29,6 +29,7 @@ scales would stay uncalibrated memory.
 """
 
 _AGAIN: Final = "calibrate again with --restart; text that is more like what the model will read may help"
+_OVERFLOWED: Final = "the activations there may be beyond the largest number of FP16: use --dtype bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +117,8 @@ def check_scales(planned: Sequence[PlannedScale], scales: Mapping[str, bytes]) -
         raise BadInput(message, hint=_hint_for_missing(wanted[missing[0]]))
     surplus = [name for name in scales if name not in wanted]
     if surplus:
-        message = f"calibration gave {len(surplus)} scales that have no place in the output (first: `{surplus[0]}`)"
+        many = f"{len(surplus)} of {len(scales)} scales"
+        message = f"calibration gave {many} for which the output has no place (first: `{surplus[0]}`)"
         raise BadInput(message, hint="fp8 quantize MODEL --dry-run --details shows which layers are quantized")
     for name, scale in wanted.items():
         _check_values(scale, scales[name])
@@ -130,7 +132,8 @@ def _check_values(scale: PlannedScale, raw: bytes) -> None:
         if not (math.isfinite(value) and value > 0):
             which = "" if scale.info.elements == 1 else f" for head {number}"
             message = f"calibration found {value} as `{scale.name}`{which}, which scales nothing"
-            raise BadInput(message, hint=_AGAIN)
+            overflowed = scale.info.dtype == "F16" and not math.isfinite(value)
+            raise BadInput(message, hint=_OVERFLOWED if overflowed else _AGAIN)
 
 
 def _hint_for_missing(scale: PlannedScale) -> str:

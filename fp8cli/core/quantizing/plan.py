@@ -144,7 +144,8 @@ def build_plan(
     if scheme is None:
         selection = _keep_all(selection, home)
     drafts = [_draft(decision, checkpoint, home, scheme, dtype) for decision in selection.decisions]
-    if scheme is not None and not any(draft.action == "quantize" for draft in drafts):
+    cache_alone = scheme is None and kv_cache is not None
+    if not cache_alone and not any(draft.action == "quantize" for draft in drafts):
         message = "nothing would be quantized: every Linear is ignored"
         raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows the reason for each tensor")
     scales = _draft_scales(checkpoint, drafts, scheme, dtype, kv_cache)
