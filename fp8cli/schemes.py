@@ -9,6 +9,8 @@ from typing import Final, Literal
 
 WeightGranularity = Literal["tensor", "channel", "block"]
 ActivationGranularity = Literal["tensor", "token", "group"]
+KvCache = Literal["tensor", "head"]
+"""FP8 for the KV cache: one scale for the keys and one for the values of a layer, or of each of its KV heads."""
 
 E4M3_MAX: Final = 448.0
 """Largest finite value of torch.float8_e4m3fn."""

@@ -105,7 +105,7 @@ def _schemes() -> str:
     for scheme in SCHEMES.values():
         name = f"`{scheme.name}`" + (" (default)" if scheme.name == DEFAULT_SCHEME else "")
         capability = "compute capability {}.{} and later".format(*scheme.native_capability)
-        calibration = "needed: not supported yet" if scheme.needs_calibration else "none"
+        calibration = "needed: texts" if scheme.needs_calibration else "none"
         lines.append(f"| {name} | {scheme.summary} | `NAME-{scheme.suffix}` | {capability} | {calibration} |")
     return "\n".join([*lines, ""])
 

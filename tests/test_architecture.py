@@ -1,8 +1,9 @@
 """The direction of imports: cli → render → commands → core → formats → schemes, errors; each library in one room.
 
-Inside the core: comparing → evaluating → doctor → quantizing → serving → inspection → model; machine, which is facts
-alone, needs none of them. `worker` runs in a process of its own, perhaps under another interpreter, and shares nothing
-with the rest but its protocol.
+Inside the core: comparing → evaluating → doctor → quantizing → serving → inspection → model; calibrating stands beside
+comparing, above evaluating, and making above it; machine, which is facts alone, needs none of them. `worker` and
+`calibrator` run in processes of their own, perhaps under another interpreter, and share nothing with the rest but
+their protocols, and the judgement of rows of calibration data.
 
 The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
 imports, at the top or inside a function, must all stand in that row (or in Python's standard library).
@@ -43,6 +44,20 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/commands/": BELOW_COMMANDS,
     "fp8cli/worker/": ("fp8cli.worker", "lm_eval", "torch", "transformers", "vllm", "numpy", "datasets"),
     "fp8cli/worker/protocol.py": (),
+    "fp8cli/calibrator/": (
+        "fp8cli.calibrator",
+        "fp8cli.worker",
+        "torch",
+        "transformers",
+        "llmcompressor",
+        "datasets",
+        "pyarrow",
+        "safetensors",
+        "jinja2",
+        "numpy",
+    ),
+    "fp8cli/calibrator/protocol.py": (),
+    "fp8cli/calibrator/rows.py": (),
     "fp8cli/summary.py": ("pandas", "fp8cli.commands", *VOCABULARY),
     "fp8cli/core/": BELOW_CORE,
     "fp8cli/core/machine/": ("fp8cli.core.machine", *BELOW_CORE),
@@ -59,6 +74,16 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/quantizing/tiles.py": ("torch", *QUANTIZING),
     "fp8cli/core/doctor/": ("fp8cli.core.doctor", *QUANTIZING),
     "fp8cli/core/evaluating/": ("fp8cli.core.evaluating", "fp8cli.core.doctor", "fp8cli.worker.protocol", *QUANTIZING),
+    "fp8cli/core/making/": ("fp8cli.core.making", "fp8cli.core.calibrating", "fp8cli.core.doctor", *QUANTIZING),
+    "fp8cli/core/calibrating/": (
+        "fp8cli.core.calibrating",
+        "fp8cli.core.doctor",
+        "fp8cli.core.evaluating",
+        "fp8cli.calibrator.protocol",
+        "fp8cli.calibrator.rows",
+        "fp8cli.worker.protocol",
+        *QUANTIZING,
+    ),
     "fp8cli/core/comparing/": ("fp8cli.core.comparing", "fp8cli.core.evaluating", *BELOW_CORE),
     "fp8cli/core/comparing/distributions.py": (),
     "fp8cli/core/comparing/divergence.py": ("numpy", "fp8cli.core.comparing", *BELOW_CORE),

@@ -234,6 +234,24 @@ def test_an_fp8_kv_cache_takes_what_the_generation_takes() -> None:
     assert turing.fits[0].tokens == on("T4", SERVED_8B, 4096).fits[0].tokens
 
 
+def test_a_cache_scale_for_each_head_runs_where_flash_attention_3_or_4_does() -> None:
+    served = replace(SERVED_8B, kv_cache_fp8=True, head_scales=True)
+    for gpu in ("H100", "H200", "B200"):
+        assert on(gpu, served, 8192).needs.refusal is None, gpu
+    for gpu, name in {
+        "T4": "compute capability 7.5",
+        "A100": "compute capability 8.0",
+        "L40S": "compute capability 8.9",
+        "RTX PRO 6000": "compute capability 12.0",
+        "MI300X": "gfx942",
+    }.items():
+        refusal = on(gpu, served, 8192).needs.refusal
+        assert refusal == f"vLLM 0.32 has no attention with a KV-cache scale for each head on {name}"
+        assert on(gpu, served, 8192).fits[0].verdict == "refused"
+    # A scale for each head of a cache that vLLM would not quantize is never looked at.
+    assert on("L40S", replace(served, kv_cache_fp8=False), 8192).needs.refusal is None
+
+
 def test_fnuz_gpus_say_that_codes_are_converted() -> None:
     note = "its FP8 is E4M3FNUZ: vLLM converts the codes and doubles the scales when it loads them"
     assert on("MI300X", SERVED_8B).needs.notes == (note,)

@@ -99,6 +99,19 @@ def test_nan_and_infinity_show_in_the_maximum(dtype: torch.dtype, value: float) 
     assert rows.index(False) == 150
     assert rows.count(False) == 1
     assert torch.isfinite(fp8.amax_per_block(weight)).tolist() == [[True, True, True], [True, True, False]]
+    assert not torch.isfinite(fp8.amax_of_all(weight))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_whole_tensor_under_one_scale_has_the_codes_of_one_long_row(dtype: torch.dtype) -> None:
+    weight = torch.randn(200, 300).to(dtype)
+    amax = fp8.amax_of_all(weight)
+    assert amax.tolist() == [weight.abs().max()]
+    scale = fp8.scale_from_amax(amax)
+    row = weight.view(1, -1)
+    assert scale.item() == fp8.scale_from_amax(fp8.amax_per_row(row)).item()
+    assert codes(fp8.encode_rows(weight.clone(), scale)) == codes(fp8.encode_rows(row.clone(), scale.view(1, 1)))
+    assert fp8.amax_of_all(weight[:0]).tolist() == [0]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -11,13 +11,13 @@ import torch
 
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core import kernel
-from fp8cli.core.kernel import INSTRUCTION_SETS, Distance, Report
+from fp8cli.core.kernel import INSTRUCTION_SETS, Distance, Kernel, Report
 from fp8cli.core.quantizing import fp8
 from tests.models import ODD, llama_config, save_model
 
 TAGS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
-GRANULARITIES = ["channel", "block"]
+GRANULARITIES = ["channel", "block", "tensor"]
 
 
 def buffer(size: int) -> mmap.mmap:
@@ -29,6 +29,8 @@ def by_kernel(weight: torch.Tensor, granularity: str) -> tuple[torch.Tensor, tor
     loaded = kernel.load()
     assert loaded is not None, "scripts/setup builds the kernel; without it CI would prove nothing"
     rows, columns = weight.shape
+    if granularity == "tensor":
+        return by_kernel_in_tiles(loaded, weight)
     shape = (-(-rows // 128), -(-columns // 128)) if granularity == "block" else (rows, 1)
     source, codes = buffer(weight.nbytes), buffer(rows * columns)
     scales = buffer(math.prod(shape) * weight.element_size())
@@ -41,10 +43,34 @@ def by_kernel(weight: torch.Tensor, granularity: str) -> tuple[torch.Tensor, tor
     )
 
 
+def by_kernel_in_tiles(loaded: Kernel, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Report]:
+    """The same for one scale per tensor, in two tiles, each of which is looked at before the first is quantized."""
+    rows, columns = weight.shape
+    tiles = [range(rows // 2), range(rows // 2, rows)]
+    tag, scale, largest, parts = TAGS[weight.dtype], buffer(4), 0, []
+    for tile in tiles:
+        source = buffer(weight.nbytes)
+        part = weight[tile.start : tile.stop]
+        source[: part.nbytes] = as_bytes(part)
+        bits, report = loaded.largest(tag, (len(tile), columns), source)
+        if report.bad_row >= 0:
+            report.bad_row += tile.start
+            return torch.empty(0), torch.empty(0), report
+        largest = max(largest, bits)
+        parts.append((source, len(tile)))
+    tensors = []
+    for source, height in parts:
+        codes = buffer(height * columns)
+        report = loaded.quantize_tensor(tag, (height, columns), largest, source, codes, scale)
+        if height:
+            tensors.append(torch.frombuffer(codes, dtype=torch.uint8, count=height * columns).view(height, columns))
+    return torch.cat(tensors), torch.frombuffer(scale, dtype=INTEGERS[weight.dtype], count=1), report
+
+
 def by_torch(weight: torch.Tensor, granularity: str) -> tuple[torch.Tensor, torch.Tensor, int]:
     """The same from core.quantizing.fp8, which is held against llm-compressor; the last is how many scales do harm."""
     blocks = granularity == "block"
-    amax = fp8.amax_per_block(weight) if blocks else fp8.amax_per_row(weight)
+    amax = {"block": fp8.amax_per_block, "channel": fp8.amax_per_row, "tensor": fp8.amax_of_all}[granularity](weight)
     scale = fp8.scale_from_amax(amax)
     codes = (fp8.encode_blocks if blocks else fp8.encode_rows)(weight.clone(), scale)
     harmed = int(fp8.harmed_by_scale(amax, scale).sum())
@@ -132,6 +158,15 @@ def test_the_first_harmed_row_is_named() -> None:
     weight[128:] = 1e-6
     report = by_kernel(weight, "block")[2]
     assert (report.harmed, report.first_harmed) == (4, 128)
+    assert by_kernel(weight, "tensor")[2].harmed == 0
+    assert by_kernel(weight[128:], "tensor")[2].harmed == 1
+
+
+def test_one_scale_for_a_tensor_is_not_made_in_one_call() -> None:
+    loaded = kernel.load()
+    assert loaded is not None
+    with pytest.raises(ValueError, match="quantize_tensor"):
+        loaded.quantize("tensor", "BF16", (1, 1), buffer(2), buffer(1), buffer(2))
 
 
 def test_switched_off_missing_or_of_another_version_there_is_no_kernel(

@@ -98,6 +98,7 @@ def test_the_report_says_what_became_of_the_bytes(fp8: Fp8, source: Path, tmp_pa
         f"{after / 1e9:.6f} GB = {after / 2**30:.6f} GiB, {after / before:.1%} of the source · "
         "tensors: 7 copied unchanged, 14 quantized\n".replace("%", " %")
         + f"{timing[0]}\n"
+        "inspected before it was published: 17 checks passed\n"
         "\n"
         "GPUs of compute capability 8.9 and later compute in FP8; those from 7.5 keep the weights in FP8 and compute "
         "in 16 bits; older ones cannot load it (vLLM 0.32).\n"
@@ -226,7 +227,7 @@ def test_a_pattern_that_matches_nothing_is_an_error_with_the_nearest_name(
     ("words", "code", "message"),
     [
         (["--scheme", "FP9"], 2, "`FP9` is no scheme"),
-        (["--scheme", "fp8"], 3, "which need calibration"),
+        (["--scheme", "fp8"], 2, "calibration needs data"),
         (["--dtype", "bf16"], 2, "`bf16` is no dtype"),
         (["--device", "gpu"], 2, "`gpu` is no device"),
         (["--device", "cuda:7"], 3, "`cuda:7` is not here"),

@@ -137,6 +137,18 @@ def test_an_fp8_kv_cache_is_counted_where_vllm_would_use_one(
     assert served(made["FP8_DYNAMIC"], quantization).kv_cache_fp8 is expected
 
 
+def test_a_cache_scale_for_each_head_is_told_from_one_for_a_layer(made: dict[str, Path]) -> None:
+    by_head = compressed(E4M3, TOKEN, kv_cache_scheme=TENSOR | {"strategy": "attn_head"})
+    assert served(made["FP8_DYNAMIC"], by_head).head_scales is True
+    assert served(made["FP8_DYNAMIC"], compressed(E4M3, TOKEN, kv_cache_scheme=TENSOR)).head_scales is False
+
+
+def test_weights_beside_a_quantized_cache_alone_are_split_as_any_others() -> None:
+    alone = compressed(E4M3, TOKEN, kv_cache_scheme=TENSOR) | {"config_groups": {}, "format": "dense"}
+    judged = served(MODEL, alone)
+    assert (judged.kind, judged.kv_cache_fp8, judged.split_unknown) == (None, True, None)
+
+
 def test_deepseeks_own_format_is_the_one_that_vllm_merges_without_asking(made: dict[str, Path]) -> None:
     native = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
     assert served(made["FP8_BLOCK"], native).merged_checked is False

@@ -81,6 +81,7 @@ def test_verifying_loads_no_torch(tmp_path: Path) -> None:
 
 def test_quantizing_loads_no_torch_where_the_kernel_is_built(tmp_path: Path) -> None:
     run = fp8(tmp_path, "quantize", str(MODEL), "-o", str(tmp_path / "out"))
-    assert (run.code, run.loaded) == (0, [])
+    # numpy judges the scales before they are published.
+    assert (run.code, run.loaded) == (0, ["numpy"])
     run = fp8(tmp_path, "quantize", str(MODEL), "-o", str(tmp_path / "other"), FP8_KERNEL="off")
     assert (run.code, "torch" in run.loaded) == (0, True)

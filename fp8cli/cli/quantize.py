@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _SCHEME_NAMES = ", ".join(SCHEMES)
 EXAMPLES = (
     "Examples: fp8 quantize ./Llama-3-8B · fp8 quantize Qwen/Qwen3-8B --scheme FP8_BLOCK -o out · "
+    "fp8 quantize ./model --scheme FP8 --kv-cache fp8 --calibration-data texts.jsonl · "
     "fp8 quantize ./model --dry-run --details"
 )
 
@@ -22,9 +23,15 @@ EXAMPLES = (
 def quantize(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or a Hub id such as org/name.")],
     out: Annotated[
-        Path | None, typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-FP8-dynamic, …]")
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-FP8-dynamic, NAME-FP8-KV, …]"),
     ] = None,
-    scheme: Annotated[str, typer.Option(help=f"One of {_SCHEME_NAMES}, in any case.")] = DEFAULT_SCHEME,
+    scheme: Annotated[
+        str, typer.Option(help=f"One of {_SCHEME_NAMES}, in any case; none with --kv-cache.")
+    ] = DEFAULT_SCHEME,
+    kv_cache: Annotated[
+        str | None, typer.Option(help="An FP8 KV cache too: fp8, a scale per layer, or fp8-head, one per KV head.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     dtype: Annotated[
         str,
@@ -42,7 +49,34 @@ def quantize(
         list[str] | None, typer.Option(help="Modules to leave alone besides the default: a name, a glob or re:REGEX.")
     ] = None,
     no_default_ignore: Annotated[bool, typer.Option("--no-default-ignore", help="Quantize lm_head too.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N. The bytes are the same.")] = "auto",
+    calibration_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|HUB",
+            help="Texts or conversations for FP8 and --kv-cache: .jsonl, .json, .txt, .parquet, or org/name[:split].",
+        ),
+    ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column with them.  [default: messages, conversations, text]",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--num-calibration-samples", help="Rows to draw.  [default: 512]"),
+    ] = None,
+    max_seq_length: Annotated[int | None, typer.Option(help="Tokens of a sample.  [default: 2048]")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--calibration-seed", help="Of the draw.  [default: 1234]"),
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(help="Interpreter with llm-compressor.  [default: this one]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N. The weights are the same.")] = "auto",
     workers: Annotated[int | None, typer.Option(help="Worker threads.  [default: one per usable CPU]")] = None,
     max_memory: Annotated[
         str, typer.Option(help="Memory for tiles, on top of the interpreter, such as 500MB or 2GiB.")
@@ -71,6 +105,15 @@ def quantize(
             model=model,
             out=out,
             scheme=scheme,
+            kv_cache=kv_cache,
+            calibration=command.CalibrationOptions(
+                data=calibration_data,
+                column=text_column,
+                samples=samples,
+                max_seq_length=max_seq_length,
+                seed=seed,
+                python=python,
+            ),
             revision=revision,
             dtype=dtype,
             targets=tuple(targets or command.DEFAULT_TARGETS),

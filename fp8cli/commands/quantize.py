@@ -1,32 +1,47 @@
 """`fp8 quantize`: a checkpoint in, its FP8 form out, whole or not at all.
 
-    source → Checkpoint (headers) → Selection → Plan → checks → staging ← engine → side files, config → published
+    choice, source → Checkpoint (headers) → Selection → Plan → checks → production → report
 
-Everything that can be refused is refused before the staging folder exists.
+Everything that can be refused is refused before anything is written: options, calibration data, checkpoint, plan,
+machine. The making is core.making's.
 """
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from fp8cli.core.calibrating.ordering import CalibrationOptions, CalibrationOrder, order_calibration
+from fp8cli.core.calibrating.outlook import CalibrationReport, check_calibration, estimate_memory, foresee
 from fp8cli.core.doctor import environment
+from fp8cli.core.findings import Finding
+from fp8cli.core.inspection.gate import refuse_broken_files
+from fp8cli.core.making.production import Produced, Production, ProductionEvent, Source, Started, produce
 from fp8cli.core.model.selection import rules_for, select
-from fp8cli.core.quantizing.engine import HarmedRows, Progress, Written, check_duplicates, execute
+from fp8cli.core.quantizing.choices import Choice, choose
+from fp8cli.core.quantizing.engine import HarmedRows, Written
+from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.quantizing.outlook import block_shape_warnings
-from fp8cli.core.quantizing.plan import Plan, PlannedTensor, build_plan, model_dtype
+from fp8cli.core.quantizing.plan import Plan, build_plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
-from fp8cli.core.quantizing.side_files import Provenance, carry_over, describe
+from fp8cli.core.quantizing.tensor_rows import TensorRow, by_torch_name, tensor_rows, torch_name
 from fp8cli.core.serving.command_line import serve_command, serve_note
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats import hub
-from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
+from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.quant_methods import recognise
-from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.sources import resolve_source
-from fp8cli.formats.staging import check_output, discard, disk_errors, partial_folder, stage
-from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES, Scheme
+from fp8cli.formats.staging import check_output, partial_folder
+from fp8cli.schemes import DEFAULT_SCHEME, KvCache, Scheme
+
+__all__ = [
+    "CalibrationOptions",
+    "QuantizeReport",
+    "QuantizeRequest",
+    "Started",
+    "run",
+]
 
 ASSUMED_BYTES_PER_SECOND: Final = 1_000_000_000
 """For the estimate of a dry run: bytes read plus bytes written, on two cores and a page cache (see README)."""
@@ -44,6 +59,8 @@ class QuantizeRequest:
     model: str
     out: Path | None = None
     scheme: str = DEFAULT_SCHEME
+    kv_cache: str | None = None
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     revision: str | None = None
     dtype: str = "auto"
     targets: tuple[str, ...] = DEFAULT_TARGETS
@@ -60,28 +77,20 @@ class QuantizeRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorRow:
-    """One tensor in a report: what happens to it and why."""
-
-    name: str
-    action: str
-    role: str
-    reason: str
-    dtype_before: str
-    dtype_after: str | None
-    shape: tuple[int, ...]
-    bytes_before: int
-    bytes_after: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class QuantizeReport:
     """What was done, or with `dry_run` what would be done."""
 
     model: str
     revision: str | None
     out: Path
-    scheme: Scheme
+    name: str
+    """What was chosen, in a word or two: `FP8_DYNAMIC`, `FP8 + FP8 KV cache`."""
+    summary: str
+    scheme: Scheme | None
+    """None: the weights stay as they are."""
+    kv_cache: KvCache | None
+    calibration: CalibrationReport | None
+    """None where nothing needs data."""
     dtype: str
     dry_run: bool
     counts: Mapping[str, int]
@@ -97,6 +106,8 @@ class QuantizeReport:
     checks: tuple[environment.Check, ...]
     warnings: tuple[str, ...]
     harmed: tuple[HarmedRows, ...]
+    findings: tuple[Finding, ...]
+    """Of the gate before publishing; nothing with `dry_run`."""
     seconds: float
     """Measured, or with `dry_run` estimated from `ASSUMED_BYTES_PER_SECOND`."""
     bytes_resumed: int
@@ -105,36 +116,21 @@ class QuantizeReport:
     tensors: tuple[TensorRow, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Started:
-    """Told to `notify` once, before the first piece: what the progress will add up to."""
-
-    tensors: int
-    bytes_read: int
-
-
-Notify = Callable[[Started | Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A checkpoint whose files are on this machine."""
-
-    folder: LocalFolder
-    checkpoint: Checkpoint
-    commit: str | None
+Notify = Callable[[ProductionEvent], None]
 
 
 def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeReport:
     """Quantize a checkpoint. Raises Fp8Error with what is wrong; then nothing is published."""
     begun = time.monotonic()
-    scheme = find_scheme(request.scheme)
+    choice = choose(request.scheme, request.kv_cache)
+    _refuse_idle_patterns(request, choice)
     place = resolve_source(request.model, request.revision)
-    out = request.out or Path(f"{_name(request.model)}-{scheme.suffix}")
+    out = request.out or Path(f"{_name(request.model)}-{choice.suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
     check_output(out, overwrite=request.overwrite or request.dry_run, source=local)
+    order = order_calibration(request.calibration, choice, model=local)
     checkpoint = open_checkpoint(place)
-    plan = _plan(checkpoint, scheme, request)
+    plan = _plan(checkpoint, choice, request)
     resources = plan_resources(
         plan,
         device=request.device,
@@ -143,34 +139,41 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         cpus=environment.usable_cpus(),
         piece_bytes=request.piece_bytes,
     )
-    checks = _check_machine(plan, out, resources, dry_run=request.dry_run)
+    checks = _check_machine(plan, checkpoint, order, out, resources, dry_run=request.dry_run)
     commit = None if isinstance(place, LocalFolder) else place.commit
-    written = None
+    done = None
     seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
     if not request.dry_run:
         if not isinstance(place, LocalFolder):
             place = hub.download(place, progress=request.download_bars)
             checkpoint = open_checkpoint(place)
-        notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
-        source = Source(folder=place, checkpoint=checkpoint, commit=commit)
-        written = _write(request, source, plan, out, resources, notify)
+        refuse_broken_files(place, checkpoint.side_files)
+        production = Production(
+            model=request.model,
+            name=_name(request.model) if commit is None else request.model,
+            source=Source(folder=place, checkpoint=checkpoint, commit=commit),
+            plan=plan,
+            calibration=order,
+            out=out,
+            resources=resources,
+            targets=request.targets,
+            ignore=_ignore(request),
+            overwrite=request.overwrite,
+            restart=request.restart,
+        )
+        done = produce(production, notify)
         seconds = time.monotonic() - begun
-    return _report(request, checkpoint, plan, out, resources, checks, commit=commit, seconds=seconds, written=written)
+    foreseen = None if order is None else foresee(order, plan, checkpoint)
+    return _report(request, checkpoint, plan, foreseen, out, resources, checks, commit, seconds=seconds, done=done)
 
 
-def find_scheme(name: str) -> Scheme:
-    """Return the scheme of that name, in any case. Raises UsageError for one that cannot be made without data."""
-    scheme = SCHEMES.get(name.upper().replace("-", "_"))
-    if scheme is None:
-        message = f"`{name}` is no scheme"
-        raise UsageError(message, hint=f"--scheme takes one of {', '.join(SCHEMES)}")
-    if scheme.needs_calibration:
-        message = f"`{scheme.name}` has static activation scales, which need calibration; that is not supported yet"
-        raise CannotRun(message, hint=f"use --scheme {DEFAULT_SCHEME}: it needs no data and is usually more accurate")
-    return scheme
+def _refuse_idle_patterns(request: QuantizeRequest, choice: Choice) -> None:
+    if choice.scheme is None and (request.targets != DEFAULT_TARGETS or request.ignore or not request.default_ignore):
+        message = "no weight is quantized, so --targets, --ignore and --no-default-ignore would have no effect"
+        raise UsageError(message, hint="leave them out, or choose a scheme")
 
 
-def _plan(checkpoint: Checkpoint, scheme: Scheme, request: QuantizeRequest) -> Plan:
+def _plan(checkpoint: Checkpoint, choice: Choice, request: QuantizeRequest) -> Plan:
     tensors = {info.name: (info.dtype, info.shape) for info in checkpoint.tensors.values()}
     tags = ((name, tag) for name, (tag, _) in tensors.items())
     quantized = recognise(checkpoint.config, checkpoint.side_files, tags)
@@ -186,10 +189,19 @@ def _plan(checkpoint: Checkpoint, scheme: Scheme, request: QuantizeRequest) -> P
         ignore=request.ignore,
         default_ignore=request.default_ignore,
     )
-    return build_plan(checkpoint, scheme, selection, model_dtype(checkpoint, request.dtype))
+    dtype = model_dtype(checkpoint, request.dtype)
+    return build_plan(checkpoint, choice.scheme, selection, dtype, kv_cache=choice.kv_cache)
 
 
-def _check_machine(plan: Plan, out: Path, resources: Resources, *, dry_run: bool) -> tuple[environment.Check, ...]:
+def _check_machine(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    order: CalibrationOrder | None,
+    out: Path,
+    resources: Resources,
+    *,
+    dry_run: bool,
+) -> tuple[environment.Check, ...]:
     checks = environment.check_quantize(
         out,
         bytes_to_write=plan.bytes_written,
@@ -197,6 +209,8 @@ def _check_machine(plan: Plan, out: Path, resources: Resources, *, dry_run: bool
         memory_cap_bytes=resources.memory_bytes,
         scheme=plan.scheme,
     )
+    if order is not None:
+        checks = (*checks, *check_calibration(order, estimate_memory(order, plan, checkpoint)))
     failed = next((check for check in checks if check.status == "failed"), None)
     if failed is not None and not dry_run:
         message = f"{failed.name}: {failed.found}, wanted {failed.wanted}"
@@ -204,77 +218,41 @@ def _check_machine(plan: Plan, out: Path, resources: Resources, *, dry_run: bool
     return checks
 
 
-def _write(
-    request: QuantizeRequest,
-    source: Source,
-    plan: Plan,
-    out: Path,
-    resources: Resources,
-    notify: Notify,
-) -> Written:
-    """Write the output beside its final place and publish it when it is whole."""
-    state = _source_state(source)
-    identity = {
-        "the source": state,
-        "the scheme": plan.scheme.name,
-        "the dtype": plan.dtype,
-        "the plan": plan.fingerprint(),
-    }
-    provenance = Provenance(
-        model=_name(request.model) if source.commit is None else request.model,
-        commit=source.commit,
-        torch_version=environment.versions().get("torch"),
-        targets=request.targets,
-        ignore=(*DEFAULT_IGNORE, *request.ignore) if request.default_ignore else request.ignore,
-    )
-    try:
-        with stage(out, identity, restart=request.restart) as staging:
-            check_duplicates(plan, source.folder.resolve)
-            with disk_errors(out):
-                carry_over(source.checkpoint, source.folder, staging)
-            written = execute(plan, source.folder.resolve, staging, resources, notify)
-            if _source_state(source) != state:
-                message = f"`{request.model}` was changed while it was being read"
-                raise BadInput(message, hint="run the command again when nothing writes to it")
-            with disk_errors(out):
-                describe(source.checkpoint, source.folder, plan, staging, provenance)
-                staging.publish(overwrite=request.overwrite)
-    except BadInput:
-        # The source itself is at fault: there is nothing to go on from.
-        discard(out)
-        raise
-    return written
-
-
-def _source_state(source: Source) -> dict[str, list[int]]:
-    """Size and time of last change of every file the output depends on."""
-    names = (CONFIG, *source.checkpoint.side_files, *(shard.name for shard in source.checkpoint.shards))
-    stats = {name: source.folder.resolve(name).stat() for name in names}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+def _ignore(request: QuantizeRequest) -> tuple[str, ...]:
+    return (*DEFAULT_IGNORE, *request.ignore) if request.default_ignore else request.ignore
 
 
 def _report(  # noqa: PLR0913 - one argument for each thing a report is made of
     request: QuantizeRequest,
     checkpoint: Checkpoint,
     plan: Plan,
+    foreseen: CalibrationReport | None,
     out: Path,
     resources: Resources,
     checks: tuple[environment.Check, ...],
-    *,
     commit: str | None,
+    *,
     seconds: float,
-    written: Written | None = None,
+    done: Produced | None,
 ) -> QuantizeReport:
+    choice = Choice(scheme=plan.scheme, kv_cache=plan.kv_cache)
+    written = Written(harmed=(), bytes_resumed=0) if done is None else done.written
+    if foreseen is not None and done is not None and done.calibrated is not None:
+        foreseen = replace(foreseen, facts=done.calibrated.facts, known=done.calibrated.known)
     return QuantizeReport(
         model=request.model,
         revision=commit,
         out=out,
+        name=choice.name,
+        summary=choice.summary,
         scheme=plan.scheme,
-        dtype=_torch_name(plan.dtype),
+        kv_cache=plan.kv_cache,
+        calibration=foreseen,
+        dtype=torch_name(plan.dtype),
         dry_run=request.dry_run,
         counts=plan.counts,
-        bytes_before=_by_torch_name(plan.bytes_before),
-        bytes_after=_by_torch_name(plan.bytes_after),
+        bytes_before=by_torch_name(plan.bytes_before),
+        bytes_after=by_torch_name(plan.bytes_after),
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
         shards=len(plan.shards),
@@ -284,35 +262,14 @@ def _report(  # noqa: PLR0913 - one argument for each thing a report is made of
         left_behind=checkpoint.left_behind,
         checks=checks,
         warnings=block_shape_warnings(plan),
-        harmed=written.harmed if written else (),
+        harmed=written.harmed,
+        findings=() if done is None else done.findings,
         seconds=seconds,
-        bytes_resumed=written.bytes_resumed if written else 0,
+        bytes_resumed=written.bytes_resumed,
         serve_command=serve_command(str(out)),
-        serve_note=serve_note(plan.scheme),
-        tensors=tuple(_row(tensor) for tensor in plan.tensors),
+        serve_note=serve_note(plan.scheme, plan.kv_cache),
+        tensors=tensor_rows(plan),
     )
-
-
-def _row(tensor: PlannedTensor) -> TensorRow:
-    return TensorRow(
-        name=tensor.name,
-        action=tensor.action,
-        role=tensor.role,
-        reason=tensor.reason,
-        dtype_before=_torch_name(tensor.source.dtype),
-        dtype_after=_torch_name(tensor.weight.dtype) if tensor.weight else None,
-        shape=tensor.source.shape,
-        bytes_before=tensor.source.bytes,
-        bytes_after=tensor.bytes_out,
-    )
-
-
-def _torch_name(tag: str) -> str:
-    return f"torch.{DTYPES[tag].torch_name}"
-
-
-def _by_torch_name(sizes: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted((_torch_name(tag), size) for tag, size in sizes.items()))
 
 
 def _name(model: str) -> str:

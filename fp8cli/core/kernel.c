@@ -1,6 +1,6 @@
 /* FP8 arithmetic for CPUs: quantizing as core/quantizing/fp8.py does with torch, and looking at weights and at what came of them.
  *
- * For each row (or 128x128 block) of a weight W, with d the dtype of W (BF16, FP16 or FP32):
+ * For each row (or 128x128 block, or the whole) of a weight W, with d the dtype of W (BF16, FP16 or FP32):
  *
  *     amax  = max |W|
  *     scale = round_d(amax / 448);  0 becomes the epsilon of d
@@ -24,7 +24,7 @@
 
 enum dtype { BF16 = 0, F16 = 1, F32 = 2, E4M3 = 3 };
 
-enum { BLOCK = 128, LANES = 16, INTERFACE = 2 };
+enum { BLOCK = 128, LANES = 16, INTERFACE = 3 };
 
 /* What a call reports. `bad_row` is -1 unless the weight holds NaN or Inf; then nothing else is meant. */
 struct report {
@@ -184,6 +184,18 @@ INLINE void rows_body(const void *weight, int64_t rows, int64_t columns, uint8_t
     }
 }
 
+/* Largest magnitude of a tile, as bits of d. The first NaN or Inf is noted. */
+INLINE void largest_body(const void *weight, int64_t rows, int64_t columns, uint32_t *amax, struct report *report,
+                         enum dtype d) {
+    *amax = largest(weight, rows * columns, d);
+    if (*amax >= infinity(d)) find_bad(weight, rows, columns, d, report);
+}
+
+INLINE void tensor_body(const void *weight, int64_t rows, int64_t columns, uint32_t amax, uint8_t *codes, void *scale,
+                        struct report *report, enum dtype d) {
+    encode(weight, rows * columns, write_scale(amax, scale, 0, d, report, 0), codes, d);
+}
+
 INLINE void blocks_body(const void *weight, int64_t rows, int64_t columns, uint8_t *codes, void *scales,
                         struct report *report, enum dtype d) {
     int64_t across = (columns + BLOCK - 1) / BLOCK;
@@ -319,6 +331,17 @@ INLINE void compare_body(const void *weight, int64_t first_row, int64_t rows, in
         if (d == F16) rows_body(w, r, c, o, s, n, F16);                                                             \
         if (d == F32) rows_body(w, r, c, o, s, n, F32);                                                             \
     }                                                                                                               \
+    target static void largest_##set(const void *w, int d, int64_t r, int64_t c, uint32_t *a, struct report *n) {   \
+        if (d == BF16) largest_body(w, r, c, a, n, BF16);                                                           \
+        if (d == F16) largest_body(w, r, c, a, n, F16);                                                             \
+        if (d == F32) largest_body(w, r, c, a, n, F32);                                                             \
+    }                                                                                                               \
+    target static void tensor_##set(const void *w, int d, int64_t r, int64_t c, uint32_t a, uint8_t *o, void *s,    \
+                                    struct report *n) {                                                             \
+        if (d == BF16) tensor_body(w, r, c, a, o, s, n, BF16);                                                      \
+        if (d == F16) tensor_body(w, r, c, a, o, s, n, F16);                                                        \
+        if (d == F32) tensor_body(w, r, c, a, o, s, n, F32);                                                        \
+    }                                                                                                               \
     target static void blocks_##set(const void *w, int d, int64_t r, int64_t c, uint8_t *o, void *s,                \
                                     struct report *n) {                                                             \
         if (d == BF16) blocks_body(w, r, c, o, s, n, BF16);                                                         \
@@ -383,6 +406,20 @@ EXPORT void fp8_quantize_rows(const void *weight, int d, int64_t rows, int64_t c
                               struct report *report, int level) {
     *report = (struct report){-1, -1, 0, 0, -1};
     CALL(rows, weight, d, rows, columns, codes, scales, report);
+}
+
+/* For one scale per tensor, which may come in tiles: first the largest magnitude of each, as bits of d without sign,
+ * which order as the values do; then, with the largest of all of them, the codes of each and the one scale. */
+EXPORT void fp8_largest(const void *weight, int d, int64_t rows, int64_t columns, uint32_t *amax,
+                        struct report *report, int level) {
+    *report = (struct report){-1, -1, 0, 0, -1};
+    CALL(largest, weight, d, rows, columns, amax, report);
+}
+
+EXPORT void fp8_quantize_tensor(const void *weight, int d, int64_t rows, int64_t columns, uint32_t amax,
+                                uint8_t *codes, void *scale, struct report *report, int level) {
+    *report = (struct report){-1, -1, 0, 0, -1};
+    CALL(tensor, weight, d, rows, columns, amax, codes, scale, report);
 }
 
 /* The same with one scale per 128x128 block. scales: [ceil(rows/128), ceil(columns/128)] of dtype d. */

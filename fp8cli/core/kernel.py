@@ -17,7 +17,7 @@ from typing import Final
 from fp8cli.schemes import WeightGranularity
 
 LIBRARY: Final = Path(__file__).with_name("libfp8.so")
-INTERFACE: Final = 2
+INTERFACE: Final = 3
 """`INTERFACE` of kernel.c; a library left over from another version is not used."""
 
 DTYPES: Final[Mapping[str, int]] = {"BF16": 0, "F16": 1, "F32": 2}
@@ -108,14 +108,51 @@ class Kernel:
     ) -> Report:
         """Quantize a weight [rows, columns] of `dtype` (a tag of DTYPES) with one scale per row or 128×128 block.
 
+        One scale for a whole tensor takes two calls: `largest` and `quantize_tensor`.
+
         Writes E4M3 codes [rows, columns] into `codes` and scales of `dtype`, [rows, 1] or
         [⌈rows/128⌉, ⌈columns/128⌉], into `scales`. The buffers must be large enough. Other Python threads run
         meanwhile.
         """
-        call = self._library.fp8_quantize_blocks if granularity == "block" else self._library.fp8_quantize_rows
+        match granularity:
+            case "channel":
+                call = self._library.fp8_quantize_rows
+            case "block":
+                call = self._library.fp8_quantize_blocks
+            case "tensor":
+                message = "a tensor under one scale is quantized by `quantize_tensor`"
+                raise ValueError(message)
         report = Report()
         rows, columns = shape
         call(_at(weight), DTYPES[dtype], rows, columns, _at(codes), _at(scales), ctypes.byref(report), self._level)
+        return report
+
+    def largest(self, dtype: str, shape: tuple[int, int], weight: mmap.mmap) -> tuple[int, Report]:
+        """Return the largest magnitude of a weight [rows, columns], as its bits, and where it holds NaN or Inf.
+
+        The bits order as the magnitudes do, so that those of several tiles can be compared.
+        """
+        bits, report = ctypes.c_uint32(), Report()
+        place = (_at(weight), DTYPES[dtype], *shape)
+        self._library.fp8_largest(*place, ctypes.byref(bits), ctypes.byref(report), self._level)
+        return bits.value, report
+
+    def quantize_tensor(
+        self,
+        dtype: str,
+        shape: tuple[int, int],
+        largest: int,
+        weight: mmap.mmap,
+        codes: mmap.mmap,
+        scale: mmap.mmap,
+    ) -> Report:
+        """Quantize a tile [rows, columns] of a tensor with one scale, whose largest magnitude has the bits `largest`.
+
+        Writes E4M3 codes [rows, columns] into `codes` and the scale of `dtype`, the same for every tile, into `scale`.
+        """
+        report = Report()
+        place = (_at(weight), DTYPES[dtype], *shape, largest)
+        self._library.fp8_quantize_tensor(*place, _at(codes), _at(scale), ctypes.byref(report), self._level)
         return report
 
     def scan(self, dtype: str, shape: tuple[int, int], data: bytes) -> Census:
@@ -161,12 +198,14 @@ def _open() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(LIBRARY))
         if library.fp8_interface() != INTERFACE:
             return None
-        pointer, number, small = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+        pointer, number, small, bits = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_uint32
         quantize = (pointer, small, number, number, pointer, pointer, pointer, small)
         compare = (pointer, small, number, number, number, pointer, pointer, number, number, pointer, small)
         for call, arguments in (
             (library.fp8_quantize_rows, quantize),
             (library.fp8_quantize_blocks, quantize),
+            (library.fp8_largest, (pointer, small, number, number, pointer, pointer, small)),
+            (library.fp8_quantize_tensor, (pointer, small, number, number, bits, pointer, pointer, pointer, small)),
             (library.fp8_scan, (pointer, small, number, number, pointer, small)),
             (library.fp8_compare, compare),
         ):

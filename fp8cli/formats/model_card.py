@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fp8cli.formats.calibration_note import CalibrationNote
+
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 _MB = 10**6
@@ -29,6 +31,9 @@ class CardFacts:
     tools: Mapping[str, str]
     serve_command: str
     serve_note: str
+    weights_quantized: bool = True
+    """Whether more than the KV cache is."""
+    calibration: CalibrationNote | None = None
 
 
 def write_card(facts: CardFacts, source_card: str | None) -> str:
@@ -38,12 +43,13 @@ def write_card(facts: CardFacts, source_card: str | None) -> str:
     if facts.source_is_hub_id:
         front += [f"base_model: {facts.source}", "base_model_relation: quantized"]
     percent = 100 * facts.bytes_after / facts.bytes_before
-    ignored = ", ".join(f"`{name}`" for name in facts.ignored_modules) or "none"
+    what = "quantized to FP8 (`torch.float8_e4m3fn`)" if facts.weights_quantized else "with scales for an FP8 KV cache"
     version = "commit" if facts.source_is_hub_id else "fingerprint of the headers"
     rows = [
         ("Source", f"`{facts.source}`, {version} `{facts.source_version}`"),
         ("Scheme", f"`{facts.scheme}`: {facts.scheme_summary}"),
-        ("Left unquantized", f"embeddings, norms, biases and {ignored}" if len(ignored) < 400 else _count(facts)),
+        *([("Calibrated on", facts.calibration.for_card())] if facts.calibration else []),
+        ("Left unquantized", _left(facts)),
         (
             "Size",
             f"{facts.bytes_after / _MB:,.1f} MB, {percent:.1f} % of the source's {facts.bytes_before / _MB:,.1f} MB",
@@ -58,7 +64,7 @@ def write_card(facts: CardFacts, source_card: str | None) -> str:
             "",
             f"# {facts.name}",
             "",
-            f"`{facts.source}` quantized to FP8 (`torch.float8_e4m3fn`), without calibration data.",
+            f"`{facts.source}` {what}, {'with' if facts.calibration else 'without'} calibration data.",
             "",
             *table,
             "",
@@ -90,5 +96,10 @@ def licence_lines(card: str) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _count(facts: CardFacts) -> str:
+def _left(facts: CardFacts) -> str:
+    if not facts.weights_quantized:
+        return "all weights"
+    ignored = ", ".join(f"`{name}`" for name in facts.ignored_modules) or "none"
+    if len(ignored) < 400:
+        return f"embeddings, norms, biases and {ignored}"
     return f"embeddings, norms, biases and {len(facts.ignored_modules)} modules named in `config.json`"

@@ -78,6 +78,10 @@ class Staging:
             file.flush()
             os.fsync(descriptor)
 
+    def forget(self) -> None:
+        """Let the next run begin anew, whatever it makes. What a run keeps beside the output, such as a log, stays."""
+        (self.folder / "journal").unlink(missing_ok=True)
+
     def publish(self, *, overwrite: bool) -> None:
         """Rename the finished checkpoint into place. With `overwrite`, an older output is swapped out in one step."""
         for folder, _, _ in os.walk(self.checkpoint):

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from fp8cli.commands.quantize import Started
+from fp8cli.core.calibrating import calibration_events as calibrating
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.worker_events import (
     Answered,
@@ -109,15 +110,30 @@ class _Bar:
 
 
 class QuantizeBar(_Bar):
-    """What the progress of `fp8 quantize` looks like. Hand it `notify` as the command's hook."""
+    """What the progress of `fp8 quantize` looks like: that of a calibration, where there is one, then one over bytes.
 
-    def notify(self, event: Started | Piece) -> None:
+    Hand it `notify` as the command's hook.
+    """
+
+    def __init__(self, output: Output) -> None:
+        """Draw on stderr, in the form it can take."""
+        super().__init__(output)
+        self._calibration = _CalibrationSteps(output)
+
+    def notify(self, event: calibrating.CalibrationEvent | Started | Piece) -> None:
         """Take an event of `commands.quantize`."""
         match event:
             case Started():
+                self._calibration.stop()
                 self._start(event.bytes_read, total=event.tensors)
             case Piece():
                 self._advance(event.bytes_read, finished=event.tensor_finished, free=event.resumed)
+            case _:
+                self._calibration.notify(event)
+
+    def _stop(self) -> None:
+        self._calibration.stop()
+        super()._stop()
 
 
 class ReadingBar(_Bar):
@@ -132,8 +148,8 @@ class ReadingBar(_Bar):
                 self._advance(event.bytes)
 
 
-class EvalBar:
-    """What the progress of `fp8 eval` looks like: notes, then a bar over requests, then one over positions."""
+class _Steps:
+    """A long run in steps: notes between them, and in each a bar over its things, or that it goes on."""
 
     def __init__(self, output: Output) -> None:
         """Draw on stderr, in the form it can take."""
@@ -149,45 +165,25 @@ class EvalBar:
         try:
             yield self
         finally:
-            self._stop()
+            self.stop()
 
-    def notify(self, event: EvalEvent) -> None:
-        """Take an event of `commands.evaluate`."""
-        match event:
-            case Prepared():
-                self._note(_words_of(event))
-                # lm-eval's own take seconds to index, and a Hub that does not answer is asked several times.
-                self._start("looking up the tasks and their data", None)
-            case Noted(text=text):
-                self._note(text)
-            case TasksCounted(tasks=tasks):
-                self._stop()
-                self._note(", ".join(f"{task.name}: {task.items:,} items" for task in tasks))
-            case ModelLoading():
-                self._start("loading the model", None)
-            case ModelLoaded(seconds=seconds):
-                self._stop()
-                self._note(f"the model was loaded in {seconds:.1f} s")
-            case Running(requests=requests, known=known):
-                self._start("requests", requests, known)
-            case Answered(count=count):
-                self._move_to(self._done + count)
-            case FidelityProgress(done=done, total=total):
-                if self._what != "positions":
-                    self._start("positions", total)
-                self._move_to(done)
+    def stop(self) -> None:
+        """Take away what is drawn."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def _note(self, text: str) -> None:
         # A line in the middle of a live display would be drawn over.
         waiting_for = self._what if self._bar is not None and not self._total else None
-        self._stop()
+        self.stop()
         self._output.note(text)
         if waiting_for is not None:
             self._start(waiting_for, None)
 
     def _start(self, what: str, total: int | None, known: int = 0) -> None:
         """Begin to count `what`; without a total there is only that it goes on."""
-        self._stop()
+        self.stop()
         self._what, self._total, self._known, self._done = what, total or 0, known, known
         self._begun = self._spoke = time.monotonic()
         if self._output.quiet:
@@ -222,10 +218,51 @@ class EvalBar:
         left = f", {(self._total - self._done) / rate:.0f} s left" if rate > 0 else ""
         self._output.note(f"{self._done:,}/{self._total:,} {self._what}{left}")
 
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+
+class EvalBar(_Steps):
+    """What the progress of `fp8 eval` looks like: notes, then a bar over requests, then one over positions."""
+
+    def notify(self, event: EvalEvent) -> None:
+        """Take an event of `commands.evaluate`."""
+        match event:
+            case Prepared():
+                self._note(_words_of(event))
+                # lm-eval's own take seconds to index, and a Hub that does not answer is asked several times.
+                self._start("looking up the tasks and their data", None)
+            case Noted(text=text):
+                self._note(text)
+            case TasksCounted(tasks=tasks):
+                self.stop()
+                self._note(", ".join(f"{task.name}: {task.items:,} items" for task in tasks))
+            case ModelLoading():
+                self._start("loading the model", None)
+            case ModelLoaded(seconds=seconds):
+                self.stop()
+                self._note(f"the model was loaded in {seconds:.1f} s")
+            case Running(requests=requests, known=known):
+                self._start("requests", requests, known)
+            case Answered(count=count):
+                self._move_to(self._done + count)
+            case FidelityProgress(done=done, total=total):
+                if self._what != "positions":
+                    self._start("positions", total)
+                self._move_to(done)
+
+
+class _CalibrationSteps(_Steps):
+    """What the progress of a calibration looks like: notes, then a bar over the parts of the model."""
+
+    def notify(self, event: calibrating.CalibrationEvent) -> None:
+        """Take an event of `core.calibrating`."""
+        match event:
+            case calibrating.TextsRead(samples=samples, tokens=tokens):
+                self._note(f"calibration data: {samples:,} samples, {tokens:,} tokens")
+            case calibrating.ModelLoading():
+                self._start("loading the model for calibration", None)
+            case calibrating.CalibrationBegins(layers=layers):
+                self._start("parts of the model calibrated", layers)
+            case calibrating.LayerDone(number=number):
+                self._move_to(number)
 
 
 def _words_of(prepared: Prepared) -> str:

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Final
 
-from fp8cli.commands.quantize import QuantizeReport, TensorRow
+from fp8cli.commands.quantize import QuantizeReport
+from fp8cli.core.calibrating.outlook import CalibrationReport
 from fp8cli.core.folding import fold
+from fp8cli.core.quantizing.tensor_rows import TensorRow
 from fp8cli.render.console import Output
 from fp8cli.render.table import Column, Table
 from fp8cli.render.units import count, gb, gib, mb, percent
@@ -37,12 +39,16 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
         output.document("quantize", report)
         return
     title = f"{report.model} → {report.out}"
-    output.line(f"{title} · {report.scheme.name}: {report.scheme.summary}", style="bold")
+    output.line(f"{title} · {report.name}: {report.summary}", style="bold")
     output.line()
     output.table(_dtype_table(report.bytes_before, report.bytes_after))
     output.line()
     output.line(_sums(report))
     output.line(_time(report))
+    if report.calibration is not None:
+        output.line(_calibration(report.calibration))
+    if report.findings:
+        output.line(_gate(report))
     if details:
         output.line()
         output.table(_tensor_table(report.tensors))
@@ -84,6 +90,28 @@ def _time(report: QuantizeReport) -> str:
     return f"{report.seconds:.1f} s · {workers}, {memory}{resumed}"
 
 
+def _calibration(calibration: CalibrationReport) -> str:
+    facts, scales = calibration.facts, count(calibration.scales)
+    if facts is None:
+        return (
+            f"{scales} scales to be calibrated on {count(calibration.samples)} samples of up to "
+            f"{count(calibration.max_seq_length)} tokens of {calibration.source} · up to "
+            f"{gib(calibration.memory_bytes)} of memory (an estimate; no model was loaded)"
+        )
+    data = f"{count(facts.samples)} samples of {facts.source} ({count(facts.tokens)} tokens)"
+    if calibration.known:
+        return f"{scales} scales calibrated on {data} by an earlier run"
+    return (
+        f"{scales} scales calibrated on {data} in {facts.seconds:.1f} s, with {gib(facts.peak_memory_bytes)} of memory"
+    )
+
+
+def _gate(report: QuantizeReport) -> str:
+    of = {status: sum(each.status == status for each in report.findings) for status in _STATUS}
+    unknown = f", {count(of['not checked'])} not made" if of["not checked"] else ""
+    return f"inspected before it was published: {count(of['passed'])} checks passed{unknown}"
+
+
 def _tensor_table(tensors: tuple[TensorRow, ...]) -> Table:
     def kind(row: TensorRow) -> tuple[str, ...]:
         return (row.action, row.dtype_before, row.dtype_after or "", str(list(row.shape)), row.reason)
@@ -113,5 +141,10 @@ def _warn(report: QuantizeReport, output: Output) -> None:
             f"`{rows.tensor}`: {count(rows.count)} rows from row {rows.first} are so small that their scale loses them "
             f"({report.dtype} cannot hold it; llm-compressor does the same): use --dtype bfloat16 or --ignore them"
         )
+    for finding in report.findings:
+        if finding.status in {"warning", "failed"}:
+            output.warning(finding.found + (f"; {finding.consequence}" if finding.consequence else ""))
+    for note in report.calibration.notes if report.calibration is not None else ():
+        output.note(note)
     if report.left_behind:
         output.note(f"not carried over: {', '.join(report.left_behind)}")

@@ -11,7 +11,8 @@ from fp8cli.core.inspection.dialect import Dialect, recognise_dialect
 from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.core.model.architectures import find_rules
 from fp8cli.core.model.selection import select
-from fp8cli.core.quantizing.plan import build_plan, model_dtype
+from fp8cli.core.quantizing.model_dtype import model_dtype
+from fp8cli.core.quantizing.plan import build_plan
 from fp8cli.core.serving.served import served_checkpoint
 from fp8cli.core.serving.serving_report import Served
 from fp8cli.errors import CannotRun

@@ -63,7 +63,7 @@ def check_quantize(
     bytes_to_write: int,
     bytes_already: int,
     memory_cap_bytes: int,
-    scheme: Scheme,
+    scheme: Scheme | None,
     *,
     gpus: Gpus | None = None,
     root: Path = ROOT,
@@ -71,7 +71,7 @@ def check_quantize(
     """Judge whether a checkpoint can be quantized here. Never raises.
 
     bytes_already: disk that an unfinished run to `out` takes; this one goes on from it or removes it.
-    memory_cap_bytes: --max-memory. gpus: None asks the driver.
+    memory_cap_bytes: --max-memory. scheme: None leaves the weights alone. gpus: None asks the driver.
     """
     seen = find_gpus() if gpus is None else gpus
     checks = [
@@ -81,7 +81,7 @@ def check_quantize(
         guard("torch", lambda: check_torch(read_torch_build(), seen)),
         guard("GPU", lambda: check_gpus(seen)),
     ]
-    if seen.visible:
+    if seen.visible and scheme is not None:
         checks.append(guard("serving here", lambda: check_serving(scheme, seen)))
     return tuple(checks)
 

@@ -10,6 +10,7 @@ from fp8cli.core.inspection.dialect import Dialect
 from fp8cli.core.inspection.scale_names import kind_of
 from fp8cli.core.inspection.survey import StoredTensor, Survey
 from fp8cli.core.inspection.verdicts import conclude, counted
+from fp8cli.core.model.attention import read_attention
 from fp8cli.formats.complaints import Complaint
 
 _KEYS: Final = re.compile(r"(.+)\.(k_proj|qkv_proj|query_key_value|kv_b_proj|W_pack|c_attn)\.[^.]+$")
@@ -75,7 +76,7 @@ def check_cache_scales(survey: Survey, dialect: Dialect) -> tuple[Finding, ...]:
     keys = (found for name in survey.tensors if (found := _KEYS.fullmatch(name)))
     attentions = sorted({found.group(1) for found in keys if not _UNCACHED.search(found.group(1))})
     all_well = f"{counted(len(attentions), 'attention layer')}, each with k_scale and v_scale"
-    complaints = [*_half(survey.tensors, attentions), *_too_many(survey, given, strategy=cache.strategy)]
+    complaints = [*_half(survey.tensors, attentions), *_misshapen(survey, given, strategy=cache.strategy)]
     return conclude(complaints, "cache.scale", all_well, count=len(attentions))
 
 
@@ -88,12 +89,18 @@ def _half(tensors: Mapping[str, StoredTensor], attentions: list[str]) -> Iterato
                 yield Complaint(check="cache.missing", tensor=tensor, words=words, hint=_CALIBRATE)
 
 
-def _too_many(survey: Survey, given: list[str], *, strategy: str | None) -> Iterator[Complaint]:
+def _misshapen(survey: Survey, given: list[str], *, strategy: str | None) -> Iterator[Complaint]:
+    heads = read_attention(survey.config).kv_heads
     for name in given:
         info = survey.tensors[name].info
+        words = None
         if strategy == "tensor" and info.elements != 1:
-            words = f"has shape {list(info.shape)}, but the config says one scale a layer"
-            yield Complaint(check="cache.shape", tensor=name, words=words, hint=_CALIBRATE)
+            words = "but the config says one scale a layer"
+        if strategy == "attn_head" and heads is not None and info.elements != heads:
+            words = f"but the config says a scale for each head, and the model has {counted(heads, 'KV head')}"
+        if words is not None:
+            shape = f"has shape {list(info.shape)}, {words}"
+            yield Complaint(check="cache.shape", tensor=name, words=shape, hint=_CALIBRATE)
 
 
 def _unused(given: list[str]) -> Iterator[Complaint]:

@@ -115,10 +115,15 @@ class Declaration:
         return any(group.weights is not None and group.weights.kind in FP8_KINDS for group in self.groups)
 
     @property
+    def is_cache_alone(self) -> bool:
+        """Whether nothing but the KV cache is quantized."""
+        return not self.groups and self.kv_cache is not None
+
+    @property
     def is_known(self) -> bool:
         """Whether this tool understands which tensors such a checkpoint must hold."""
         return all(group.weights is None or group.weights.kind is not None for group in self.groups) and (
-            bool(self.groups) or self.kv_cache is not None
+            bool(self.groups) or self.is_cache_alone
         )
 
 

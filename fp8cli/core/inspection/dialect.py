@@ -108,7 +108,7 @@ def _describe(survey: Survey, declaration: Declaration | None, weights: Sequence
 def _without_words(declaration: Declaration) -> str:
     if declaration.groups:
         return "a scheme that its config describes in words unknown here"
-    if declaration.kv_cache is not None:
+    if declaration.is_cache_alone:
         return "only the KV cache is quantized"
     return "how its weights are quantized is not known here"
 

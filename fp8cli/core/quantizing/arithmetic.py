@@ -58,7 +58,8 @@ class Arithmetic:
         # Beside the kernel there is little to do, and waking a GPU takes longer than doing it.
         device = tiles.check_device("cpu" if self._kernel is not None else self._resources.device)
         elements = tiles.tile_elements(device, self._resources.memory_per_worker, self._plan.widest_tile_elements)
-        granularity = self._plan.scheme.weights
+        # Without a scheme nothing is quantized; torch may still have dtypes to change.
+        granularity = "channel" if self._plan.scheme is None else self._plan.scheme.weights
         self._new_torch_hands = lambda: tiles.TileWorker(granularity=granularity, device=device, tile_elements=elements)
         self._torch_is_loaded.set()
 
@@ -73,6 +74,7 @@ class Arithmetic:
     def kernel_hands(self) -> Hands:
         """Return new hands that use the kernel, which must be there."""
         assert self._kernel is not None  # noqa: S101 - `needs_torch` was asked before
+        assert self._plan.scheme is not None  # noqa: S101 - without one there is nothing for the kernel
         elements = kernel_tiles.tile_elements(self._resources.memory_per_worker, self._plan.widest_tile_elements)
         return kernel_tiles.KernelWorker(self._kernel, scheme=self._plan.scheme, tile_elements=elements)
 

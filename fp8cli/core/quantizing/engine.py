@@ -11,13 +11,14 @@ The order of pieces, their size, the number of workers and the device change not
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from fp8cli.core.quantizing.arithmetic import Arithmetic, Worker
+from fp8cli.core.quantizing.calibrated_scales import PlannedScale, check_scales
 from fp8cli.core.quantizing.pieces import cut, source_bytes
 from fp8cli.core.quantizing.plan import Plan, PlannedTensor
 from fp8cli.core.quantizing.resources import Resources
@@ -64,15 +65,21 @@ def execute(
     staging: Staging,
     resources: Resources,
     notify: Callable[[Progress], None],
+    *,
+    scales: Mapping[str, bytes] | None = None,
 ) -> Written:
     """Write every shard of the plan into the staging folder, going on from what an earlier run finished.
 
-    sources: from a source shard's name to its file. Raises BadInput for NaN or Inf in a weight or a source that
-    changes meanwhile, CannotRun for a disk that is full or broken, Interrupted on Ctrl-C; the journal is kept.
+    sources: from a source shard's name to its file. scales: the bytes of each of `plan.calibrated`. Raises BadInput
+    for NaN or Inf in a weight, for scales that are not those of the plan (before anything is written), or for a
+    source that changes meanwhile, CannotRun for a disk that is full or broken, Interrupted on Ctrl-C; the journal
+    is kept.
     """
+    scales = scales or {}
+    check_scales(plan.calibrated, scales)
     run = _Run(plan, sources, staging, resources, notify)
     with disk_errors(staging.out):
-        run.prepare_files()
+        run.prepare_files(scales)
     return run.carry_out()
 
 
@@ -110,8 +117,11 @@ class _Run:
     def __post_init__(self) -> None:
         self._arithmetic = Arithmetic(self.plan, self.resources)
 
-    def prepare_files(self) -> None:
-        """Create every output shard at its full size, with its header. An earlier run's data stay."""
+    def prepare_files(self, scales: Mapping[str, bytes]) -> None:
+        """Create every output shard at its full size, with header and calibrated scales. An earlier run's data stay."""
+        calibrated: dict[str, list[PlannedScale]] = {}
+        for scale in self.plan.calibrated:
+            calibrated.setdefault(scale.shard, []).append(scale)
         for shard in self.plan.shards:
             path = self.staging.checkpoint / shard.name
             mode = file_mode(self.sources(shard.name))
@@ -119,6 +129,11 @@ class _Run:
             try:
                 os.truncate(descriptor, shard.header.file_bytes)
                 os.pwrite(descriptor, shard.head, 0)
+                for scale in calibrated.get(shard.name, ()):
+                    os.pwrite(descriptor, scales[scale.name], scale.info.begin)
+                if shard.name in calibrated:
+                    # Not left to the journal's flushes: an earlier run may have left it nothing to flush.
+                    os.fsync(descriptor)
             finally:
                 os.close(descriptor)
 

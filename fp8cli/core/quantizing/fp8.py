@@ -1,6 +1,6 @@
 """FP8 arithmetic: from floats to E4M3 codes and scales, exactly as llm-compressor's eager mode computes them.
 
-For a weight W and the part of it that shares one scale (a row, or a 128×128 block):
+For a weight W and the part of it that shares one scale (a row, a 128×128 block, or the whole):
 
     amax  = max |W|                      in W's dtype
     scale = amax / 448                   rounded to W's dtype; 0 becomes the dtype's epsilon
@@ -51,6 +51,13 @@ def amax_per_block(weight: Tensor) -> Tensor:
     return padded.view(len(per_column), -1, BLOCK).amax(dim=2).view(weight.dtype)
 
 
+def amax_of_all(weight: Tensor) -> Tensor:
+    """Largest magnitude of a whole weight, or of a tile of it. Any shape; returns [1] in its dtype, 0 of nothing."""
+    if weight.numel() == 0:
+        return weight.new_zeros(1)
+    return _magnitudes(weight).amax().view(1).view(weight.dtype)
+
+
 def scale_from_amax(amax: Tensor) -> Tensor:
     """Return amax / 448 in the same dtype; where that is zero, the dtype's epsilon. Any shape."""
     scale = amax / E4M3_MAX
@@ -78,7 +85,7 @@ def harmed_by_scale(amax: Tensor, scale: Tensor) -> Tensor:
 
 
 def encode_rows(weight: Tensor, scale: Tensor) -> Tensor:
-    """Round a weight to E4M3 with one scale per row. weight: [rows, columns]; scale: [rows, 1] of its dtype.
+    """Round a weight to E4M3 with one scale per row, or for all. weight: [rows, columns]; scale: [rows, 1] or [1].
 
     Returns codes [rows, columns] in float8_e4m3fn. Uses `weight` as scratch space.
     """

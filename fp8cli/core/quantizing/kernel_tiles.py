@@ -8,7 +8,7 @@ import mmap
 from typing import Final
 
 from fp8cli.core import kernel
-from fp8cli.core.kernel import Kernel
+from fp8cli.core.kernel import Kernel, Report
 from fp8cli.core.quantizing.pieces import not_finite
 from fp8cli.core.quantizing.plan import PlannedTensor
 from fp8cli.formats.safetensors import DTYPES
@@ -36,7 +36,7 @@ class KernelWorker:
     """Quantizes tiles, one at a time, in buffers it keeps. For use by a single thread."""
 
     def __init__(self, kernel: Kernel, *, scheme: Scheme, tile_elements: int) -> None:
-        """Take what shares a scale (rows or blocks), and how many elements one tile may have."""
+        """Take what shares a scale (rows, blocks or the whole tensor), and how many elements one tile may have."""
         self._kernel = kernel
         self._scheme = scheme
         self._tile_elements = tile_elements
@@ -45,50 +45,87 @@ class KernelWorker:
     def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int) -> Harm:
         """Quantize some rows of a tensor. `source`, `target`: open files. For blocks, `rows` begins at one.
 
-        Returns how many scales do harm (see `fp8.harmed_by_scale`), and the row of the first. Raises BadInput on
-        NaN or Inf.
+        For one scale per tensor `rows` must be all of them. Returns how many scales do harm (see
+        `fp8.harmed_by_scale`), and the row of the first. Raises BadInput on NaN or Inf.
         """
         assert tensor.scale is not None  # noqa: S101 - the plan gives every quantized tensor one
-        columns = tensor.source.shape[1]
-        step = max(1, self._tile_elements // max(columns, 1))
-        if self._scheme.weights == "block":
-            step = max(BLOCK, step // BLOCK * BLOCK)
+        if self._scheme.weights == "tensor":
+            return self._quantize_whole(tensor, rows, source, target)
         count, first = 0, -1
         scales = bytearray()
-        for begin in range(rows.start, rows.stop, step):
-            harmed, row = self._quantize_tile(
-                tensor, range(begin, min(begin + step, rows.stop)), source, target, scales
-            )
-            first = begin + row if harmed and not count else first
+        for tile in self._tiles(tensor, rows):
+            harmed, row = self._quantize_tile(tensor, tile, source, target, scales)
+            first = tile.start + row if harmed and not count else first
             count += harmed
         write_exactly(target, memoryview(scales), tensor.scale.begin + self._scale_bytes(tensor, rows.start))
         return count, first
 
     def _quantize_tile(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: bytearray) -> Harm:
         """Write the codes of some rows and append their scales, which are written together: they are few bytes."""
-        assert tensor.weight is not None  # noqa: S101 - see above
-        columns = tensor.source.shape[1]
-        width = _width(tensor)
+        shape = self._read(tensor, rows, source)
         scale_bytes = self._scale_bytes(tensor, len(rows))
-        self._weight = _at_least(self._weight, len(rows) * columns * width)
-        self._codes = _at_least(self._codes, len(rows) * columns)
+        self._codes = _at_least(self._codes, math.prod(shape))
         self._scales = _at_least(self._scales, scale_bytes)
-        weight = memoryview(self._weight)[: len(rows) * columns * width]
-        read_exactly(source, weight, tensor.source.begin + rows.start * columns * width, name=tensor.name)
         report = self._kernel.quantize(
-            self._scheme.weights, tensor.source.dtype, (len(rows), columns), self._weight, self._codes, self._scales
+            self._scheme.weights, tensor.source.dtype, shape, self._weight, self._codes, self._scales
         )
-        if report.bad_row >= 0:
-            what = "NaN" if report.bad_is_nan else "Inf"
-            raise not_finite(tensor.name, what, row=rows.start + report.bad_row, column=report.bad_column)
-        codes = memoryview(self._codes)[: len(rows) * columns]
-        write_exactly(target, codes, tensor.weight.begin + rows.start * columns)
+        _refuse_not_finite(tensor, rows, report)
+        self._write_codes(tensor, rows, target)
         scales += self._scales[:scale_bytes]
         return report.harmed, report.first_harmed
+
+    def _quantize_whole(self, tensor: PlannedTensor, rows: range, source: int, target: int) -> Harm:
+        """Read a tensor twice: for its largest magnitude, which gives the one scale, and then for its codes."""
+        assert tensor.scale is not None  # noqa: S101 - see above
+        tiles = self._tiles(tensor, rows)
+        dtype, largest, harmed = tensor.source.dtype, 0, 0
+        for tile in tiles:
+            shape = self._read(tensor, tile, source)
+            bits, report = self._kernel.largest(dtype, shape, self._weight)
+            _refuse_not_finite(tensor, tile, report)
+            largest = max(largest, bits)
+        for tile in tiles:
+            # A tensor of one tile is still there from the first reading.
+            shape = self._read(tensor, tile, source) if len(tiles) > 1 else (len(tile), tensor.source.shape[1])
+            self._codes = _at_least(self._codes, math.prod(shape))
+            report = self._kernel.quantize_tensor(dtype, shape, largest, self._weight, self._codes, self._scales)
+            self._write_codes(tensor, tile, target)
+            harmed = report.harmed
+        write_exactly(target, memoryview(self._scales)[: _width(tensor)], tensor.scale.begin)
+        return (len(rows), 0) if harmed else (0, -1)
+
+    def _tiles(self, tensor: PlannedTensor, rows: range) -> list[range]:
+        """Cut rows into tiles; for blocks, along them. There is always one, be it of no rows."""
+        step = max(1, self._tile_elements // max(tensor.source.shape[1], 1))
+        if self._scheme.weights == "block":
+            step = max(BLOCK, step // BLOCK * BLOCK)
+        begins = range(rows.start, rows.stop, step) or [rows.start]
+        return [range(begin, min(begin + step, rows.stop)) for begin in begins]
+
+    def _read(self, tensor: PlannedTensor, rows: range, source: int) -> tuple[int, int]:
+        """Read some rows into the buffer for weights; return their shape."""
+        columns, width = tensor.source.shape[1], _width(tensor)
+        size = len(rows) * columns * width
+        self._weight = _at_least(self._weight, size)
+        begin = tensor.source.begin + rows.start * columns * width
+        read_exactly(source, memoryview(self._weight)[:size], begin, name=tensor.name)
+        return len(rows), columns
+
+    def _write_codes(self, tensor: PlannedTensor, rows: range, target: int) -> None:
+        assert tensor.weight is not None  # noqa: S101 - see above
+        columns = tensor.source.shape[1]
+        codes = memoryview(self._codes)[: len(rows) * columns]
+        write_exactly(target, codes, tensor.weight.begin + rows.start * columns)
 
     def _scale_bytes(self, tensor: PlannedTensor, rows: int) -> int:
         """Bytes of the scales of so many rows, which have the dtype of the weight."""
         return math.prod(self._scheme.scale_shape(rows, tensor.source.shape[1])) * _width(tensor)
+
+
+def _refuse_not_finite(tensor: PlannedTensor, rows: range, report: Report) -> None:
+    if report.bad_row >= 0:
+        what = "NaN" if report.bad_is_nan else "Inf"
+        raise not_finite(tensor.name, what, row=rows.start + report.bad_row, column=report.bad_column)
 
 
 def _width(tensor: PlannedTensor) -> int:

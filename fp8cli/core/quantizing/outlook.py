@@ -10,7 +10,7 @@ def block_shape_warnings(plan: Plan) -> tuple[str, ...]:
     vLLM wants each rank's part of a block-quantized weight to be a multiple of 128; a weight that is none to begin
     with runs on a single GPU at best.
     """
-    if plan.scheme.weights != "block":
+    if plan.scheme is None or plan.scheme.weights != "block":
         return ()
     odd = [
         tensor.name

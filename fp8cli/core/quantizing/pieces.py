@@ -1,7 +1,8 @@
 """The plan cut into pieces of work: what one worker does without stopping, and what the journal counts in.
 
 A piece is a range of rows to quantize, of elements to convert, or of bytes to copy. Pieces share nothing, so any
-worker may do any of them in any order, and doing one twice does no harm.
+worker may do any of them in any order, and doing one twice does no harm. A weight with a single scale is a single
+piece, because its first code depends on its last element; it is still read tile by tile.
 """
 
 from collections.abc import Iterator
@@ -26,11 +27,13 @@ def cut(plan: Plan, piece_bytes: int) -> list[Piece]:
             case "cast":
                 width = DTYPES[tensor.source.dtype].bits // 8
                 conversions += _ranges(number, tensor.source.elements, max(1, piece_bytes // width))
+            case "quantize" if plan.scheme is not None and plan.scheme.weights == "tensor":
+                conversions.append((number, 0, tensor.source.shape[0]))
             case "quantize":
                 rows, columns = tensor.source.shape
                 row_bytes = columns * DTYPES[tensor.source.dtype].bits // 8
                 step = max(1, piece_bytes // max(row_bytes, 1))
-                if plan.scheme.weights == "block":
+                if plan.scheme is not None and plan.scheme.weights == "block":
                     step = -(-step // BLOCK) * BLOCK
                 conversions += _ranges(number, rows, step)
     return copies + conversions

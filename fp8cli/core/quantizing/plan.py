@@ -9,16 +9,19 @@ headers, and a dry run is the same plan as the real one.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal
 
+from fp8cli.core.model.attention import read_attention
 from fp8cli.core.model.selection import Decision, Selection
-from fp8cli.errors import BadInput, CannotRun, UsageError
+from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
+from fp8cli.core.quantizing.model_dtype import named_dtype
+from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
 from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, lay_out
-from fp8cli.schemes import BLOCK, Scheme
+from fp8cli.schemes import BLOCK, KvCache, Scheme
 
 Action = Literal["quantize", "copy", "cast", "drop"]
 
@@ -26,10 +29,6 @@ METADATA: Final = {"format": "pt"}
 """What transformers and llm-compressor write into every shard."""
 
 _FP8: Final = "F8_E4M3"
-_NAMED_DTYPES: Final = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "half": "F16", "float": "F32"}
-"""Model dtypes the arithmetic is defined for, by the names used in config.json and on the command line."""
-
-DTYPE_CHOICES: Final = ("auto", "bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +69,14 @@ class PlannedShard:
 class Plan:
     """Everything the engine needs, and everything a dry run shows."""
 
-    scheme: Scheme
+    scheme: Scheme | None
+    """None: the weights stay as they are, and the KV cache alone is quantized."""
+    kv_cache: KvCache | None
     dtype: str
     """Safetensors tag of the model dtype: what unquantized tensors and scales are stored in."""
     tensors: tuple[PlannedTensor, ...]
+    calibrated: tuple[PlannedScale, ...]
+    """Scales that cannot be computed from weights: calibration must supply them."""
     shards: tuple[PlannedShard, ...]
     ignored_modules: tuple[str, ...]
     dtype_is_new: bool
@@ -112,7 +115,7 @@ class Plan:
     @property
     def widest_tile_elements(self) -> int:
         """Elements of the smallest tile that the widest quantized tensor allows: a row, or a band of blocks."""
-        rows = BLOCK if self.scheme.weights == "block" else 1
+        rows = BLOCK if self.scheme is not None and self.scheme.weights == "block" else 1
         widths = [tensor.source.shape[-1] for tensor in self.tensors if tensor.action == "quantize"]
         return rows * max(widths, default=1)
 
@@ -125,72 +128,47 @@ class Plan:
         for tensor in self.tensors:
             source = tensor.source
             words = [tensor.name, tensor.action, tensor.source_shard, source.name, source.begin, tensor.compute_dtype]
-            digest.update(json.dumps([*words, self.scheme.name]).encode())
+            digest.update(json.dumps([*words, self.scheme and self.scheme.name]).encode())
         return digest.hexdigest()
 
 
-def build_plan(checkpoint: Checkpoint, scheme: Scheme, selection: Selection, dtype: str) -> Plan:
+def build_plan(
+    checkpoint: Checkpoint, scheme: Scheme | None, selection: Selection, dtype: str, *, kv_cache: KvCache | None = None
+) -> Plan:
     """Decide every output tensor. `dtype` is the safetensors tag of the model dtype (see `model_dtype`).
 
-    Raises BadInput for a tensor that cannot be converted, CannotRun when nothing would be quantized.
+    scheme None: only the KV cache is quantized, every Linear is kept whatever `selection` says of it. Raises
+    BadInput for a tensor that cannot be converted, CannotRun when nothing would be quantized.
     """
     home = {info.name: shard.name for shard in checkpoint.shards for info in shard.header.tensors}
+    if scheme is None:
+        selection = _keep_all(selection, home)
     drafts = [_draft(decision, checkpoint, home, scheme, dtype) for decision in selection.decisions]
-    if not any(draft.action == "quantize" for draft in drafts):
+    cache_alone = scheme is None and kv_cache is not None
+    if not cache_alone and not any(draft.action == "quantize" for draft in drafts):
         message = "nothing would be quantized: every Linear is ignored"
         raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows the reason for each tensor")
+    scales = _draft_scales(checkpoint, drafts, scheme, dtype, kv_cache)
     tied = checkpoint.config.get("tie_word_embeddings", selection.rules.tie_word_embeddings)
-    shards = _lay_out_shards(checkpoint, drafts)
+    shards = _lay_out_shards(checkpoint, drafts, scales)
     placed = {info.name: info for shard in shards for info in shard.header.tensors}
     return Plan(
         scheme=scheme,
+        kv_cache=kv_cache,
         dtype=dtype,
         tensors=tuple(_place(draft, placed) for draft in drafts),
+        calibrated=tuple(replace(scale, info=placed[scale.name]) for scale in scales),
         shards=shards,
         ignored_modules=selection.ignored_modules,
-        dtype_is_new=_NAMED_DTYPES.get((_config_dtype(checkpoint.config) or "").removeprefix("torch.")) != dtype,
+        dtype_is_new=named_dtype(checkpoint.config) != dtype,
         new_tie_word_embeddings=None if selection.tie_word_embeddings == tied else selection.tie_word_embeddings,
         duplicates=selection.duplicates,
         index=_index(shards) if checkpoint.has_index else None,
     )
 
 
-def model_dtype(checkpoint: Checkpoint, wanted: str = "auto") -> str:
-    """Return the safetensors tag of the model dtype: `wanted`, or what transformers' dtype="auto" picks.
-
-    That is `dtype` (formerly `torch_dtype`) of config.json, else the dtype of the first floating-point tensor of
-    the first shard. Raises UsageError for an unknown `wanted`, BadInput for a config that names another.
-    """
-    if wanted != "auto":
-        if wanted not in DTYPE_CHOICES:
-            message = f"`{wanted}` is no dtype a checkpoint can be quantized from"
-            raise UsageError(message, hint=f"--dtype takes one of {', '.join(DTYPE_CHOICES)}")
-        return _NAMED_DTYPES[wanted]
-    named = _config_dtype(checkpoint.config)
-    if named is None:
-        floating = [info.dtype for info in checkpoint.shards[0].header.tensors if DTYPES[info.dtype].floating]
-        named = DTYPES[floating[0]].torch_name if floating else "float32"
-    tag = _NAMED_DTYPES.get(named.removeprefix("torch."))
-    if tag is None:
-        message = f"config.json names the dtype `{named}`, from which FP8 is not defined"
-        raise BadInput(message, hint="choose one with --dtype bfloat16, float16 or float32")
-    return tag
-
-
-def _config_dtype(config: Mapping[str, object]) -> str | None:
-    for key in ("dtype", "torch_dtype"):
-        value = config.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            message = f"config.json has a `{key}` that is not a name: {value!r}"
-            raise BadInput(message, hint="choose one with --dtype bfloat16, float16 or float32")
-        return value
-    return None
-
-
 def _draft(
-    decision: Decision, checkpoint: Checkpoint, home: Mapping[str, str], scheme: Scheme, dtype: str
+    decision: Decision, checkpoint: Checkpoint, home: Mapping[str, str], scheme: Scheme | None, dtype: str
 ) -> PlannedTensor:
     """Decide one tensor, all but its place in the output file (its offsets are relative to nothing yet)."""
     source = checkpoint.tensors[decision.source]
@@ -203,6 +181,7 @@ def _draft(
     action: Action
     match decision.action:
         case "quantize":
+            assert scheme is not None  # noqa: S101 - see `_keep_all`
             action = "quantize"
             rows, columns = source.shape
             weight = TensorInfo(decision.name, _FP8, source.shape, 0, 0)
@@ -227,22 +206,55 @@ def _draft(
     )
 
 
-def _lay_out_shards(checkpoint: Checkpoint, drafts: list[PlannedTensor]) -> tuple[PlannedShard, ...]:
+def _keep_all(selection: Selection, home: Mapping[str, str]) -> Selection:
+    """Return a selection that quantizes nothing: what stays of one when only the KV cache is quantized."""
+    reason = "kept: only the KV cache is quantized"
+    # A head that would be untied to be quantized by itself is no tensor of the checkpoint.
+    decisions = (each for each in selection.decisions if each.name in home)
+    kept = (replace(each, action="keep", reason=reason) if each.action == "quantize" else each for each in decisions)
+    tied = selection.tie_word_embeddings or any(each.name not in home for each in selection.decisions)
+    return replace(selection, decisions=tuple(kept), ignored_modules=(), tie_word_embeddings=tied)
+
+
+def _draft_scales(
+    checkpoint: Checkpoint, drafts: Sequence[PlannedTensor], scheme: Scheme | None, dtype: str, kv_cache: KvCache | None
+) -> list[PlannedScale]:
+    """Decide which scales calibration must supply. Raises CannotRun for a KV cache that cannot be calibrated."""
+    linears = [
+        LinearWeight(name=draft.name, shard=draft.shard, quantized=draft.action == "quantize")
+        for draft in drafts
+        if (draft.role == "linear" and draft.weight is not None) or draft.action == "quantize"
+    ]
+    heads = read_attention(checkpoint.config).kv_heads
+    if kv_cache == "head" and heads is None:
+        message = "config.json does not say how many KV heads there are, or the model keeps one vector for all of them"
+        raise CannotRun(message, hint="use one scale per layer: --kv-cache fp8")
+    scales = draft_scales(linears, scheme, dtype, kv_cache=kv_cache, kv_heads=heads)
+    if kv_cache is not None and not any(scale.kind == "k" for scale in scales):
+        message = "no attention layer of this model has a KV cache that llm-compressor can calibrate"
+        hint = "leave out --kv-cache: vLLM's own --kv-cache-dtype fp8 works without scales, at some loss"
+        raise CannotRun(message, hint=hint)
+    return scales
+
+
+def _lay_out_shards(
+    checkpoint: Checkpoint, drafts: Sequence[PlannedTensor], scales: Sequence[PlannedScale]
+) -> tuple[PlannedShard, ...]:
     contents: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {shard.name: [] for shard in checkpoint.shards}
     seen: set[str] = set()
-    for draft in drafts:
-        for part in (draft.weight, draft.scale):
-            if part is None:
-                continue
-            if part.name in seen:
-                message = f"`{part.name}` exists in the checkpoint already, so `{draft.name}` cannot be given a scale"
-                raise BadInput(message, hint="the checkpoint looks quantized already: fp8 inspect shows what it is")
-            seen.add(part.name)
-            contents[draft.shard].append((part.name, part.dtype, part.shape))
+    parts = [(draft.name, draft.shard, part) for draft in drafts for part in (draft.weight, draft.scale)]
+    for owner, shard, part in [*parts, *((scale.module, scale.shard, scale.info) for scale in scales)]:
+        if part is None:
+            continue
+        if part.name in seen:
+            message = f"`{part.name}` exists in the checkpoint already, so `{owner}` cannot be given a scale"
+            raise BadInput(message, hint="the checkpoint looks quantized already: fp8 inspect shows what it is")
+        seen.add(part.name)
+        contents[shard].append((part.name, part.dtype, part.shape))
     shards = []
-    for name, parts in contents.items():
-        if parts:  # A shard whose only tensor was dropped has nothing left to hold.
-            head, header = lay_out(parts, METADATA)
+    for name, content in contents.items():
+        if content:  # A shard whose only tensor was dropped has nothing left to hold.
+            head, header = lay_out(content, METADATA)
             shards.append(PlannedShard(name=name, head=head, header=header))
     return tuple(shards)
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from fp8cli import __version__
+from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.serving.command_line import serve_command, serve_note
+from fp8cli.formats.calibration_note import CalibrationNote
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
 from fp8cli.formats.model_card import CardFacts, write_card
 from fp8cli.formats.quant_config import config_text, quantization_config, recipe_text
@@ -36,6 +38,8 @@ class Provenance:
     torch_version: str | None
     targets: Sequence[str]
     ignore: Sequence[str]
+    calibration: CalibrationNote | None = None
+    """Where the scales come from that only data can tell."""
 
 
 def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging) -> None:
@@ -49,11 +53,13 @@ def describe(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, staging: S
     """Write the files that say what the shards are. Raises OSError when the disk does not take them."""
     if plan.index is not None:
         staging.write_file(INDEX, (json.dumps(plan.index, indent=2, ensure_ascii=False) + "\n").encode())
-    staging.write_file(_RECIPE, recipe_text(plan.scheme, provenance.targets, provenance.ignore).encode())
+    recipe = recipe_text(plan.scheme, provenance.targets, provenance.ignore, kv_cache=plan.kv_cache)
+    note = provenance.calibration.for_recipe() if provenance.calibration else ""
+    staging.write_file(_RECIPE, (recipe + note).encode())
     staging.write_file(_CARD, _card(checkpoint, folder, plan, staging.out.name, provenance).encode())
     config = config_text(
         checkpoint.config,
-        quantization_config(plan.scheme, plan.ignored_modules),
+        quantization_config(plan.scheme, plan.ignored_modules, kv_cache=plan.kv_cache),
         dtype=DTYPES[plan.dtype].torch_name if plan.dtype_is_new else None,
         tie_word_embeddings=plan.new_tie_word_embeddings,
     )
@@ -73,19 +79,24 @@ def _card(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, name: str, pr
     tools = {"fp8cli": __version__}
     if provenance.torch_version is not None:
         tools["torch"] = provenance.torch_version
+    if provenance.calibration is not None:
+        tools.update(provenance.calibration.tools)
+    choice = Choice(scheme=plan.scheme, kv_cache=plan.kv_cache)
     facts = CardFacts(
         name=name,
         source=provenance.model,
         source_is_hub_id=provenance.commit is not None,
         source_version=provenance.commit or header_fingerprint(checkpoint),
-        scheme=plan.scheme.name,
-        scheme_summary=plan.scheme.summary,
+        scheme=choice.name,
+        scheme_summary=choice.summary,
         ignored_modules=plan.ignored_modules,
         bytes_before=sum(plan.bytes_before.values()),
         bytes_after=sum(plan.bytes_after.values()),
         tools=tools,
         serve_command=serve_command(name),
-        serve_note=serve_note(plan.scheme),
+        serve_note=serve_note(plan.scheme, plan.kv_cache),
+        weights_quantized=plan.scheme is not None,
+        calibration=provenance.calibration,
     )
     source_card = folder.read(_CARD).decode(errors="replace") if _CARD in checkpoint.side_files else None
     return write_card(facts, source_card)

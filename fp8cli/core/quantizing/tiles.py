@@ -44,6 +44,7 @@ class TileWorker:
 
     def __init__(self, *, granularity: WeightGranularity, device: str, tile_elements: int) -> None:
         """Take what shares a scale, the device (`cpu`, `cuda:0`), and how many elements one tile may have."""
+        self._granularity = granularity
         self._blocks = granularity == "block"
         # Parallelism is across tiles; threads inside an operation would only fight over the same cores.
         torch.set_num_threads(1)
@@ -57,11 +58,13 @@ class TileWorker:
     def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int) -> Harm:
         """Quantize some rows of a tensor. `source`, `target`: open files. For blocks, `rows` begins at one.
 
-        Returns how many rows their scale harms (see `fp8.harmed_by_scale`), and the first. Raises BadInput on NaN
-        or Inf.
+        For one scale per tensor `rows` must be all of them. Returns how many rows their scale harms (see
+        `fp8.harmed_by_scale`), and the first. Raises BadInput on NaN or Inf.
         """
         columns = tensor.source.shape[1]
         step = max(1, self._tile_elements // max(columns, 1))
+        if self._granularity == "tensor":
+            return self._quantize_whole(tensor, rows, step, source, target)
         if self._blocks:
             step = max(BLOCK, step // BLOCK * BLOCK)
         count, first = 0, -1
@@ -87,9 +90,8 @@ class TileWorker:
         assert tensor.weight is not None  # noqa: S101 - the plan gives every quantized tensor both
         assert tensor.scale is not None  # noqa: S101
         columns = tensor.source.shape[1]
-        flat = self._read(tensor.source, begin * columns, end * columns, source, name=tensor.name)
         with torch.cuda.stream(self._stream):
-            weight = flat.to(self._device).to(_TORCH[tensor.compute_dtype]).view(end - begin, columns)
+            weight = self._load(tensor, begin, end, source)
             blocks = self._blocks
             amax = fp8.amax_per_block(weight) if blocks else fp8.amax_per_row(weight)
             ordinary = fp8.is_ordinary(amax)
@@ -105,6 +107,32 @@ class TileWorker:
                 return []
             rows: list[int] = fp8.harmed_by_scale(amax, scale).nonzero()[:, 0].tolist()
             return [begin + row * (BLOCK if blocks else 1) for row in rows]
+
+    def _quantize_whole(self, tensor: PlannedTensor, rows: range, step: int, source: int, target: int) -> Harm:
+        """Read a tensor twice: for its largest magnitude, which gives the one scale, and then for its codes."""
+        assert tensor.weight is not None  # noqa: S101 - see above
+        assert tensor.scale is not None  # noqa: S101
+        tiles = [(begin, min(begin + step, rows.stop)) for begin in range(rows.start, rows.stop, step)]
+        with torch.cuda.stream(self._stream):
+            amax = torch.zeros(1, dtype=_TORCH[tensor.compute_dtype], device=self._device)
+            for begin, end in tiles:
+                weight = self._load(tensor, begin, end, source)
+                amax = torch.maximum(amax, fp8.amax_of_all(weight))
+                if not bool(torch.isfinite(amax)):
+                    _refuse_not_finite(tensor, weight, begin)
+            scale = fp8.scale_from_amax(amax)
+            for begin, end in tiles:
+                codes = fp8.encode_rows(self._load(tensor, begin, end, source), scale)
+                _write(codes.cpu(), target, tensor.weight.begin + begin * tensor.source.shape[1])
+            _write(scale.cpu(), target, tensor.scale.begin)
+            harmed = bool(fp8.harmed_by_scale(amax, scale))
+        return (len(rows), 0) if harmed else (0, -1)
+
+    def _load(self, tensor: PlannedTensor, begin: int, end: int, source: int) -> Tensor:
+        """Read rows begin…end of a weight onto the device, in the dtype to compute in."""
+        columns = tensor.source.shape[1]
+        flat = self._read(tensor.source, begin * columns, end * columns, source, name=tensor.name)
+        return flat.to(self._device).to(_TORCH[tensor.compute_dtype]).view(end - begin, columns)
 
     def _read(self, info: TensorInfo, begin: int, end: int, source: int, *, name: str) -> Tensor:
         """Read elements begin…end of a tensor into the reused buffer and return them, flat."""

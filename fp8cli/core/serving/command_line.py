@@ -2,7 +2,8 @@
 
 import shlex
 
-from fp8cli.schemes import Scheme
+from fp8cli.core.serving.modes import HEAD_SCALES_ON
+from fp8cli.schemes import KvCache, Scheme
 
 
 def serve_command(path: str, *options: str) -> str:
@@ -10,8 +11,22 @@ def serve_command(path: str, *options: str) -> str:
     return shlex.join(["vllm", "serve", path, *options])
 
 
-def serve_note(scheme: Scheme) -> str:
-    """Say in a sentence which GPUs run the scheme natively, and what the others do."""
+def serve_note(scheme: Scheme | None, kv_cache: KvCache | None = None) -> str:
+    """Say which GPUs run the scheme natively, what the others do, and what an FP8 KV cache asks for."""
+    notes = ["The weights stay in 16 bits." if scheme is None else _weights_note(scheme)]
+    match kv_cache:
+        case "tensor":
+            where = "from compute capability 8.9, or from 8.0 with FlashInfer"
+        case "head":
+            majors = " and ".join(f"{major}.x" for major in HEAD_SCALES_ON)
+            where = f"a scale for each head loads on compute capability {majors} alone, one for a layer from 8.0 on"
+        case None:
+            return notes[0]
+    notes.append(f"Keys and values are kept in FP8, as vLLM reads in config.json: {where}.")
+    return " ".join(notes)
+
+
+def _weights_note(scheme: Scheme) -> str:
     major, minor = scheme.native_capability
     return (
         f"GPUs of compute capability {major}.{minor} and later compute in FP8; those from 7.5 keep the weights in FP8 "

@@ -112,6 +112,7 @@ def _judge_gpu(gpu: GpuModel, model: _Model) -> GpuFit:
         fp8=bool(model.served.quantized),
         experts=any(".experts." in name for name, _ in model.served.quantized),
         fp8_cache=model.served.kv_cache_fp8,
+        head_scales=model.served.head_scales,
         model_type=str(text_config(model.served.config or {}).get("model_type")),
     )
     if model.served.kv_cache_fp8 and not needs.fp8_cache:

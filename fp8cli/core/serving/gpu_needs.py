@@ -19,6 +19,7 @@ from fp8cli.core.serving.modes import (
     amd_note,
     mode_of,
     mode_on_amd,
+    takes_head_scales,
 )
 
 _NO_FP16: Final = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
@@ -45,11 +46,20 @@ class Needs:
     """What else its user must know, a sentence each."""
 
 
-def needs_on(gpu: GpuModel, *, kind: Kind | None, fp8: bool, experts: bool, fp8_cache: bool, model_type: str) -> Needs:
+def needs_on(
+    gpu: GpuModel,
+    *,
+    kind: Kind | None,
+    fp8: bool,
+    experts: bool,
+    fp8_cache: bool,
+    head_scales: bool = False,
+    model_type: str,
+) -> Needs:
     """Tell what `gpu` does with a checkpoint.
 
     kind: of its FP8, or None where that is not known. fp8: whether any weight is in FP8. experts: whether experts of
-    a mixture are. fp8_cache: whether the checkpoint asks for an FP8 KV cache.
+    a mixture are. fp8_cache: whether the checkpoint asks for an FP8 KV cache, head_scales: with a scale for each head.
     """
     mode = _mode(gpu, kind)
     of_experts = _mode(gpu, kind, experts=True) if experts else None
@@ -58,6 +68,9 @@ def needs_on(gpu: GpuModel, *, kind: Kind | None, fp8: bool, experts: bool, fp8_
     if "unsupported" in {mode, of_experts}:
         what = "experts with weights alone in FP8" if mode != "unsupported" else "this kind of FP8"
         refusal = f"vLLM {VLLM} has no kernel for {what} on {_generation(gpu)}"
+    elif fp8_cache and head_scales and _refuses_head_scales(gpu):
+        # --kv-cache-dtype does not help: vLLM looks for such a backend whatever type the cache then has.
+        refusal = f"vLLM {VLLM} has no attention with a KV-cache scale for each head on {_generation(gpu)}"
     options: list[str] = []
     notes: list[str] = []
     if gpu.gfx is not None and kind is not None and (note := amd_note(gpu.gfx)):
@@ -92,6 +105,12 @@ def _add_cache_options(capability: Capability, options: list[str], notes: list[s
     options += ["--kv-cache-dtype", "float16"]
     notes.append("takes no FP8 KV cache: it is counted in 16 bits")
     return False
+
+
+def _refuses_head_scales(gpu: GpuModel) -> bool:
+    if gpu.capability is not None:
+        return not takes_head_scales(gpu.capability)
+    return gpu.gfx is not None
 
 
 def _mode(gpu: GpuModel, kind: Kind | None, *, experts: bool = False) -> Mode | None:

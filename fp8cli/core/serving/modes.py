@@ -54,6 +54,9 @@ EXPERTS_FROM: Final[Capability] = (8, 9)
 KV_CACHE_FROM: Final[Capability] = (8, 9)
 """Lowest compute capability on which every attention backend takes an FP8 KV cache; FlashInfer does from 8.0 on."""
 
+HEAD_SCALES_ON: Final = (9, 10)
+"""Major compute capabilities on which an FP8 KV cache may have a scale for each head: those of FlashAttention 3 and 4,
+the only backends that take them (vllm/v1/attention/backends/flash_attn.py `supports_per_head_quant_scales`)."""
 
 AMD_FNUZ: Final = ("gfx94",)
 """MI300 and MI325: FP8 with another zero and half the range."""
@@ -118,6 +121,11 @@ def mode_of(kind: Kind, capability: Capability, *, experts: bool = False) -> Mod
     if experts and kind != "mx" and native is not None:
         native = EXPERTS_FROM
     return "weight-only" if native is None or capability < native else "native"
+
+
+def takes_head_scales(capability: Capability) -> bool:
+    """Tell whether an NVIDIA GPU takes an FP8 KV cache with a scale for each head."""
+    return capability[0] in HEAD_SCALES_ON
 
 
 def kv_cache_words(capability: Capability) -> str:

@@ -39,6 +39,7 @@ def served_checkpoint(survey: Survey, dialect: Dialect, *, path: str) -> Served:
         kv_cache_fp8=(
             declaration is not None and declaration.method in _CACHING and cache is not None and cache.kind in FP8_KINDS
         ),
+        head_scales=cache is not None and cache.strategy == "attn_head",
         split_unknown=_unknown_split(dialect),
     )
 
@@ -67,6 +68,8 @@ def _kind_of_group(group: Group) -> Kind | None:
 
 def _unknown_split(dialect: Dialect) -> str | None:
     """Say why it is not known how its weights are split over GPUs; None: it is."""
+    if dialect.declaration is not None and dialect.declaration.is_cache_alone:
+        return None
     if dialect.is_quantized and not dialect.weights:
         return f"how vLLM splits the weights of {dialect.name} is not known here"
     return None

@@ -33,6 +33,8 @@ class Served:
     """False for DeepSeek's own format; see core.serving.tensor_parallel."""
     kv_cache_fp8: bool = False
     """Whether it asks for an FP8 KV cache."""
+    head_scales: bool = False
+    """Whether that cache has a scale for each head; False: one for a layer, or none."""
     split_unknown: str | None = None
     """Why it is not known how vLLM splits its weights, as for formats that are not FP8; None: it is known."""
 

@@ -1,0 +1,160 @@
+"""From what the user said of a calibration to the order for one: data looked at, defaults filled in, patterns resolved.
+
+Whatever can be refused without a model is refused here.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from fp8cli.core.calibrating.calibration import LENGTH_DEFAULT, CalibrationRequest
+from fp8cli.core.calibrating.data import SAMPLES_DEFAULT, SEED_DEFAULT, CalibrationData, read_calibration
+from fp8cli.core.model.patterns import LINEAR, matches
+from fp8cli.core.quantizing.choices import Choice
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.errors import BadInput, UsageError
+
+_WORDS: Final[Mapping[str, str]] = {
+    "data": "--calibration-data",
+    "column": "--text-column",
+    "samples": "--num-calibration-samples",
+    "max_seq_length": "--max-seq-length",
+    "seed": "--calibration-seed",
+    "python": "--python",
+}
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+_WEIGHT: Final = ".weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """What the user said; None: nothing."""
+
+    data: str | None = None
+    """A file, or a data set of the Hub; see `data.read_calibration`."""
+    column: str | None = None
+    samples: int | None = None
+    max_seq_length: int | None = None
+    """Tokens of a sample."""
+    seed: int | None = None
+    python: Path | None = None
+    """An interpreter with llm-compressor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOrder:
+    """A calibration that nothing speaks against, as far as data and options go."""
+
+    data: str | None
+    column: str | None
+    samples: int
+    max_seq_length: int
+    seed: int
+    python: Path | None
+    seen: CalibrationData
+
+    def request(
+        self,
+        plan: Plan,
+        *,
+        model: Path,
+        folder: Path,
+        targets: Sequence[str],
+        ignore: Sequence[str],
+        device: str,
+    ) -> CalibrationRequest:
+        """Return the request for the scales of a plan. model: its folder. device: as --device has it."""
+        modules = [tensor.name.removesuffix(_WEIGHT) for tensor in plan.tensors if tensor.name.endswith(_WEIGHT)]
+        return CalibrationRequest(
+            model=model,
+            dtype=plan.dtype,
+            scheme=plan.scheme,
+            kv_cache=plan.kv_cache,
+            folder=folder,
+            targets=_resolve(targets, modules),
+            ignore=_resolve(ignore, modules),
+            data=self.data,
+            column=self.column,
+            samples=self.samples,
+            seed=self.seed,
+            max_seq_length=self.max_seq_length,
+            device=_kind_of(device),
+            python=self.python,
+            wanted=tuple(scale.name for scale in plan.calibrated),
+        )
+
+
+def order_calibration(options: CalibrationOptions, choice: Choice, *, model: Path | None) -> CalibrationOrder | None:
+    """Fill in the defaults and look at the data; None where nothing needs calibration.
+
+    model: the folder of the checkpoint, if it is one, for its own data. Raises UsageError for options that make no
+    sense and where data is wanting, BadInput for data that is of no use.
+    """
+    if not choice.needs_calibration:
+        named = [word for field, word in _WORDS.items() if getattr(options, field) is not None]
+        if named:
+            message = f"{' and '.join(named)} would have no effect: `{choice.name}` needs no data"
+            raise UsageError(message, hint="leave it out, or ask for what needs data: --scheme FP8, --kv-cache fp8")
+        return None
+    length = LENGTH_DEFAULT if options.max_seq_length is None else options.max_seq_length
+    if length < 1:
+        message = f"--max-seq-length {length:,} leaves nothing of a sample"
+        raise UsageError(message, hint="give a number of tokens, such as --max-seq-length 2048")
+    samples = SAMPLES_DEFAULT if options.samples is None else options.samples
+    seed = SEED_DEFAULT if options.seed is None else options.seed
+    try:
+        seen = read_calibration(options.data, model=model, column=options.column, samples=samples, seed=seed)
+    except (OSError, RuntimeError) as problem:
+        # No name of a file at all: thousands of characters, or the home of nobody (`~nobody/texts.jsonl`).
+        message = f"`{options.data}` is no data: {(isinstance(problem, OSError) and problem.strerror) or problem}"
+        raise BadInput(message, hint="fp8 quantize --help says what --calibration-data takes") from problem
+    return CalibrationOrder(
+        data=options.data,
+        column=options.column,
+        samples=samples,
+        max_seq_length=length,
+        seed=seed,
+        python=None if options.python is None else _interpreter(options.python),
+        seen=seen,
+    )
+
+
+def environment_of(device: str, environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:
+    """Return the environment in which a calibrator's first GPU is the one that `--device cuda:N` names."""
+    _, _, number = device.partition(":")
+    if not number:
+        return environ
+    visible = [name.strip() for name in environ.get(_VISIBLE, "").split(",") if name.strip()]
+    place = int(number)
+    return {**environ, _VISIBLE: visible[place] if place < len(visible) else number}
+
+
+def _kind_of(device: str) -> Literal["auto", "cpu", "cuda"]:
+    match device.partition(":")[0]:
+        case "cpu":
+            return "cpu"
+        case "cuda":
+            return "cuda"
+        case _:
+            return "auto"
+
+
+def _resolve(patterns: Sequence[str], modules: Sequence[str]) -> tuple[str, ...]:
+    """Return patterns as llm-compressor takes them: it knows names and `re:`, but no globs."""
+    resolved: dict[str, None] = {}
+    for pattern in patterns:
+        if pattern == LINEAR or pattern.startswith("re:"):
+            resolved[pattern] = None
+        elif any(sign in pattern for sign in "*?["):
+            resolved.update(dict.fromkeys(module for module in modules if matches(pattern, module)))
+        else:
+            resolved[pattern.removesuffix(_WEIGHT)] = None
+    return tuple(resolved)
+
+
+def _interpreter(python: Path) -> Path:
+    """Accept the folder of an environment for the interpreter in it."""
+    path = python.expanduser()
+    return path / "bin" / "python" if path.is_dir() else path
