@@ -28,8 +28,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fp8cli.commands.quantize import CalibrationOptions, QuantizeRequest, run
 from fp8cli.core.making.production import CALIBRATION
 from fp8cli.formats.staging import partial_folder
+from tests import starting
 from tests.calibrated import MODEL
-from tests.evaluating import fp8_eval
 from tests.models import llama_config, save_model
 from tests.test_oneshot_equality import assert_same, tensors
 from tests.test_serving import LARGEST_MEAN_SHIFT, LARGEST_SHIFT, in_vllm, prompts
@@ -165,7 +165,7 @@ def test_compare_finds_no_regression(made: tuple[Path, dict[str, Any]], tmp_path
             "--runs",
             str(runs),
         ]
-        evaluated = fp8_eval(tmp_path, model, *words)
+        evaluated = starting.fp8(tmp_path, "eval", model, *words)
         assert evaluated.code == 0, evaluated.err
     result = fp8("compare", "base", "fp8", "--runs", runs, "--json")
     assert result.returncode in {0, 4}, result.stderr
