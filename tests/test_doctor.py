@@ -28,8 +28,8 @@ from fp8cli.render.doctor import show, show_checks
 from fp8cli.schemes import FP8_DYNAMIC
 from tests.staged_machine import FULL, LIGHT, VLLM, interpreter, lay_out_kernel, settled, stage
 from tests.stand_in_nvml import A100, B200, H100, H200, L40S, RTX_4090, T4, V100, BrokenNvml, Model, Nvml
+from tests.starting import fp8
 from tests.test_amd import amd_machine
-from tests.test_startup import fp8
 
 HIDDEN = "hf_NeverShownInAnyOutput0123"
 NO_DRIVER = BrokenNvml(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
@@ -745,20 +745,20 @@ def test_the_token_is_in_no_output_at_all(tmp_path: Path) -> None:
         for words in ((), ("--json",), ("--python", str(chatty)), ("--check", "token")):
             done = fp8(tmp_path, "doctor", *words, **variables)
             assert done.code in {0, 1}
-            assert "present" in done.output
-            assert not any(part in done.output + done.errors for part in (HIDDEN, HIDDEN[:10], HIDDEN[-10:]))
+            assert "present" in done.out
+            assert not any(part in done.out + done.err for part in (HIDDEN, HIDDEN[:10], HIDDEN[-10:]))
 
 
 @pytest.mark.parametrize("words", [(), ("--json",), ("--list-checks",), ("--help",), ("--check", "torch")])
 def test_nothing_heavy_is_loaded(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = fp8(tmp_path, "doctor", *words)
     assert done.code in {0, 1}
-    assert (done.loaded, done.errors) == ([], "")
+    assert (done.loaded, done.err) == ([], "")
 
 
 def test_this_machine_is_diagnosed_and_its_exit_code_is_that_of_the_verdict(tmp_path: Path) -> None:
     done = fp8(tmp_path, "doctor", "--json")
-    loaded = json.loads(done.output)
+    loaded = json.loads(done.out)
     failed = [check["name"] for check in loaded["result"]["checks"] if check["status"] == "failed"]
     assert (done.code, loaded["exit_code"]) == ((1, 1) if failed else (0, 0))
     assert {each["task"]: each["status"] for each in loaded["result"]["tasks"]}["quantize"] in {"passed", "warning"}
@@ -766,14 +766,14 @@ def test_this_machine_is_diagnosed_and_its_exit_code_is_that_of_the_verdict(tmp_
 
 def test_a_mistyped_check_is_refused_with_the_way_to_the_list(tmp_path: Path) -> None:
     done = fp8(tmp_path, "doctor", "--check", "troch")
-    assert (done.code, done.output) == (2, "")
-    assert done.errors == "error: `troch` is no check\n\nhint: fp8 doctor --list-checks lists them\n"
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "error: `troch` is no check\n\nhint: fp8 doctor --list-checks lists them\n"
 
 
 def test_an_interpreter_that_is_named_wrongly_fails_and_says_so(tmp_path: Path) -> None:
     done = fp8(tmp_path, "doctor", "--python", str(tmp_path / "gone"), "--check", "vllm")
     assert done.code == 1
-    assert f"`{tmp_path / 'gone'}` (--python): it cannot be run: No such file or directory" in done.output
+    assert f"`{tmp_path / 'gone'}` (--python): it cannot be run: No such file or directory" in done.out
 
 
 @pytest.mark.slow

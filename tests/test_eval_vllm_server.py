@@ -98,7 +98,9 @@ def test_the_answers_of_the_server_are_close_to_those_of_transformers(served: Se
 
 def test_a_server_that_goes_away_in_the_middle_is_one_sentence(served: Served, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    words = command(served, runs, "--backend", "server", "--server", f"http://{served.address}/v1", "--no-fidelity")
+    # A server that is ended may leave a request open, and lm-eval waits five minutes for its answer.
+    patience = ("--model-arg", "timeout=20", "--no-fidelity")
+    words = command(served, runs, "--backend", "server", "--server", f"http://{served.address}/v1", *patience)
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not any(file.stat().st_size for file in runs.rglob("answers-0.jsonl")):
         assert process.poll() is None, process.communicate()
