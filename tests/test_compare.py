@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -549,8 +548,6 @@ def test_the_command_in_a_report_makes_the_same_comparison(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the bundled model and its FP8 copy were compared, on few items, with one command."""
-    if find_spec("lm_eval") is None:
-        pytest.skip("lm-eval is not installed")
     folder = tmp_path_factory.mktemp("compared")
     quantize_stories(folder / "stories-FP8")
     words = (str(STORIES), "stories-FP8", "--tasks", "fp8_stories", "--sample", "40", "--fidelity-positions", "256")

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli.calibrator.protocol import BOOTSTRAP, EVENTS, FACTS, LOG, SCALES, CalibrationJob, write_job
-from fp8cli.core.calibrating.calibration_events import CalibrationEvent, EventFile, Failed, Finished
+from fp8cli.core.calibrating.calibration_events import CalibrationEvent, calibration_event
+from fp8cli.core.evaluating.event_file import EventFile, Failed, Finished
 from fp8cli.core.evaluating.masking import mask, mask_file, secrets_of
 from fp8cli.core.evaluating.process_group import end, end_leftovers, start
 from fp8cli.core.evaluating.root_cause import Cause, explain, sentence
@@ -110,7 +111,7 @@ class _Watch:
     secrets: tuple[str, ...]
 
     def wait(self, notify: Callable[[CalibrationEvent], None], stall_seconds: float) -> None:
-        events = EventFile(self.folder / EVENTS)
+        events: EventFile[CalibrationEvent] = EventFile(self.folder / EVENTS, calibration_event)
         heard_bytes, heard_at = -1, time.monotonic()
         finished_at: float | None = None
         while True:

@@ -16,14 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from fp8cli.core.evaluating.event_file import Failed, Finished
 from fp8cli.core.evaluating.gpu_shares import shares
 from fp8cli.core.evaluating.masking import mask, mask_file, secrets_of
 from fp8cli.core.evaluating.process_group import end, end_leftovers, start
 from fp8cli.core.evaluating.root_cause import Cause, explain, sentence
 from fp8cli.core.evaluating.worker_events import (
     Answered,
-    Failed,
-    Finished,
     ModelLoaded,
     ModelLoading,
     Running,

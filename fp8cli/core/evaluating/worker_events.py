@@ -1,17 +1,10 @@
-"""What a worker says while it works, read from the file it appends to, a whole line at a time.
+"""What a worker says while it works, as `worker.protocol` has it; what matters in the end is the result."""
 
-A line that is no event of `worker.protocol` says nothing: it may be torn, or of a newer version. What matters in the
-end is the result, which is read as a whole.
-"""
-
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
 
-from fp8cli.worker.protocol import FailureKind
-
-_KINDS: Final[tuple[FailureKind, ...]] = get_args(FailureKind)
+from fp8cli.core.evaluating import event_file
+from fp8cli.core.evaluating.event_file import EventFile, Failed, Finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,55 +67,20 @@ WorkerEvent = TasksCounted | ModelLoading | ModelLoaded | Running | Answered | F
 """What a caller is told."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """The worker's last word, when all went well."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """The worker's last word, when it knows what went wrong."""
-
-    kind: FailureKind
-    message: str
-    hint: str | None
-
-
-class Tail:
-    """A file of events that grows."""
+class Tail(EventFile[WorkerEvent]):
+    """The growing file of a worker's events."""
 
     def __init__(self, path: Path) -> None:
         """Begin before the first event. The file need not exist yet."""
-        self._path = path
-        self._offset = 0
-
-    def read(self) -> tuple[WorkerEvent | Finished | Failed, ...]:
-        """Return the events since the last call. A line without its end stays for the next one."""
-        try:
-            with self._path.open("rb") as stream:
-                stream.seek(self._offset)
-                news = stream.read()
-        except FileNotFoundError:
-            return ()
-        whole = news[: news.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return tuple(event for line in whole.splitlines() if (event := parse(line)) is not None)
-
-    @property
-    def heard_bytes(self) -> int:
-        """How much was read so far."""
-        return self._offset
+        super().__init__(path, _event)
 
 
 def parse(line: bytes) -> WorkerEvent | Finished | Failed | None:
     """Return the event of a line; None for `started`, which is for people who read the file, and for anything else."""
-    try:
-        return _event(json.loads(line))
-    except (ValueError, RecursionError):
-        return None
+    return event_file.parse(line, _event)
 
 
-def _event(fields: object) -> WorkerEvent | Finished | Failed | None:
+def _event(fields: object) -> WorkerEvent | None:
     match fields:
         case {"event": "tasks", "tasks": [*rows]}:
             return TasksCounted(tasks=tuple(map(_counted, rows)))
@@ -136,12 +94,6 @@ def _event(fields: object) -> WorkerEvent | Finished | Failed | None:
             return Answered(count=count)
         case {"event": "fidelity", "done": int(done), "total": int(total)}:
             return FidelityProgress(done=done, total=total)
-        case {"event": "finished"}:
-            return Finished()
-        case {"event": "failed", "message": str(message), **rest}:
-            kind, hint = rest.get("kind"), rest.get("hint")
-            sort: FailureKind = next((each for each in _KINDS if each == kind), "other")
-            return Failed(kind=sort, message=message, hint=hint if isinstance(hint, str) else None)
         case _:
             return None
 
