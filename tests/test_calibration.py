@@ -22,7 +22,6 @@ from transformers import DeepseekV3Config, OPTConfig, Phi3Config, PhimoeConfig, 
 
 from fp8cli.calibrator.names import rename
 from fp8cli.calibrator.protocol import FACTS, LOG, CalibrationJob, read_job
-from fp8cli.calibrator.texts import Encoded
 from fp8cli.core.calibrating.calibration import (
     Calibrated,
     CalibrationBegins,
@@ -33,11 +32,13 @@ from fp8cli.core.calibrating.calibration import (
     calibrate,
 )
 from fp8cli.core.calibrating.calibration_events import ModelLoading, TextsRead
-from fp8cli.core.calibrating.data import BUNDLED_MODEL, BUNDLED_STORIES
 from fp8cli.core.model.selection import rules_for, select
 from fp8cli.core.quantizing.plan import build_plan
+from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, UsageError
 from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
+from fp8cli.samples.encoding import Encoded
+from fp8cli.samples.request import SampleRequest
 from fp8cli.schemes import FP8, FP8_DYNAMIC
 from fp8cli.worker.failures import Failure
 from tests.loopback_datasets import LAMBADA, bundled_stories, lambada_repo
@@ -318,16 +319,18 @@ def job_of(model: Path, **changes: object) -> CalibrationJob:
         "targets": ("Linear",),
         "ignore": ("lm_head",),
         "kv_cache": "tensor",
-        "data": "rows",
-        "source": "",
-        "place": None,
-        "configuration": None,
-        "split": "",
-        "column": None,
-        "samples": 1,
-        "max_seq_length": 64,
-        "seed": 0,
-        "chat_template": None,
+        "samples": SampleRequest(
+            kind="rows",
+            source="",
+            place=None,
+            configuration=None,
+            split="",
+            column=None,
+            samples=1,
+            max_seq_length=64,
+            seed=0,
+            chat_template=None,
+        ),
         "device": "cpu",
     }
     return CalibrationJob(**{**fields, **changes})  # type: ignore[arg-type]
@@ -461,7 +464,7 @@ def test_a_folder_is_no_interpreter(data: str, tmp_path: Path) -> None:
 
 PRELUDE = """\
 import json, os, pathlib, signal, subprocess, sys, time
-folder = pathlib.Path(sys.argv[4])
+folder = pathlib.Path(sys.argv[5])
 def tell(**event):
     with open(folder / "events-0.jsonl", "a") as stream:
         stream.write(json.dumps(event) + "\\n")
@@ -500,7 +503,7 @@ def test_however_it_fails_there_is_one_sentence_and_the_log(
     assert refusal.message.startswith(message)
     assert hint in str(refusal.hint)
     assert f"the whole log: {work / LOG}" in str(refusal.hint)
-    assert (work / LOG).read_text().startswith("----- calibrator, 20")
+    assert (work / LOG).read_text().startswith("----- calibration, 20")
 
 
 def test_what_is_no_event_says_nothing(data: str, tmp_path: Path) -> None:
@@ -579,4 +582,4 @@ def test_it_ends_with_its_parent_and_leaves_its_log_and_no_result(
         assert parent.wait(30) == code
     wait_until(lambda: not is_alive(started["pid"]), 10)
     assert not (work / FACTS).exists()
-    assert (work / LOG).read_text().startswith("----- calibrator, 20")
+    assert (work / LOG).read_text().startswith("----- calibration, 20")

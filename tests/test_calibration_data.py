@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fp8cli.calibrator.protocol import CalibrationJob
-from fp8cli.calibrator.rows import UnfitData
-from fp8cli.calibrator.texts import encode_data, read_rows
-from fp8cli.core.calibrating.data import BUNDLED_MODEL, BUNDLED_NOTE, BUNDLED_STORIES, read_calibration
+from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_NOTE, BUNDLED_STORIES, read_calibration
 from fp8cli.errors import BadInput, Fp8Error, UsageError
+from fp8cli.samples.encoding import encode_samples, read_rows
+from fp8cli.samples.request import SampleRequest
+from fp8cli.samples.rows import UnfitData
 
 TALK = [{"role": "user", "content": "Who came?"}, {"role": "assistant", "content": "Tilda came."}]
 TEMPLATE = "<s>{% for each in messages %}{{ each.role }}: {{ each.content }}\n{% endfor %}"
@@ -35,15 +35,9 @@ def refuse(source: str | None, kind: type[Fp8Error] = BadInput, **options: objec
     return refusal.value
 
 
-def parquet_job(path: Path, **changes: object) -> CalibrationJob:
-    job = CalibrationJob(
-        model=str(BUNDLED_MODEL),
-        dtype="bfloat16",
-        scheme="FP8",
-        targets=("Linear",),
-        ignore=("lm_head",),
-        kv_cache=None,
-        data="parquet",
+def parquet_request(path: Path, **changes: object) -> SampleRequest:
+    request = SampleRequest(
+        kind="parquet",
         source=path.name,
         place=str(path),
         configuration=None,
@@ -53,9 +47,8 @@ def parquet_job(path: Path, **changes: object) -> CalibrationJob:
         max_seq_length=64,
         seed=7,
         chat_template=None,
-        device="cpu",
     )
-    return replace(job, **changes)  # type: ignore[arg-type]
+    return replace(request, **changes)  # type: ignore[arg-type]
 
 
 def write_parquet(path: Path, **columns: object) -> Path:
@@ -120,12 +113,12 @@ def test_a_parquet_file_is_told_by_its_content_and_drawn_from_as_json_lines_are(
     assert (data.kind, data.place) == ("parquet", str(path))
     assert data.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
     lines = read_calibration(write(tmp_path / "a.jsonl", texts(50)), samples=3, seed=7)
-    assert read_rows(parquet_job(path), tmp_path) == lines.rows
+    assert read_rows(parquet_request(path), tmp_path) == lines.rows
 
 
 def test_a_parquet_file_may_hold_conversations(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", messages=[TALK] * 3)
-    assert [row.content for row in read_rows(parquet_job(path), tmp_path)] == [tuple(TALK)] * 3
+    assert [row.content for row in read_rows(parquet_request(path), tmp_path)] == [tuple(TALK)] * 3
 
 
 @pytest.mark.parametrize(
@@ -265,7 +258,7 @@ def test_a_parquet_file_of_no_use_is_refused_in_the_same_words(
 ) -> None:
     path = write_parquet(tmp_path / "a.parquet", **columns)
     with pytest.raises(UnfitData) as refusal:
-        read_rows(parquet_job(path, **changes), tmp_path)
+        read_rows(parquet_request(path, **changes), tmp_path)
     assert refusal.value.message == message
 
 
@@ -273,7 +266,7 @@ def test_a_parquet_file_with_a_broken_inside_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1 this was never a table PAR1")
     with pytest.raises(UnfitData, match=r"`a\.parquet` cannot be read as Parquet: "):
-        read_rows(parquet_job(path), tmp_path)
+        read_rows(parquet_request(path), tmp_path)
 
 
 # From rows to token ids.
@@ -285,7 +278,7 @@ def test_texts_are_encoded_as_the_tokenizer_does_and_cut(tmp_path: Path) -> None
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
     stories = ["Tilda came in after Walter. " * 9, "Milo went to the meadow.", "It rained a little."]
     path = write_parquet(tmp_path / "a.parquet", text=stories)
-    encoded = encode_data(parquet_job(path, max_seq_length=9), tmp_path, tokenizer, None)
+    encoded = encode_samples(parquet_request(path, max_seq_length=9), tmp_path, tokenizer, None)
     assert encoded.ids == tuple(tuple(tokenizer(story)["input_ids"][:9]) for story in stories)
     assert encoded.ids[0][0] == tokenizer.bos_token_id
     assert encoded.tokens == sum(map(len, encoded.ids))
@@ -298,7 +291,7 @@ def test_no_sample_is_longer_than_the_model_has_positions(tmp_path: Path) -> Non
 
     path = write_parquet(tmp_path / "a.parquet", text=["Tilda came in after Walter. " * 90] * 3)
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
-    encoded = encode_data(parquet_job(path, max_seq_length=4096), tmp_path, tokenizer, 512)
+    encoded = encode_samples(parquet_request(path, max_seq_length=4096), tmp_path, tokenizer, 512)
     assert (encoded.max_seq_length, {len(ids) for ids in encoded.ids}) == (512, {512})
 
 
@@ -310,8 +303,8 @@ def test_conversations_go_through_the_chat_template_which_sets_the_only_bos(tmp_
     path = write_parquet(tmp_path / "a.parquet", messages=[TALK] * 3)
     if where == "tokenizer":
         tokenizer.chat_template = TEMPLATE
-    job = parquet_job(path, chat_template=TEMPLATE if where == "job" else None)
-    encoded = encode_data(job, tmp_path, tokenizer, None)
+    request = parquet_request(path, chat_template=TEMPLATE if where == "job" else None)
+    encoded = encode_samples(request, tmp_path, tokenizer, None)
     plain = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
     # The tokenizer sets BOS before a text by itself; the template has set it before this one.
     expected = tuple(plain("user: Who came?\nassistant: Tilda came.\n")["input_ids"])
@@ -326,8 +319,8 @@ def test_conversations_without_a_template_or_that_do_not_fit_it_are_refused(tmp_
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
     path = write_parquet(tmp_path / "a.parquet", messages=[TALK] * 3)
     with pytest.raises(UnfitData, match="are conversations, and the model's tokenizer has no chat template"):
-        encode_data(parquet_job(path), tmp_path, tokenizer, None)
-    picky = parquet_job(path, chat_template="{{ raise_exception('roles must alternate.') }}")
+        encode_samples(parquet_request(path), tmp_path, tokenizer, None)
+    picky = parquet_request(path, chat_template="{{ raise_exception('roles must alternate.') }}")
     with pytest.raises(UnfitData) as refusal:
-        encode_data(picky, tmp_path, tokenizer, None)
+        encode_samples(picky, tmp_path, tokenizer, None)
     assert refusal.value.message == "row 1 of `a.parquet` does not fit the chat template: roles must alternate"

@@ -1,4 +1,4 @@
-"""core.evaluating.root_cause: the one sentence of a log. The excerpts are what the libraries really printed."""
+"""core.processes.root_cause: the one sentence of a log. The excerpts are what the libraries really printed."""
 
 import signal
 from importlib.util import find_spec
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fp8cli.core.evaluating.failures_input import INPUT_FAILURES
-from fp8cli.core.evaluating.failures_machine import CRASHES, MACHINE_FAILURES
-from fp8cli.core.evaluating.root_cause import MAX_MESSAGE, Cause, explain
+from fp8cli.core.processes.failures_input import INPUT_FAILURES
+from fp8cli.core.processes.failures_machine import CRASHES, MACHINE_FAILURES
+from fp8cli.core.processes.root_cause import MAX_MESSAGE, Cause, explain
 
 # vLLM 0.32 on a processor, `gpu_memory_utilization=0.999`, its engine in a process of its own.
 LITTLE_MEMORY = """\

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from fp8cli.core.evaluating import supervising
-from fp8cli.core.evaluating.process_group import MARK, end, end_leftovers, start
 from fp8cli.core.evaluating.supervising import WorkerFailed, run_workers
 from fp8cli.core.evaluating.worker_events import (
     Answered,
@@ -25,6 +24,7 @@ from fp8cli.core.evaluating.worker_events import (
     TasksCounted,
     WorkerEvent,
 )
+from fp8cli.core.processes.process_group import MARK, end, end_leftovers, start
 from fp8cli.errors import CannotRun, Interrupted
 from fp8cli.worker.protocol import Job
 
@@ -33,7 +33,7 @@ MODEL = ROOT / "fp8cli/bundled/stories-llama"
 
 PRELUDE = """\
 import json, os, pathlib, signal, subprocess, sys, time
-folder, rank = pathlib.Path(sys.argv[4]), int(sys.argv[5])
+folder, rank = pathlib.Path(sys.argv[5]), int(sys.argv[6])
 def tell(**event):
     with open(folder / f"events-{rank}.jsonl", "a") as stream:
         stream.write(json.dumps(event) + "\\n")

@@ -7,8 +7,8 @@ import pytest
 
 from fp8cli.core.evaluating.gpu_shares import shares
 from fp8cli.core.evaluating.hardware import describe
-from fp8cli.core.evaluating.masking import mask, mask_file, secrets_of
 from fp8cli.core.machine.gpus import Gpus, find_gpus
+from fp8cli.core.processes.masking import mask, mask_file, secrets_of
 from fp8cli.errors import CannotRun
 from tests.stand_in_nvml import H100, L4, Nvml
 from tests.test_amd import amd_machine

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO
 
 import fp8cli
-from fp8cli.worker.protocol import BOOTSTRAP, FidelityJob, Job, events_file, log_file, write_job
+from fp8cli.worker.bootstrap import BOOTSTRAP
+from fp8cli.worker.protocol import FidelityJob, Job, events_file, log_file, write_job
 
 PACKAGE = Path(fp8cli.__file__).parent
 MODEL = PACKAGE / "bundled" / "stories-llama"
@@ -140,7 +141,7 @@ def start(folder: Path, todo: Job, rank: int = 0, **environment: str) -> "subpro
     log: IO[bytes]
     with (folder / log_file(rank)).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", BOOTSTRAP, str(PACKAGE), str(folder), str(rank)],
+            [sys.executable, "-c", BOOTSTRAP, str(PACKAGE), "fp8cli.worker.main", str(folder), str(rank)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fp8cli.calibrator.names import rename, weights_of
 from fp8cli.calibrator.protocol import SCALE_ENDINGS, CalibrationJob
-from fp8cli.calibrator.texts import Encoded
+from fp8cli.samples.encoding import Encoded
 from fp8cli.worker.failures import Failure, describe, sentence
 
 _OBSERVED: Final = ("input", "k", "v")

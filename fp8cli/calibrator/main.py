@@ -1,6 +1,6 @@
 """The calibrator: reads its job, lets llm-compressor find the scales, and leaves them in the folder of the job.
 
-Started by `protocol.BOOTSTRAP`, perhaps in an interpreter that has nothing of this tool's. All that it has to say goes
+Started by `worker.bootstrap`, perhaps in an interpreter that has nothing of this tool's. All that it has to say goes
 into files; standard output and error are a log.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from fp8cli.calibrator import protocol
-from fp8cli.calibrator.rows import UnfitData
+from fp8cli.samples.rows import UnfitData
 from fp8cli.worker.facts import peak_memory_bytes
-from fp8cli.worker.failures import Failure, describe, sentence
+from fp8cli.worker.failures import Failure, describe
 from fp8cli.worker.parent_watch import watch_parent
 from fp8cli.worker.progress import Progress
 
@@ -51,7 +51,7 @@ def _describe(error: BaseException) -> Failure:
 
 
 def _work(folder: Path, progress: Progress) -> None:
-    from fp8cli.calibrator import texts
+    from fp8cli.samples.encoding import encode_samples, load_tokenizer, positions_of
 
     job = protocol.read_job(folder)
     here = {name: _version(name) for name in NEEDED}
@@ -60,15 +60,15 @@ def _work(folder: Path, progress: Progress) -> None:
         if version is None:
             raise Failure(kind="packages", message=f"`{sys.executable}` has no `{name}`", hint=INSTALL)
     started = time.perf_counter()
-    tokenizer = _load_tokenizer(job)
-    encoded = texts.encode_data(job, folder, tokenizer, _positions(job))
+    tokenizer = load_tokenizer(job.model)
+    encoded = encode_samples(job.samples, folder, tokenizer, positions_of(job.model))
     progress.tell("texts", samples=len(encoded.ids), tokens=encoded.tokens)
     _check_device(job)
 
     from fp8cli.calibrator.finding import find_scales, load_model, save_scales
 
     progress.tell("loading")
-    _seed(job.seed)
+    _seed(job.samples.seed)
     model = load_model(job)
     find_scales(job, model, tokenizer, encoded, progress.tell)
     scales = save_scales(job, model, folder / protocol.SCALES)
@@ -94,26 +94,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _load_tokenizer(job: protocol.CalibrationJob) -> Any:
-    from transformers import AutoTokenizer
-
-    from fp8cli.calibrator.texts import NO_TOKENIZER
-
-    try:
-        return AutoTokenizer.from_pretrained(job.model)
-    except Exception as error:
-        hint = "copy tokenizer.json and tokenizer_config.json from the original model"
-        raise Failure(kind="model", message=f"{NO_TOKENIZER} ({sentence(error)})", hint=hint) from error
-
-
-def _positions(job: protocol.CalibrationJob) -> int | None:
-    """Return how many positions the model is made for; None where its config names no number."""
-    from transformers import AutoConfig
-
-    found = getattr(AutoConfig.from_pretrained(job.model).get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
 
 
 def _check_device(job: protocol.CalibrationJob) -> None:

@@ -1,7 +1,7 @@
 """What the two processes of a calibration say to each other, as files in one folder.
 
     calibration.json     what to do; written before the calibrator starts
-    rows.jsonl           the texts or conversations, where the parent has read them: {"row": number, "content": …}
+    rows.jsonl           the texts or conversations, where the parent has read them, see `samples.request`
     events-0.jsonl       what happens, a line each, appended by the calibrator
     calibration.log      all that it and the libraries in it print
     scales.safetensors   the scales, in the dtype and shape that llm-compressor's `save_pretrained` gives them
@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from fp8cli.samples.request import SampleRequest
+
 PROTOCOL: Final = 1
 
 JOB: Final = "calibration.json"
-ROWS: Final = "rows.jsonl"
 EVENTS: Final = "events-0.jsonl"
 LOG: Final = "calibration.log"
 SCALES: Final = "scales.safetensors"
@@ -35,24 +36,6 @@ FACTS: Final = "facts.json"
 
 SCALE_ENDINGS: Final = (".input_scale", ".k_scale", ".v_scale")
 """How the names end of what calibration finds."""
-
-BOOTSTRAP: Final = """\
-import pathlib, sys, types
-sys.path[:] = [entry for entry in sys.path if entry]
-package = types.ModuleType("fp8cli")
-package.__path__ = [sys.argv[1]]
-sys.modules["fp8cli"] = package
-from fp8cli.calibrator.main import main
-main(pathlib.Path(sys.argv[2]))
-"""
-"""The program of a calibrator: `python -c BOOTSTRAP PACKAGE_FOLDER JOB_FOLDER`, with a pipe as standard input.
-
-As for an evaluation's worker (see `worker.protocol`): the interpreter need not have this package, and gets nothing of
-the parent's site-packages nor of the current folder.
-"""
-
-DataKind = Literal["rows", "parquet", "hub"]
-"""Rows that the parent has read; a Parquet file; a data set of the Hub. The last two need libraries to be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,21 +51,7 @@ class CalibrationJob:
     targets: tuple[str, ...]
     ignore: tuple[str, ...]
     kv_cache: Literal["tensor", "head"] | None
-    data: DataKind
-    source: str
-    """What messages call the data."""
-    place: str | None
-    """The file, or the name on the Hub, of data that the parent has not read."""
-    configuration: str | None
-    """Of a data set on the Hub."""
-    split: str
-    column: str | None
-    """None: the first of `rows.COLUMNS` that is there."""
-    samples: int
-    max_seq_length: int
-    seed: int
-    chat_template: str | None
-    """In the place of the tokenizer's own."""
+    samples: SampleRequest
     device: Literal["auto", "cpu", "cuda"]
     wanted: tuple[str, ...] | None = None
     """Names of the scales that are needed, as the checkpoint's modules are called; None: all that there are."""
@@ -99,6 +68,7 @@ def read_job(folder: Path) -> CalibrationJob:
     fields = json.loads((folder / JOB).read_text(encoding="utf-8"))
     if fields.get("version") != PROTOCOL:
         raise ValueError(f"the job is of version {fields.get('version')}, this is version {PROTOCOL}")
+    fields["samples"] = SampleRequest(**fields["samples"])
     for name in ("targets", "ignore", "wanted"):
         fields[name] = None if fields[name] is None else tuple(fields[name])
     return CalibrationJob(**fields)

@@ -1,6 +1,6 @@
 """One worker: reads its job, evaluates it with lm-eval, and leaves the results in the folder of the job.
 
-Started by `protocol.BOOTSTRAP`, perhaps in an interpreter that has nothing of this tool's. All that it has to say goes
+Started by `worker.bootstrap`, perhaps in an interpreter that has nothing of this tool's. All that it has to say goes
 into files; standard output and error are a log.
 """
 

@@ -34,23 +34,6 @@ JOB: Final = "job.json"
 RESULT: Final = "result.json"
 FIDELITY: Final = "fidelity"
 
-BOOTSTRAP: Final = """\
-import pathlib, sys, types
-sys.path[:] = [entry for entry in sys.path if entry]
-package = types.ModuleType("fp8cli")
-package.__path__ = [sys.argv[1]]
-sys.modules["fp8cli"] = package
-from fp8cli.worker.main import main
-main(pathlib.Path(sys.argv[2]), int(sys.argv[3]))
-"""
-"""The program of a worker: `python -c BOOTSTRAP PACKAGE_FOLDER JOB_FOLDER RANK`, with a pipe as standard input.
-
-The package is a bare module that knows its folder alone: the worker's interpreter need not have it installed, its
-`__init__` and what that imports are not run, and nothing of the parent's site-packages gets onto `sys.path`. Neither
-does the current folder, where a `datasets.py` of the user would stand in for the library. A child that vLLM spawns
-imports nothing of this, because a program given by `-c` is not run again there.
-"""
-
 Backend = Literal["hf", "vllm", "server"]
 
 FailureKind = Literal["task", "data", "memory", "kv-cache", "scheme", "packages", "model", "server", "other"]

@@ -13,10 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from fp8cli.calibrator.protocol import FACTS, LOG, ROWS, SCALES, CalibrationJob
-from fp8cli.core.calibrating.calibration_events import CalibrationBegins, CalibrationEvent, LayerDone
-from fp8cli.core.calibrating.data import SAMPLES_DEFAULT, SEED_DEFAULT, CalibrationData, read_calibration
-from fp8cli.core.calibrating.supervision import run_calibrator
+from fp8cli.calibrator.protocol import EVENTS, FACTS, LOG, SCALES, CalibrationJob, write_job
+from fp8cli.core.calibrating.calibration_events import (
+    CalibrationBegins,
+    CalibrationEvent,
+    LayerDone,
+    calibration_event,
+)
+from fp8cli.core.processes.supervision import Program, run_program
+from fp8cli.core.sampling.data import SAMPLES_DEFAULT, SEED_DEFAULT, CalibrationData, read_calibration
 from fp8cli.errors import CannotRun, UsageError
 from fp8cli.formats.safetensors import read_header
 from fp8cli.formats.typed_json import from_json
@@ -41,6 +46,20 @@ STALL_SECONDS: Final = 3600.0
 
 TORCH_DTYPES: Final[Mapping[str, str]] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """torch's names of the model dtypes, by their safetensors tags."""
+
+CALIBRATOR: Final[Program[CalibrationEvent]] = Program(
+    name="calibration",
+    module="fp8cli.calibrator.main",
+    events=EVENTS,
+    event_of=calibration_event,
+    log=LOG,
+    results=(FACTS, SCALES),
+    memory_hint="take shorter texts, --max-seq-length 1024, or calibrate where there is more memory",
+    environment={"TOKENIZERS_PARALLELISM": "false"},
+)
+
+_EAGER: Final[Mapping[str, str]] = {"CT_ENFORCE_EAGER": "1"}
+"""Always: on newer GPUs compressed-tensors would round with another kernel."""
 
 _KEY: Final = "calibrated.key"
 """The file that says which request the result in a folder is of."""
@@ -177,9 +196,19 @@ def calibrate(
     if found := _read(request, data, key):
         return found
     (request.folder / _KEY).unlink(missing_ok=True)
-    _hand_over(data, request.folder)
+    data.hand_over(request.folder)
     python = Path(sys.executable) if request.python is None else request.python
-    run_calibrator(job, request.folder, python=python, notify=notify, stall_seconds=stall_seconds, environ=environ)
+    write_job(job, request.folder)
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {}
+    run_program(
+        CALIBRATOR,
+        request.folder,
+        python=python,
+        notify=notify,
+        stall_seconds=stall_seconds,
+        forced={**_EAGER, **hidden},
+        environ=environ,
+    )
     # Only now: a key without a result would be an answer to nothing.
     (request.folder / _KEY).write_text(key, encoding="utf-8")
     found = _read(request, data, key)
@@ -197,16 +226,12 @@ def _make_job(request: CalibrationRequest, data: CalibrationData) -> Calibration
         targets=request.targets,
         ignore=request.ignore,
         kv_cache=request.kv_cache,
-        data=data.kind,
-        source=data.source,
-        place=data.place,
-        configuration=data.configuration,
-        split=data.split,
-        column=data.column,
-        samples=request.samples,
-        max_seq_length=request.max_seq_length,
-        seed=request.seed,
-        chat_template=request.chat_template,
+        samples=data.request(
+            samples=request.samples,
+            max_seq_length=request.max_seq_length,
+            seed=request.seed,
+            chat_template=request.chat_template,
+        ),
         device=request.device,
         wanted=request.wanted,
     )
@@ -218,13 +243,6 @@ def _key(job: CalibrationJob, data: CalibrationData) -> str:
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
     parts = [asdict(job), data.fingerprint, state]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _hand_over(data: CalibrationData, folder: Path) -> None:
-    """Write the rows that were read here to where the calibrator looks for them."""
-    with (folder / ROWS).open("w", encoding="utf-8") as stream:
-        for row in data.rows:
-            stream.write(json.dumps({"row": row.number, "content": row.content}) + "\n")
 
 
 def _read(request: CalibrationRequest, data: CalibrationData, key: str) -> Calibrated | None:

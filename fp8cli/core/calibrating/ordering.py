@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fp8cli.core.calibrating.calibration import LENGTH_DEFAULT, CalibrationRequest
-from fp8cli.core.calibrating.data import SAMPLES_DEFAULT, SEED_DEFAULT, CalibrationData, read_calibration
 from fp8cli.core.model.patterns import LINEAR, matches
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.sampling.data import SAMPLES_DEFAULT, SEED_DEFAULT, CalibrationData, read_calibration
 from fp8cli.errors import BadInput, UsageError
 
 _WORDS: Final[Mapping[str, str]] = {

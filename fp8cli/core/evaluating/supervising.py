@@ -12,15 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from fp8cli.core.evaluating.event_file import Failed, Finished
 from fp8cli.core.evaluating.gpu_shares import shares
-from fp8cli.core.evaluating.masking import mask, mask_file, secrets_of
-from fp8cli.core.evaluating.process_group import end, end_leftovers, start
-from fp8cli.core.evaluating.root_cause import Cause, explain, sentence
 from fp8cli.core.evaluating.worker_events import (
     Answered,
     ModelLoaded,
@@ -30,11 +25,14 @@ from fp8cli.core.evaluating.worker_events import (
     TasksCounted,
     WorkerEvent,
 )
+from fp8cli.core.processes.event_file import Failed, Finished
+from fp8cli.core.processes.launching import launch
+from fp8cli.core.processes.logbook import Logbook
+from fp8cli.core.processes.masking import mask_file, secrets_of
+from fp8cli.core.processes.process_group import end, end_leftovers
+from fp8cli.core.processes.root_cause import Cause
 from fp8cli.errors import CannotRun, Interrupted
-from fp8cli.worker.protocol import BOOTSTRAP, RESULT, Job, events_file, log_file, write_job
-
-PACKAGE: Final = Path(__file__).parents[2]
-"""The folder of this package: all that a worker of another interpreter sees of it."""
+from fp8cli.worker.protocol import RESULT, Job, events_file, log_file, write_job
 
 _POLL_SECONDS: Final = 0.1
 _LEAVE_SECONDS: Final = 20.0
@@ -42,19 +40,6 @@ _LEAVE_SECONDS: Final = 20.0
 
 _TRACEBACK_SECONDS: Final = 5.0
 """After saying that it failed a worker still writes to its log why."""
-
-_LOG_BYTES: Final = 2**20
-"""Of the end of a log that is looked at for the cause: the root of vLLM's troubles stands pages above the end."""
-
-_ENVIRONMENT: Final[Mapping[str, str]] = {
-    # The last words of a process that is killed would be lost in a buffer, and its log would not grow.
-    "PYTHONUNBUFFERED": "1",
-    # A crash inside a kernel leaves its place in the log.
-    "PYTHONFAULTHANDLER": "1",
-    # A file `datasets.py` where the user happens to stand is not the library of that name, in no child either.
-    "PYTHONSAFEPATH": "1",
-}
-"""What workers get unless the user has set it."""
 
 
 class WorkerFailed(CannotRun):
@@ -74,9 +59,7 @@ class _Worker:
 
     process: subprocess.Popen[bytes]
     tail: Tail
-    log: Path
-    log_start: int
-    """Where this run begins in the log, which may hold earlier ones."""
+    logbook: Logbook
     loaded: ModelLoaded | None = None
     running: Running | None = None
     last_word: Finished | Failed | None = None
@@ -85,9 +68,7 @@ class _Worker:
     @property
     def heard_bytes(self) -> int:
         """All that was heard of it so far; it grows as long as the worker does anything that can be seen."""
-        with suppress(OSError):
-            return self.tail.heard_bytes + self.log.stat().st_size
-        return self.tail.heard_bytes
+        return self.tail.heard_bytes + self.logbook.bytes
 
 
 def run_workers(
@@ -116,8 +97,8 @@ def run_workers(
     secrets = secrets_of({**environ, **job.environment})
     logs = tuple(folder / log_file(rank) for rank in range(job.world))
     try:
-        with _masked_afterwards(logs, secrets), _started(job, folder, logs, python, environ) as workers:
-            _Watch(workers=workers, notify=notify, stall_seconds=stall_seconds, python=python, secrets=secrets).run()
+        with _masked_afterwards(logs, secrets), _started(job, folder, logs, python, environ, secrets) as workers:
+            _Watch(workers=workers, notify=notify, stall_seconds=stall_seconds).run()
             return {} if job.stop_after is not None else _read_result(folder, logs[0])
     except KeyboardInterrupt:
         raise Interrupted("interrupted") from None
@@ -135,24 +116,24 @@ def _masked_afterwards(logs: Sequence[Path], secrets: Sequence[str]) -> Iterator
 
 @contextmanager
 def _started(
-    job: Job, folder: Path, logs: Sequence[Path], python: Path, environ: Mapping[str, str]
+    job: Job, folder: Path, logs: Sequence[Path], python: Path, environ: Mapping[str, str], secrets: tuple[str, ...]
 ) -> Iterator[tuple[_Worker, ...]]:
     """Start the workers, and end every one of them with all it started when the work on them is over."""
     workers: list[_Worker] = []
-    common = {**_ENVIRONMENT, **environ, **job.environment}
+    common = {**environ, **job.environment}
     try:
-        for rank, (log, own) in enumerate(zip(logs, shares(job, {**environ, **job.environment}), strict=True)):
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            with log.open("a", encoding="utf-8") as stream:
-                stream.write(f"----- worker {rank}, {now} -----\n")
-            words = [str(python), "-c", BOOTSTRAP, str(PACKAGE), str(folder.absolute()), str(rank)]
-            try:
-                process = start(words, environ={**common, **own}, folder=folder, log=log)
-            except OSError as refusal:
-                message = f"`{python}` cannot be run: {refusal.strerror or refusal}"
-                raise CannotRun(message, hint="name another interpreter with --python") from refusal
-            tail = Tail(folder / events_file(rank))
-            workers.append(_Worker(process=process, tail=tail, log=log, log_start=log.stat().st_size))
+        for rank, (log, own) in enumerate(zip(logs, shares(job, common), strict=True)):
+            process, logbook = launch(
+                "fp8cli.worker.main",
+                (rank,),
+                title=f"worker {rank}",
+                python=python,
+                folder=folder,
+                log=log,
+                environ={**common, **own},
+                secrets=secrets,
+            )
+            workers.append(_Worker(process=process, tail=Tail(folder / events_file(rank)), logbook=logbook))
         yield tuple(workers)
     finally:
         end([worker.process for worker in workers], folder)
@@ -165,8 +146,6 @@ class _Watch:
     workers: tuple[_Worker, ...]
     notify: Callable[[WorkerEvent], None]
     stall_seconds: float
-    python: Path
-    secrets: tuple[str, ...]
     _said: set[type[WorkerEvent]] = field(default_factory=set)
     _answers: int = 0
     """Told by workers before the last of them had said how much there is to do."""
@@ -233,33 +212,19 @@ class _Watch:
             case Failed() as failed:
                 with suppress(subprocess.TimeoutExpired):
                     worker.process.wait(_TRACEBACK_SECONDS)
-                raise WorkerFailed(self._better(failed, worker), worker.log)
+                raise WorkerFailed(worker.logbook.explain_failure(failed), worker.logbook.path)
             case Finished():
                 return
             case None if code is not None:
-                exit_code, signal = (code, None) if code >= 0 else (None, -code)
-                raise WorkerFailed(self._explain(worker, exit_code, signal), worker.log)
+                raise WorkerFailed(worker.logbook.explain_exit(code), worker.logbook.path)
             case None:
                 return
-
-    def _better(self, failed: Failed, worker: _Worker) -> Cause:
-        """Return what the worker says of itself, unless its log says the same more exactly."""
-        told = Cause(kind=failed.kind, message=sentence(mask(failed.message, self.secrets)), hint=failed.hint)
-        if failed.hint is not None:
-            return told
-        found = self._explain(worker, 1, None)
-        is_known = found.kind != "other" or found.hint is not None
-        return found if is_known and failed.kind in {"other", found.kind} else told
-
-    def _explain(self, worker: _Worker, exit_code: int | None, signal: int | None) -> Cause:
-        log = mask(_end_of(worker.log, worker.log_start), self.secrets)
-        return explain(log, exit_code=exit_code, signal=signal, python=self.python)
 
     def _give_up(self) -> None:
         message = f"nothing was heard of the worker for {self.stall_seconds:,g} s, so it was ended"
         silent = next(worker for worker in self.workers if not _is_done(worker))
         hint = "if it only needs longer: --stall-timeout SECONDS"
-        raise WorkerFailed(Cause(kind="other", message=message, hint=hint), silent.log)
+        raise WorkerFailed(Cause(kind="other", message=message, hint=hint), silent.logbook.path)
 
 
 def _is_done(worker: _Worker) -> bool:
@@ -267,16 +232,6 @@ def _is_done(worker: _Worker) -> bool:
     if not isinstance(worker.last_word, Finished):
         return False
     return worker.process.poll() is not None or time.monotonic() - worker.last_word_at > _LEAVE_SECONDS
-
-
-def _end_of(log: Path, start_at: int) -> str:
-    try:
-        with log.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(start_at, size - _LOG_BYTES))
-            return stream.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _read_result(folder: Path, log: Path) -> Mapping[str, object]:

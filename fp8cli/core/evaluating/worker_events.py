@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fp8cli.core.evaluating import event_file
-from fp8cli.core.evaluating.event_file import EventFile, Failed, Finished
+from fp8cli.core.processes import event_file
+from fp8cli.core.processes.event_file import EventFile, Failed, Finished
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fp8cli.calibrator.protocol import DataKind
-from fp8cli.calibrator.rows import Row, UnfitData, choose_rows, find_column, read_content
 from fp8cli.errors import BadInput, UsageError
+from fp8cli.samples.request import ROWS, DataKind, SampleRequest
+from fp8cli.samples.rows import Row, UnfitData, choose_rows, find_column, read_content
 
 SAMPLES_DEFAULT: Final = 512
 SEED_DEFAULT: Final = 1234
@@ -57,6 +57,27 @@ class CalibrationData:
     name. What the model was shown in the end has a digest of its own, see `CalibrationFacts`."""
     notes: tuple[str, ...]
     """What a report should say of it."""
+
+    def request(self, *, samples: int, max_seq_length: int, seed: int, chat_template: str | None) -> SampleRequest:
+        """Return what the process is told that reads the samples."""
+        return SampleRequest(
+            kind=self.kind,
+            source=self.source,
+            place=self.place,
+            configuration=self.configuration,
+            split=self.split,
+            column=self.column,
+            samples=samples,
+            max_seq_length=max_seq_length,
+            seed=seed,
+            chat_template=chat_template,
+        )
+
+    def hand_over(self, folder: Path) -> None:
+        """Write the rows that were read here to where the process looks for them."""
+        with (folder / ROWS).open("w", encoding="utf-8") as stream:
+            for row in self.rows:
+                stream.write(json.dumps({"row": row.number, "content": row.content}) + "\n")
 
 
 def read_calibration(

@@ -15,9 +15,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Final
 
-from fp8cli.core.evaluating.failures_input import INPUT_FAILURES
-from fp8cli.core.evaluating.failures_machine import CRASHES, MACHINE_FAILURES
-from fp8cli.core.evaluating.masking import mask
+from fp8cli.core.processes.failures_input import INPUT_FAILURES
+from fp8cli.core.processes.failures_machine import CRASHES, MACHINE_FAILURES
+from fp8cli.core.processes.masking import mask
 from fp8cli.worker.protocol import FailureKind
 
 MAX_MESSAGE: Final = 300

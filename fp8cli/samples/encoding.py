@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fp8cli.calibrator.protocol import ROWS, CalibrationJob
-from fp8cli.calibrator.rows import Row, UnfitData, choose_rows, find_column, read_content
+from fp8cli.samples.request import ROWS, SampleRequest
+from fp8cli.samples.rows import Row, UnfitData, choose_rows, find_column, read_content
+from fp8cli.worker.failures import Failure, sentence
 
 NO_TOKENIZER: Final = "the checkpoint has no tokenizer that can be loaded"
 
@@ -33,32 +34,54 @@ class Encoded:
         return hashlib.sha256(json.dumps(self.ids, separators=(",", ":")).encode()).hexdigest()
 
 
-def encode_data(job: CalibrationJob, folder: Path, tokenizer: Any, positions: int | None) -> Encoded:
-    """Read the data of a job and encode it. Raises UnfitData with what is wrong with it.
+def load_tokenizer(checkpoint: str) -> Any:
+    """Load the tokenizer of a checkpoint. Raises Failure if there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint)
+    except Exception as error:
+        hint = "copy tokenizer.json and tokenizer_config.json from the original model"
+        raise Failure(kind="model", message=f"{NO_TOKENIZER} ({sentence(error)})", hint=hint) from error
+
+
+def positions_of(checkpoint: str) -> int | None:
+    """Return how many positions the model is made for; None where its config names no number."""
+    from transformers import AutoConfig
+
+    found = getattr(AutoConfig.from_pretrained(checkpoint).get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def encode_samples(request: SampleRequest, folder: Path, tokenizer: Any, positions: int | None) -> Encoded:
+    """Read the samples and encode them. Raises UnfitData with what is wrong with the data.
+
+    folder: of the job, where the rows lie that the parent has read.
 
     positions: of the model; a text is not made longer than them. None: the model has no such limit.
     """
-    length = job.max_seq_length if positions is None else min(job.max_seq_length, positions)
-    if job.chat_template is not None:
-        tokenizer.chat_template = job.chat_template
-    rows = read_rows(job, folder)
+    length = request.max_seq_length if positions is None else min(request.max_seq_length, positions)
+    if request.chat_template is not None:
+        tokenizer.chat_template = request.chat_template
+    rows = read_rows(request, folder)
     return Encoded(
-        ids=tuple(_encode(row, tokenizer, length, job.source) for row in rows),
+        ids=tuple(_encode(row, tokenizer, length, request.source) for row in rows),
         max_seq_length=length,
         conversations=any(not isinstance(row.content, str) for row in rows),
     )
 
 
-def read_rows(job: CalibrationJob, folder: Path) -> tuple[Row, ...]:
-    """Return the rows of a job, from wherever they are. Raises UnfitData if they are of no use."""
-    if job.data == "rows":
-        return tuple(_read_handed_over(folder / ROWS, job.source))
-    table = _open_parquet(job) if job.data == "parquet" else _open_hub(job)
-    column = find_column(list(table.column_names), job.column, job.source)
-    places = choose_rows(len(table), job.samples, job.seed, job.source)
+def read_rows(request: SampleRequest, folder: Path) -> tuple[Row, ...]:
+    """Return the rows of a request, from wherever they are. Raises UnfitData if they are of no use."""
+    if request.kind == "rows":
+        return tuple(_read_handed_over(folder / ROWS, request.source))
+    table = _open_parquet(request) if request.kind == "parquet" else _open_hub(request)
+    column = find_column(list(table.column_names), request.column, request.source)
+    places = choose_rows(len(table), request.samples, request.seed, request.source)
     values = table.select_columns([column])
     return tuple(
-        Row(number=place + 1, content=read_content(values[place][column], place + 1, job.source)) for place in places
+        Row(number=place + 1, content=read_content(values[place][column], place + 1, request.source))
+        for place in places
     )
 
 
@@ -69,29 +92,29 @@ def _read_handed_over(path: Path, source: str) -> Iterator[Row]:
             yield Row(number=fields["row"], content=read_content(fields["content"], fields["row"], source))
 
 
-def _open_parquet(job: CalibrationJob) -> Any:
+def _open_parquet(request: SampleRequest) -> Any:
     from datasets import Dataset
     from datasets.table import InMemoryTable
     from pyarrow import ArrowException, parquet
 
     try:
         # The rows are drawn from an Arrow table; `Dataset.from_parquet` would write a second copy into a cache.
-        return Dataset(InMemoryTable(parquet.read_table(job.place)))
+        return Dataset(InMemoryTable(parquet.read_table(request.place)))
     except (ArrowException, OSError) as problem:
         reason = (str(problem).strip().splitlines() or ["it is broken"])[0]
-        raise UnfitData(f"`{job.source}` cannot be read as Parquet: {reason.rstrip('.')}") from problem
+        raise UnfitData(f"`{request.source}` cannot be read as Parquet: {reason.rstrip('.')}") from problem
 
 
-def _open_hub(job: CalibrationJob) -> Any:
+def _open_hub(request: SampleRequest) -> Any:
     from datasets import load_dataset
 
     try:
         # A data set that cannot be had says so in words that `root_cause` knows.
-        return load_dataset(job.place, job.configuration, split=job.split)
+        return load_dataset(request.place, request.configuration, split=request.split)
     except ValueError as refusal:
         reason = (str(refusal).strip().splitlines() or ["it cannot be loaded"])[0]
         hint = "name a configuration and a split that it has: org/name/configuration:split"
-        raise UnfitData(f"`{job.source}`: {reason.rstrip('.')}", hint) from refusal
+        raise UnfitData(f"`{request.source}`: {reason.rstrip('.')}", hint) from refusal
 
 
 def _encode(row: Row, tokenizer: Any, length: int, source: str) -> tuple[int, ...]:

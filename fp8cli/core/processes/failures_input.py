@@ -5,7 +5,7 @@ The patterns are the words of transformers 5, safetensors, vLLM 0.32, datasets, 
 
 from typing import Final
 
-from fp8cli.core.evaluating.failure_pattern import pattern
+from fp8cli.core.processes.failure_pattern import pattern
 
 _WEIGHTS: Final = "fp8 inspect CHECKPOINT says which file is broken; fetch or make it again"
 _TRUST: Final = "read that code, and if you trust it: --model-arg trust_remote_code=true"

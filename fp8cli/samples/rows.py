@@ -1,4 +1,4 @@
-"""Rows of calibration data: which of them are taken, and that each holds a text or a conversation.
+"""Rows of a data set: which of them are taken, and that each holds a text or a conversation.
 
 Read by both processes, so that a JSON Lines file, which the parent reads, and a Parquet file, which needs a library,
 are judged alike; hence it needs nothing but Python.

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping
 from typing import Final
 
-from fp8cli.core.evaluating.failure_pattern import pattern
+from fp8cli.core.processes.failure_pattern import pattern
 from fp8cli.worker.protocol import FailureKind
 
 _SMALLER: Final = "try a smaller --batch-size or --max-length, or more GPUs: --tensor-parallel N"
