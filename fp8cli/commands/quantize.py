@@ -7,33 +7,29 @@ machine. The making is core.making's.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from fp8cli.core.calibrating.ordering import CalibrationOptions, CalibrationOrder, order_calibration
-from fp8cli.core.calibrating.outlook import CalibrationReport, check_calibration, estimate_memory, foresee
+from fp8cli.core.calibrating.outlook import check_calibration, estimate_memory, foresee
 from fp8cli.core.doctor import environment
-from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import refuse_broken_files
-from fp8cli.core.making.production import Produced, Production, ProductionEvent, Source, Started, produce
+from fp8cli.core.making.production import Production, ProductionEvent, Source, Started, produce
+from fp8cli.core.making.report import QuantizeReport, assemble
 from fp8cli.core.model.selection import rules_for, select
 from fp8cli.core.quantizing.choices import Choice, choose
-from fp8cli.core.quantizing.engine import HarmedRows, Written
 from fp8cli.core.quantizing.model_dtype import model_dtype
-from fp8cli.core.quantizing.outlook import block_shape_warnings
 from fp8cli.core.quantizing.plan import Plan, build_plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
-from fp8cli.core.quantizing.tensor_rows import TensorRow, by_torch_name, tensor_rows, torch_name
-from fp8cli.core.serving.command_line import serve_command, serve_note
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.quant_methods import recognise
 from fp8cli.formats.sources import resolve_source
 from fp8cli.formats.staging import check_output, partial_folder
-from fp8cli.schemes import DEFAULT_SCHEME, KvCache, Scheme
+from fp8cli.schemes import DEFAULT_SCHEME
 
 __all__ = [
     "CalibrationOptions",
@@ -74,46 +70,6 @@ class QuantizeRequest:
     restart: bool = False
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizeReport:
-    """What was done, or with `dry_run` what would be done."""
-
-    model: str
-    revision: str | None
-    out: Path
-    name: str
-    """What was chosen, in a word or two: `FP8_DYNAMIC`, `FP8 + FP8 KV cache`."""
-    summary: str
-    scheme: Scheme | None
-    """None: the weights stay as they are."""
-    kv_cache: KvCache | None
-    calibration: CalibrationReport | None
-    """None where nothing needs data."""
-    dtype: str
-    dry_run: bool
-    counts: Mapping[str, int]
-    bytes_before: Mapping[str, int]
-    bytes_after: Mapping[str, int]
-    bytes_read: int
-    bytes_written: int
-    shards: int
-    workers: int
-    memory_bytes: int
-    ignored_modules: tuple[str, ...]
-    left_behind: tuple[str, ...]
-    checks: tuple[environment.Check, ...]
-    warnings: tuple[str, ...]
-    harmed: tuple[HarmedRows, ...]
-    findings: tuple[Finding, ...]
-    """Of the gate before publishing; nothing with `dry_run`."""
-    seconds: float
-    """Measured, or with `dry_run` estimated from `ASSUMED_BYTES_PER_SECOND`."""
-    bytes_resumed: int
-    serve_command: str
-    serve_note: str
-    tensors: tuple[TensorRow, ...]
 
 
 Notify = Callable[[ProductionEvent], None]
@@ -164,7 +120,18 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         done = produce(production, notify)
         seconds = time.monotonic() - begun
     foreseen = None if order is None else foresee(order, plan, checkpoint)
-    return _report(request, checkpoint, plan, foreseen, out, resources, checks, commit, seconds=seconds, done=done)
+    return assemble(
+        plan,
+        model=request.model,
+        commit=commit,
+        out=out,
+        foreseen=foreseen,
+        resources=resources,
+        checks=checks,
+        left_behind=checkpoint.left_behind,
+        seconds=seconds,
+        done=done,
+    )
 
 
 def _refuse_idle_patterns(request: QuantizeRequest, choice: Choice) -> None:
@@ -220,56 +187,6 @@ def _check_machine(
 
 def _ignore(request: QuantizeRequest) -> tuple[str, ...]:
     return (*DEFAULT_IGNORE, *request.ignore) if request.default_ignore else request.ignore
-
-
-def _report(  # noqa: PLR0913 - one argument for each thing a report is made of
-    request: QuantizeRequest,
-    checkpoint: Checkpoint,
-    plan: Plan,
-    foreseen: CalibrationReport | None,
-    out: Path,
-    resources: Resources,
-    checks: tuple[environment.Check, ...],
-    commit: str | None,
-    *,
-    seconds: float,
-    done: Produced | None,
-) -> QuantizeReport:
-    choice = Choice(scheme=plan.scheme, kv_cache=plan.kv_cache)
-    written = Written(harmed=(), bytes_resumed=0) if done is None else done.written
-    if foreseen is not None and done is not None and done.calibrated is not None:
-        foreseen = replace(foreseen, facts=done.calibrated.facts, known=done.calibrated.known)
-    return QuantizeReport(
-        model=request.model,
-        revision=commit,
-        out=out,
-        name=choice.name,
-        summary=choice.summary,
-        scheme=plan.scheme,
-        kv_cache=plan.kv_cache,
-        calibration=foreseen,
-        dtype=torch_name(plan.dtype),
-        dry_run=request.dry_run,
-        counts=plan.counts,
-        bytes_before=by_torch_name(plan.bytes_before),
-        bytes_after=by_torch_name(plan.bytes_after),
-        bytes_read=plan.bytes_read,
-        bytes_written=plan.bytes_written,
-        shards=len(plan.shards),
-        workers=resources.workers,
-        memory_bytes=resources.memory_bytes,
-        ignored_modules=plan.ignored_modules,
-        left_behind=checkpoint.left_behind,
-        checks=checks,
-        warnings=block_shape_warnings(plan),
-        harmed=written.harmed,
-        findings=() if done is None else done.findings,
-        seconds=seconds,
-        bytes_resumed=written.bytes_resumed,
-        serve_command=serve_command(str(out)),
-        serve_note=serve_note(plan.scheme, plan.kv_cache),
-        tensors=tensor_rows(plan),
-    )
 
 
 def _name(model: str) -> str:

@@ -1,0 +1,109 @@
+"""What a run made, or with a dry run would make: assembled from the plan, what was foreseen, and what came of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fp8cli.core.calibrating.outlook import CalibrationReport
+from fp8cli.core.doctor.environment import Check
+from fp8cli.core.findings import Finding
+from fp8cli.core.making.production import Produced
+from fp8cli.core.quantizing.choices import Choice
+from fp8cli.core.quantizing.engine import HarmedRows, Written
+from fp8cli.core.quantizing.outlook import block_shape_warnings
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.resources import Resources
+from fp8cli.core.quantizing.tensor_rows import TensorRow, by_torch_name, tensor_rows, torch_name
+from fp8cli.core.serving.command_line import serve_command, serve_note
+from fp8cli.schemes import KvCache, Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeReport:
+    """What was done, or with `dry_run` what would be done."""
+
+    model: str
+    revision: str | None
+    out: Path
+    name: str
+    """What was chosen, in a word or two: `FP8_DYNAMIC`, `FP8 + FP8 KV cache`."""
+    summary: str
+    scheme: Scheme | None
+    """None: the weights stay as they are."""
+    kv_cache: KvCache | None
+    calibration: CalibrationReport | None
+    """None where nothing needs data."""
+    dtype: str
+    dry_run: bool
+    counts: Mapping[str, int]
+    bytes_before: Mapping[str, int]
+    bytes_after: Mapping[str, int]
+    bytes_read: int
+    bytes_written: int
+    shards: int
+    workers: int
+    memory_bytes: int
+    ignored_modules: tuple[str, ...]
+    left_behind: tuple[str, ...]
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...]
+    harmed: tuple[HarmedRows, ...]
+    findings: tuple[Finding, ...]
+    """Of the gate before publishing; nothing with `dry_run`."""
+    seconds: float
+    """Measured, or with `dry_run` estimated from `ASSUMED_BYTES_PER_SECOND`."""
+    bytes_resumed: int
+    serve_command: str
+    serve_note: str
+    tensors: tuple[TensorRow, ...]
+
+
+def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
+    plan: Plan,
+    *,
+    model: str,
+    commit: str | None,
+    out: Path,
+    foreseen: CalibrationReport | None,
+    resources: Resources,
+    checks: tuple[Check, ...],
+    left_behind: tuple[str, ...],
+    seconds: float,
+    done: Produced | None,
+) -> QuantizeReport:
+    """Put a report together. model: the source as the user named it; done: None with a dry run."""
+    choice = Choice(scheme=plan.scheme, kv_cache=plan.kv_cache)
+    written = Written(harmed=(), bytes_resumed=0) if done is None else done.written
+    if foreseen is not None and done is not None and done.calibrated is not None:
+        foreseen = replace(foreseen, facts=done.calibrated.facts, known=done.calibrated.known)
+    return QuantizeReport(
+        model=model,
+        revision=commit,
+        out=out,
+        name=choice.name,
+        summary=choice.summary,
+        scheme=plan.scheme,
+        kv_cache=plan.kv_cache,
+        calibration=foreseen,
+        dtype=torch_name(plan.dtype),
+        dry_run=done is None,
+        counts=plan.counts,
+        bytes_before=by_torch_name(plan.bytes_before),
+        bytes_after=by_torch_name(plan.bytes_after),
+        bytes_read=plan.bytes_read,
+        bytes_written=plan.bytes_written,
+        shards=len(plan.shards),
+        workers=resources.workers,
+        memory_bytes=resources.memory_bytes,
+        ignored_modules=plan.ignored_modules,
+        left_behind=left_behind,
+        checks=checks,
+        warnings=block_shape_warnings(plan),
+        harmed=written.harmed,
+        findings=() if done is None else done.findings,
+        seconds=seconds,
+        bytes_resumed=written.bytes_resumed,
+        serve_command=serve_command(str(out)),
+        serve_note=serve_note(plan.scheme, plan.kv_cache),
+        tensors=tensor_rows(plan),
+    )
