@@ -4,7 +4,7 @@
     python scripts/readme.py --check
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `help` and a command,
-`screen inspect`, `screen compare`, `exit codes`, `schemes` or `files`.
+`screen inspect`, `screen compare`, `exit codes`, `schemes`, `measured schemes` or `files`.
 """
 
 import ast
@@ -19,7 +19,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import Final
 
-from record_comparison import RECORDED
+import record_comparison
+import record_schemes
+from recording import where_and_when
 
 from fp8cli.commands.compare import CompareReport
 from fp8cli.core.comparing.comparison import Comparison
@@ -49,6 +51,8 @@ def generate(name: str) -> str:
             return "\n".join(["| code | meaning |", "|---:|---|", *rows, ""])
         case ["schemes"]:
             return _schemes()
+        case ["measured", "schemes"]:
+            return _measured_schemes()
         case ["files"]:
             return f"```text\n{_files()}```\n"
         case _:
@@ -76,7 +80,7 @@ def _inspection() -> str:
 
 def _comparison() -> str:
     """Draw the recorded comparison as on a terminal's pipe, and say where and when it was made."""
-    recorded = json.loads(RECORDED.read_text("utf-8"))
+    recorded = json.loads(record_comparison.RECORDED.read_text("utf-8"))
     report = recorded["report"]
     comparison = from_json(Comparison, report["comparison"])
     paper = StringIO()
@@ -84,12 +88,7 @@ def _comparison() -> str:
         CompareReport(comparison=comparison, command=report["command"], exit_code=ExitCode.DONE),
         Output(out=Channel.of(paper), err=Channel.of(paper)),
     )
-    machine, versions = recorded["machine"], recorded["versions"]
-    with_versions = ", ".join(f"{name} {version}" for name, version in versions.items())
-    made = (
-        f"Recorded on {recorded['date']} by `scripts/record_comparison.py`, on {machine['cores']} cores of "
-        f"{machine['processor']}, GPU: {machine['gpu']}; {with_versions}."
-    )
+    made = where_and_when(recorded, "record_comparison.py")
     screen = "\n".join(line.rstrip() for line in paper.getvalue().splitlines())
     return f"```text\n$ {report['command']}\n{screen}\n```\n\n{fill(made, 120)}\n"
 
@@ -108,6 +107,26 @@ def _schemes() -> str:
         calibration = "needed: texts" if scheme.needs_calibration else "none"
         lines.append(f"| {name} | {scheme.summary} | `NAME-{scheme.suffix}` | {capability} | {calibration} |")
     return "\n".join([*lines, ""])
+
+
+def _measured_schemes() -> str:
+    """Make a table of the recorded measurements of every scheme."""
+    recorded = json.loads(record_schemes.RECORDED.read_text("utf-8"))
+    rows = recorded["rows"]
+    lines = [
+        "| what is FP8 | MB | SQNR of the weights | KL divergence (nats) | same top token | accuracy | verdict |",
+        "|---|---:|---:|---:|---:|---:|---|",
+        f"| nothing (BF16) | {recorded['base_bytes'] / 10**6:.2f} | | | | {rows[0]['base']:.2%} | |",
+    ]
+    for row in rows:
+        sqnr = "not quantized" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
+        low, high = (f"{100 * end:+.2f}".replace("-", "−") for end in row["interval"])
+        accuracy = f"{row['accuracy']:.2%} ({low} to {high} pp)"
+        kl = f"{row['kl']:.1e} ± {row['kl_stderr']:.0e}"
+        cells = [f"{row['bytes'] / 10**6:.2f}", sqnr, kl, f"{row['same_top']:.1%}", accuracy, row["verdict"].upper()]
+        lines.append(f"| {row['choice']} | {' | '.join(cells)} |")
+    made = f"Of {rows[0]['items']:,} items, with 95 % intervals. {where_and_when(recorded, 'record_schemes.py')}"
+    return "\n".join([*lines, "", fill(made, 120), ""])
 
 
 def _files() -> str:
