@@ -339,9 +339,10 @@ def job_of(model: Path, **changes: object) -> CalibrationJob:
 def find_here(job: CalibrationJob, change: Callable[[Any], None] | None = None) -> Mapping[str, torch.Tensor]:
     from transformers import AutoTokenizer
 
-    from fp8cli.calibrator.finding import find_scales, load_model, save_scales
+    from fp8cli.calibrator.finding import find_scales, save_scales
+    from fp8cli.calibrator.loading import load_model
 
-    model = load_model(job)
+    model = load_model(job.model, job.dtype, offload=None)
     if change is not None:
         change(model)
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)

@@ -17,27 +17,8 @@ from fp8cli.worker.failures import Failure, describe, sentence
 _OBSERVED: Final = ("input", "k", "v")
 """Values that are observed while samples go through: inputs of layers, keys and values."""
 
-_NOT_LOADED: Final = (OSError, KeyError, TypeError, RuntimeError, ValueError)
-"""How transformers says that a checkpoint is broken or not of a kind it knows."""
-
 _STRATEGIES: Final = {"tensor": "tensor", "head": "attn_head"}
 _MAX_NAMED: Final = 3
-
-
-def load_model(job: CalibrationJob) -> Any:
-    """Load the model. Raises Failure where the reason is known here."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        # Experts become layers of their own later, in `oneshot`. Its way of loading them so takes every class of
-        # transformers in hand, of which some cannot be loaded without torchvision.
-        return AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.dtype))
-    except Exception as error:
-        failure = describe(error)
-        if failure.kind == "other" and isinstance(error, _NOT_LOADED):
-            raise Failure(kind="model", message=f"the checkpoint could not be loaded ({sentence(error)})") from error
-        raise failure from error
 
 
 def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encoded, tell: Callable[..., None]) -> None:

@@ -65,11 +65,12 @@ def _work(folder: Path, progress: Progress) -> None:
     progress.tell("texts", samples=len(encoded.ids), tokens=encoded.tokens)
     _check_device(job)
 
-    from fp8cli.calibrator.finding import find_scales, load_model, save_scales
+    from fp8cli.calibrator.finding import find_scales, save_scales
+    from fp8cli.calibrator.loading import load_model
 
     progress.tell("loading")
     _seed(job.samples.seed)
-    model = load_model(job)
+    model = load_model(job.model, job.dtype, offload=None)
     find_scales(job, model, tokenizer, encoded, progress.tell)
     scales = save_scales(job, model, folder / protocol.SCALES)
     _write_facts(
