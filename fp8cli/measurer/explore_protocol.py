@@ -1,0 +1,39 @@
+"""What an exploration is to measure, as the job of the measurer says it, and what it finds.
+
+The result has one entry for each form, in their order, under `forms`:
+
+    name        of the form
+    failure     null, or {message, hint}: why it could not be measured; nothing else is there then
+    kl, kl_se, same_top, per_sample     see `reference.Divergence`
+    noise       {module: [sum of squares of its weight, of its rounding error]}; empty where weights stay as they are
+    seconds
+
+and beside it `lengths`, the positions of each measured text, and `calibrated_on`, how many texts gave static scales.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fp8cli.simulator.scheme import Rounding, SimulatedScheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreWork:
+    """Forms of one model that are to be measured one after another."""
+
+    schemes: tuple[SimulatedScheme, ...]
+    modules: tuple[str, ...]
+    """The Linears that a scheme of weights rounds, by their names in the model."""
+    kind: Literal["explore"] = "explore"
+
+
+def read_explore_work(fields: Mapping[str, Any]) -> ExploreWork:
+    """Return the work of a job that was read as JSON."""
+    return ExploreWork(schemes=tuple(map(read_scheme, fields["schemes"])), modules=tuple(fields["modules"]))
+
+
+def read_scheme(fields: Mapping[str, Any]) -> SimulatedScheme:
+    """Return a scheme that `dataclasses.asdict` and JSON have gone over."""
+    roundings = {name: fields[name] and Rounding(**fields[name]) for name in ("weights", "activations")}
+    return SimulatedScheme(**{**fields, **roundings})

@@ -1,0 +1,92 @@
+"""Forms of a model measured one after another: each is simulated on the model that is loaded, and taken back.
+
+Half of the texts give the scales of what needs data, every second one; the others are what all forms are measured on,
+so that no form is measured on the texts it was fitted to.
+"""
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fp8cli.measurer.explore_protocol import ExploreWork
+from fp8cli.measurer.protocol import MeasureJob
+from fp8cli.measurer.reference import Reference
+from fp8cli.samples.encoding import Encoded
+from fp8cli.simulator.applying import simulated
+from fp8cli.simulator.observing import Observed, observe
+from fp8cli.simulator.scheme import SimulatedScheme
+from fp8cli.worker.failures import Failure, describe
+from fp8cli.worker.progress import Progress
+
+Ids = Sequence[Sequence[int]]
+
+
+def explore(
+    job: MeasureJob, work: ExploreWork, model: Any, encoded: Encoded, folder: Path, progress: Progress
+) -> Mapping[str, object]:
+    """Measure all forms; see `explore_protocol` for what is returned.
+
+    Raises Failure where none can be measured.
+    """
+    measured, calibration = encoded.ids[::2], encoded.ids[1::2]
+    if not calibration:
+        message = f"an exploration takes 2 texts or more, and there is {len(encoded.ids)}"
+        raise Failure(kind="data", message=message, hint="half of them give scales, half are measured on")
+    reference = Reference(
+        model,
+        measured,
+        folder,
+        positions=job.positions,
+        budget_bytes=job.budget_bytes,
+        notify=lambda done, total: progress.tell("reference", done=done, total=total),
+    )
+    observations = _Observations(model, work.modules, calibration)
+    forms, failures = [], []
+    for number, scheme in enumerate(work.schemes, 1):
+        progress.tell("step", number=number, of=len(work.schemes), name=scheme.name)
+        started = time.perf_counter()
+        try:
+            found = _measure(scheme, work, model, reference, observations)
+            forms.append({"name": scheme.name, "failure": None, **found, "seconds": time.perf_counter() - started})
+        except Exception as error:  # noqa: BLE001 - a form that cannot be is a row of the table, not its end
+            traceback.print_exc()
+            failures.append(describe(error))
+            why = {"message": failures[-1].message, "hint": failures[-1].hint}
+            forms.append({"name": scheme.name, "failure": why})
+    if len(failures) == len(forms):
+        raise failures[0]
+    return {"forms": forms, "lengths": reference.lengths, "calibrated_on": len(calibration)}
+
+
+def _measure(
+    scheme: SimulatedScheme, work: ExploreWork, model: Any, reference: Reference, observations: "_Observations"
+) -> dict[str, object]:
+    observed = observations.of(scheme)
+    with simulated(model, scheme, () if scheme.weights is None else work.modules, observed) as simulation:
+        divergence = reference.divergence(model)
+        noise = {name: list(sums) for name, sums in simulation.noise.items()}
+    return {
+        "kl": divergence.kl,
+        "kl_se": divergence.kl_se,
+        "same_top": divergence.same_top,
+        "per_sample": divergence.per_sample,
+        "noise": noise,
+    }
+
+
+class _Observations:
+    """What the texts for calibration show of a model, looked at when a form first needs it."""
+
+    def __init__(self, model: Any, modules: Sequence[str], texts: Ids) -> None:
+        self._model, self._modules, self._texts = model, modules, texts
+        self._seen: dict[str | None, Observed] = {}
+
+    def of(self, scheme: SimulatedScheme) -> Observed | None:
+        """Return what a scheme needs to know of; None where that is nothing."""
+        if not scheme.needs_data:
+            return None
+        if scheme.kv_cache not in self._seen:
+            self._seen[scheme.kv_cache] = observe(self._model, self._modules, scheme.kv_cache, self._texts)
+        return self._seen[scheme.kv_cache]

@@ -1,0 +1,124 @@
+"""The measurer: reads its job, loads the model once, measures forms of it, and leaves what it found in the folder.
+
+Started by `worker.bootstrap`, perhaps in an interpreter that has nothing of this tool's. All that it has to say goes
+into files; standard output and error are a log.
+"""
+
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from fp8cli.measurer import protocol
+from fp8cli.measurer.explore_protocol import ExploreWork
+from fp8cli.samples.rows import UnfitData
+from fp8cli.worker import facts
+from fp8cli.worker.failures import Failure, describe
+from fp8cli.worker.parent_watch import watch_parent
+from fp8cli.worker.progress import Progress
+
+NEEDED: Final = ("transformers", "torch")
+INSTALL: Final = "install transformers beside it, `pip install 'transformers>=5.10,<6'`, or name --python"
+
+
+def main(folder: Path) -> NoReturn:
+    """Do the job of a folder, and leave: 0 after `finished`, 1 after `failed`."""
+    watch_parent()
+    progress = Progress(folder, 0)
+    code = 0
+    try:
+        _work(folder, progress)
+        progress.tell("finished")
+    except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it is
+        traceback.print_exc()
+        failure = _describe(error)
+        progress.tell("failed", kind=failure.kind, message=failure.message, hint=failure.hint)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written. What libraries do on their way out takes seconds, and some of them hang there.
+    os._exit(code)
+
+
+def _describe(error: BaseException) -> Failure:
+    if isinstance(error, UnfitData):
+        return Failure(kind="data", message=error.message, hint=error.hint)
+    return describe(error)
+
+
+def _work(folder: Path, progress: Progress) -> None:
+    job = protocol.read_job(folder)
+    here = facts.versions()
+    progress.tell("started", pid=os.getpid(), python=sys.executable, versions=here)
+    for name in NEEDED:
+        if here[name] is None:
+            raise Failure(kind="packages", message=f"`{sys.executable}` has no `{name}`", hint=INSTALL)
+    started = time.perf_counter()
+    encoded = None if job.samples is None else _encode(job, folder)
+    if encoded is not None:
+        progress.tell("texts", samples=len(encoded.ids), tokens=encoded.tokens)
+
+    from fp8cli.measurer.model import load
+
+    progress.tell("loading")
+    _seed(0 if job.samples is None else job.samples.seed)
+    model = load(job)
+    progress.tell("loaded", device=str(model.device), seconds=time.perf_counter() - started)
+    found = _measure(job, model, encoded, folder, progress)
+    _write_result(
+        folder,
+        {
+            **found,
+            "samples": 0 if encoded is None else len(encoded.ids),
+            "tokens": 0 if encoded is None else encoded.tokens,
+            "max_seq_length": None if encoded is None else encoded.max_seq_length,
+            "token_ids_sha256": None if encoded is None else encoded.sha256(),
+            "device": str(model.device),
+            "versions": here,
+            "seconds": time.perf_counter() - started,
+            "peak_memory_bytes": facts.peak_memory_bytes(0),
+            "peak_gpu_memory_bytes": facts.gpu_facts()["peak_gpu_memory_bytes"],
+        },
+    )
+
+
+def _encode(job: protocol.MeasureJob, folder: Path) -> Any:
+    from fp8cli.samples.encoding import encode_samples, load_tokenizer, positions_of
+
+    assert job.samples is not None  # noqa: S101 - see `_work`
+    return encode_samples(job.samples, folder, load_tokenizer(job.model), positions_of(job.model))
+
+
+def _measure(
+    job: protocol.MeasureJob, model: Any, encoded: Any, folder: Path, progress: Progress
+) -> Mapping[str, object]:
+    """Do the work of the job, and return what it found. encoded: the texts as token ids, None if there are none."""
+    match job.work:
+        case ExploreWork():
+            from fp8cli.measurer.exploring import explore
+
+            return explore(job, job.work, model, encoded, folder, progress)
+
+
+def _seed(seed: int) -> None:
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - it is this generator that libraries draw from
+    torch.manual_seed(seed)
+
+
+def _write_result(folder: Path, result: Mapping[str, object]) -> None:
+    """Write the result whole or not at all: it is there only when all is done."""
+    new = folder / f"{protocol.RESULT}.new"
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(result, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(folder / protocol.RESULT)

@@ -1,0 +1,44 @@
+"""The model of a measurement: loaded once, in its own dtype, on the device that it fits on, ready to be asked."""
+
+from typing import Any, Final
+
+from fp8cli.measurer.protocol import MeasureJob
+from fp8cli.worker.failures import Failure
+
+ROOM: Final = 1.25
+"""A GPU is chosen where this many times the weights are free: a rounded layer and what layers hand on want room too."""
+
+
+def load(job: MeasureJob) -> Any:
+    """Load the model of a job onto its device, for inference alone. Raises Failure where the reason is known."""
+    import torch
+
+    from fp8cli.calibrator.loading import load_model
+
+    model = load_model(job.model, job.dtype, offload=None)
+    size = sum(tensor.nbytes for tensor in model.parameters())
+    device = choose_device(job.device, size)
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError as error:
+        message = f"the model's {size:,} bytes do not fit on `{device}`"
+        raise Failure(kind="memory", message=message, hint="measure on the processor: --device cpu") from error
+    return model.eval()
+
+
+def choose_device(wanted: str, size: int) -> Any:
+    """Return the device for weights of `size` bytes. Raises Failure for a GPU that is not there."""
+    import torch
+
+    if wanted.startswith("cuda"):
+        _, _, number = wanted.partition(":")
+        there = torch.cuda.device_count()
+        if int(number or 0) >= there:
+            message = f"`{wanted}` was asked for, and torch here sees {there} GPUs"
+            raise Failure(kind="other", message=message, hint="fp8 doctor says why")
+        return torch.device(wanted)
+    if wanted == "auto" and torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        if free > size * ROOM:
+            return torch.device("cuda")
+    return torch.device("cpu")
