@@ -1,21 +1,23 @@
 """Which decisions stay in 16 bits: the fewest bytes within a KL, or the least KL within some bytes. Pure arithmetic.
 
-Each decision g has a size in bytes that keeping it costs, and a cost in KL that quantizing it has. The cost is the mean
-of two measurements: KL with g alone quantized, and what KL loses when g is taken out of all that is quantized. For
-small errors KL is a quadratic form of them, and that mean is then g's Shapley value: its share of the whole with every
-other decision counted half, so that all costs sum to the KL of everything quantized.
+Each decision g has a size, the bytes that keeping it costs, and a cost in KL that quantizing it has. The cost is the
+mean of two measurements: what KL gains when g alone is quantized, and what it loses when g is taken out of all that is
+quantized. Where KL is a quadratic form of the errors, as it is for small ones, that mean is g's Shapley value: its
+interactions shared out evenly, so that all costs sum to the KL of everything quantized.
 
-1. With costs that add up, the sets that no other beats in bytes and KL at once are found exactly (Nemhauser and
-   Ullmann's list of nondominated sets, thinned beyond `MOST_SETS`). They are the path from nothing kept to all.
-2. The path is bisected by *measured* KL, never by the sum of costs: it gives a set that meets the budget, beside one
-   that does not.
-3. What interaction of layers and rounding make of the sum is mended by measuring neighbours, most promising first, one
-   decision given back, added, or exchanged for another: any that is better and meets the budget takes the set's place,
-   until none is left or `most` measurements are spent.
+1. With costs that add up, the sets that no other beats in bytes and KL at once are found exactly (the list of
+   nondominated sets of Nemhauser and Ullmann, 1969; thinned beyond `MOST_SETS`). They are a path from nothing kept to
+   everything kept.
+2. Some sets of the path are measured, which is the curve, and the path is bisected by *measured* KL, never by the sum
+   of costs: that gives a set within the budget beside one that is not.
+3. What interactions make of the sum is mended by measuring neighbours, most promising first: one decision given back,
+   added, or exchanged for one or two others. One that is better and within the budget takes the set's place, until
+   there is none or the measurements are spent.
 
-What holds of the result: its KL was measured and it meets the budget; and unless the measurements ran out, no decision
-of it can be given back by itself (for a KL), and no neighbour that fits has less KL (for a size). It is the best of all
-sets where costs add up. In general that cannot be promised: 2ⁿ sets cannot be measured.
+What holds of the result: its KL is measured and within the budget. Unless the measurements ran out, no single decision
+can be given back (for a KL), and no set one exchange away that fits has less KL (for a size); beyond `NEAR` decisions
+only exchanges among the `NEAR` most promising are tried. Where costs add up it is the best set of all. In general that
+is promised by nobody who does not measure all 2ⁿ sets.
 """
 
 import bisect
@@ -27,6 +29,12 @@ from typing import Final
 MOST_SETS: Final = 4096
 """Nondominated sets that are carried along; beyond it, of those nearly alike in bytes the best are kept."""
 
+NEAR: Final = 32
+"""Decisions of each kind, kept and not, that exchanges are tried with."""
+
+CURVE: Final = 8
+"""Sets of the path between its ends that are measured, evenly by bytes."""
+
 Kept = frozenset[int]
 """Numbers of the decisions that stay in 16 bits."""
 
@@ -36,7 +44,7 @@ class Candidate:
     """One decision."""
 
     saved_bytes: int
-    """What quantizing it saves, so what keeping it costs."""
+    """What quantizing it saves, and keeping it costs; more than 0."""
     cost: float
     """What quantizing it adds to KL, see above; noise may make it negative."""
 
@@ -71,14 +79,32 @@ class Measured:
         return len(self.known) >= self.most
 
 
+def costs(count: int, measured: Measured) -> list[float]:
+    """Return what quantizing each of `count` decisions adds to KL, see above; 2 · count + 2 sets are measured."""
+    whole = frozenset(range(count))
+    floor, most = measured.kl(whole), measured.kl(frozenset())
+    alone = [measured.kl(whole - {number}) - floor for number in range(count)]
+    last = [most - measured.kl(frozenset({number})) for number in range(count)]
+    return [(one + other) / 2 for one, other in zip(alone, last, strict=True)]
+
+
+def curve(path: Sequence[Kept], candidates: Sequence[Candidate]) -> list[int]:
+    """Return which sets of a path to measure, from the first to the last, evenly by bytes."""
+    sizes = [size(kept, candidates) for kept in path]
+    wanted = (sizes[-1] * step // (CURVE + 1) for step in range(1, CURVE + 1))
+    between = {min(bisect.bisect_left(sizes, size_wanted), len(path) - 1) for size_wanted in wanted}
+    return sorted({0, *between, len(path) - 1})
+
+
 def fewest_bytes(candidates: Sequence[Candidate], limit: float, measured: Measured) -> Found | None:
     """Return the set with the fewest bytes kept whose KL is at most `limit`; None if even all kept is beyond it."""
     path = nondominated(candidates)
-    if measured.kl(frozenset()) <= limit:
-        return Found(kept=frozenset(), exhausted=False)
-    if measured.kl(_all(candidates)) > limit:
+    seen = curve(path, candidates)
+    within = [place for place in seen if measured.kl(path[place]) <= limit]
+    if not within:
         return None
-    low, high = 0, len(path) - 1
+    high = within[0]
+    low = max((place for place in seen if place < high), default=high)
     while high - low > 1:
         middle = (low + high) // 2
         if measured.kl(path[middle]) <= limit:
@@ -96,10 +122,11 @@ def fewest_bytes(candidates: Sequence[Candidate], limit: float, measured: Measur
 def least_kl(candidates: Sequence[Candidate], room_bytes: int, measured: Measured) -> Found:
     """Return the set with the least KL of those that cost at most `room_bytes`, which is 0 or more."""
     path = nondominated(candidates)
-    sizes = [size(kept, candidates) for kept in path]
-    last = bisect.bisect_right(sizes, room_bytes) - 1
+    for place in curve(path, candidates):
+        measured.kl(path[place])
+    fitting = [kept for kept in path if size(kept, candidates) <= room_bytes]
     # The sum of costs is no more than a guess: of the last sets that fit, the one that measures best is the start.
-    start = min(path[max(last - 2, 0) : last + 1], key=measured.kl)
+    start = min(fitting[-3:], key=measured.kl)
     return _improve(
         start,
         lambda kept: _closer(kept, candidates, room_bytes),
@@ -134,11 +161,6 @@ def size(kept: Iterable[int], candidates: Sequence[Candidate]) -> int:
     return sum(candidates[number].saved_bytes for number in kept)
 
 
-def predicted(kept: Kept, candidates: Sequence[Candidate]) -> float:
-    """Return the sum of the costs of all that is not kept."""
-    return math.fsum(each.cost for number, each in enumerate(candidates) if number not in kept)
-
-
 def _all(candidates: Sequence[Candidate]) -> Kept:
     return frozenset(range(len(candidates)))
 
@@ -152,7 +174,11 @@ def _thin(states: list[tuple[int, float, tuple[int, ...]]]) -> list[tuple[int, f
 
 
 def _improve(
-    start: Kept, neighbours: Callable[[Kept], Iterator[Kept]], *, better: Callable[[Kept, Kept], bool], measured: Measured
+    start: Kept,
+    neighbours: Callable[[Kept], Iterator[Kept]],
+    *,
+    better: Callable[[Kept, Kept], bool],
+    measured: Measured,
 ) -> Found:
     kept = start
     while True:
@@ -168,31 +194,45 @@ def _improve(
 
 def _cheaper(kept: Kept, candidates: Sequence[Candidate], limit: float, measured: Measured) -> Iterator[Kept]:
     """Sets with fewer bytes: every single decision given back, then exchanges that may be within the limit."""
-    back = sorted(kept, key=lambda number: -candidates[number].saved_bytes)
-    yield from (kept - {number} for number in back)
+    yield from (kept - {number} for number in sorted(kept, key=lambda number: -candidates[number].saved_bytes))
     now = measured.kl(kept)
+    giving, taking = _nearest(kept, candidates)
     swaps = [
-        (size(kept, candidates) - out.saved_bytes + into.saved_bytes, kept - {number} | {other})
-        for number, out in ((number, candidates[number]) for number in kept)
-        for other, into in enumerate(candidates)
-        if other not in kept and into.saved_bytes < out.saved_bytes and now + out.cost - into.cost <= limit
+        (candidates[other].saved_bytes - candidates[number].saved_bytes, kept - {number} | {other})
+        for number in giving
+        for other in taking
+        if candidates[other].saved_bytes < candidates[number].saved_bytes
+        and now + candidates[number].cost - candidates[other].cost <= limit
     ]
     yield from (other for _, other in sorted(swaps, key=lambda swap: (swap[0], sorted(swap[1]))))
 
 
 def _closer(kept: Kept, candidates: Sequence[Candidate], room_bytes: int) -> Iterator[Kept]:
-    """Sets that fit: with one more decision, or one exchanged for one or for two; the least sum of costs first."""
+    """Sets that fit: with one more decision, or one exchanged for one or two; the least sum of costs first."""
     free = room_bytes - size(kept, candidates)
-    others = [number for number in range(len(candidates)) if number not in kept]
-    found = [kept | {other} for other in others if candidates[other].saved_bytes <= free]
-    for number in kept:
-        room = free + candidates[number].saved_bytes
-        fitting = [other for other in others if candidates[other].saved_bytes <= room]
-        found += [kept - {number} | {other} for other in fitting]
+    giving, taking = _nearest(kept, candidates)
+    found: list[tuple[float, Kept]] = []
+    for number in (None, *giving):
+        less = kept if number is None else kept - {number}
+        room = free if number is None else free + candidates[number].saved_bytes
+        lost = 0.0 if number is None else candidates[number].cost
+        sets = [{one} for one in taking]
+        if number is not None:
+            sets += [{one, other} for place, one in enumerate(taking) for other in taking[place + 1 :]]
         found += [
-            kept - {number} | {one, other}
-            for place, one in enumerate(fitting)
-            for other in fitting[place + 1 :]
-            if candidates[one].saved_bytes + candidates[other].saved_bytes <= room
+            (lost - math.fsum(candidates[one].cost for one in added), less | added)
+            for added in sets
+            if size(added, candidates) <= room
         ]
-    yield from sorted(found, key=lambda other: (predicted(other, candidates), sorted(other)))
+    yield from (other for _, other in sorted(found, key=lambda each: (each[0], sorted(each[1]))))
+
+
+def _nearest(kept: Kept, candidates: Sequence[Candidate]) -> tuple[list[int], list[int]]:
+    """Return decisions that may be given back, least cost per byte first, and others that may be kept, most first."""
+
+    def worth(number: int) -> float:
+        return candidates[number].cost / candidates[number].saved_bytes
+
+    giving = sorted(kept, key=worth)[:NEAR]
+    taking = sorted((number for number in range(len(candidates)) if number not in kept), key=worth, reverse=True)
+    return giving, taking[:NEAR]
