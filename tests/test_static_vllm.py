@@ -1,18 +1,15 @@
-"""Calibrated checkpoints in vLLM: its CPU build runs the FP8 cache, and its own resolution chooses static FP8."""
+"""Calibrated checkpoints in vLLM: its CPU build runs the FP8 cache."""
 
-import json
 import math
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.calibrated import MODEL, made_up, plan_of, write
+from tests.calibrated import MODEL, plan_of, write
 from tests.test_serving import LARGEST_MEAN_SHIFT, LARGEST_SHIFT, in_vllm, prompts
 from tests.test_static_oneshot import reference, scales_of
 
@@ -20,21 +17,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded modules"),
 ]
-
-# The CPU build has no kernel for static activations; which one a GPU would run is decided before that is asked.
-CHOOSE = """
-import json, sys
-from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config
-from vllm.model_executor.layers.quantization.compressed_tensors import compressed_tensors
-config = json.load(open(sys.argv[1] + "/config.json"))["quantization_config"]
-chosen = compressed_tensors.CompressedTensorsConfig.from_config(config)
-compressed_tensors.CompressedTensorsKVCacheMethod.validate_kv_cache_scheme(chosen.kv_cache_scheme)
-linear = chosen.target_scheme_map["Linear"]
-with set_current_vllm_config(VllmConfig(model_config=ModelConfig(model=sys.argv[1]))):
-    scheme = chosen._get_scheme_from_parts(linear["weights"], linear["input_activations"], format=linear["format"])
-words = [type(scheme).__name__, scheme.strategy, scheme.is_static_input_scheme, chosen.ignore]
-print(json.dumps([*words, chosen.kv_cache_scheme["strategy"]]))
-"""
 
 
 def with_tokenizer(folder: Path) -> Path:
@@ -65,13 +47,3 @@ def test_vllm_reads_the_scales_of_the_cache_and_says_what_the_original_says(tmp_
     # With scales a sixty-fourth of these it is 5.0 on average: keys and values then saturate.
     assert 0 < statistics.mean(shifts) < LARGEST_MEAN_SHIFT
     assert max(shifts) < LARGEST_SHIFT
-
-
-def test_vllm_chooses_static_fp8_per_tensor_for_the_config(tmp_path: Path) -> None:
-    plan = plan_of(MODEL, "FP8", "head")
-    write(MODEL, tmp_path / "out", plan, made_up(plan))
-    command = [sys.executable, "-c", CHOOSE, str(with_tokenizer(tmp_path / "out"))]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
-    chosen = json.loads(result.stdout.splitlines()[-1])
-    assert chosen == ["CompressedTensorsW8A8Fp8", "tensor", True, ["lm_head"], "attn_head"]
