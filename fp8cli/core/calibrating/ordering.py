@@ -73,14 +73,14 @@ class CalibrationOrder:
             scheme=plan.scheme,
             kv_cache=plan.kv_cache,
             folder=folder,
-            targets=_resolve(targets, modules),
-            ignore=_resolve(ignore, modules),
+            targets=resolve_patterns(targets, modules),
+            ignore=resolve_patterns(ignore, modules),
             data=self.data,
             column=self.column,
             samples=self.samples,
             seed=self.seed,
             max_seq_length=self.max_seq_length,
-            device=_kind_of(device),
+            device=kind_of_device(device),
             python=self.python,
             wanted=tuple(scale.name for scale in plan.calibrated),
         )
@@ -116,7 +116,7 @@ def order_calibration(options: CalibrationOptions, choice: Choice, *, model: Pat
         samples=samples,
         max_seq_length=length,
         seed=seed,
-        python=None if options.python is None else _interpreter(options.python),
+        python=None if options.python is None else interpreter_at(options.python),
         seen=seen,
     )
 
@@ -131,7 +131,8 @@ def environment_of(device: str, environ: Mapping[str, str] = os.environ) -> Mapp
     return {**environ, _VISIBLE: visible[place] if place < len(visible) else number}
 
 
-def _kind_of(device: str) -> Literal["auto", "cpu", "cuda"]:
+def kind_of_device(device: str) -> Literal["auto", "cpu", "cuda"]:
+    """Return what --device says without the number of a GPU."""
     match device.partition(":")[0]:
         case "cpu":
             return "cpu"
@@ -141,7 +142,7 @@ def _kind_of(device: str) -> Literal["auto", "cpu", "cuda"]:
             return "auto"
 
 
-def _resolve(patterns: Sequence[str], modules: Sequence[str]) -> tuple[str, ...]:
+def resolve_patterns(patterns: Sequence[str], modules: Sequence[str]) -> tuple[str, ...]:
     """Return patterns as llm-compressor takes them: it knows names and `re:`, but no globs."""
     resolved: dict[str, None] = {}
     for pattern in patterns:
@@ -154,7 +155,7 @@ def _resolve(patterns: Sequence[str], modules: Sequence[str]) -> tuple[str, ...]
     return tuple(resolved)
 
 
-def _interpreter(python: Path) -> Path:
+def interpreter_at(python: Path) -> Path:
     """Accept the folder of an environment for the interpreter in it."""
     path = python.expanduser()
     return path / "bin" / "python" if path.is_dir() else path

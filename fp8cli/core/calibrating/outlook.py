@@ -97,8 +97,13 @@ def check_calibration(
     """Judge whether the calibration can be made here. Never raises. here: this interpreter, if it is known already."""
     return (
         guard("calibration memory", lambda: check_memory(memory, root)),
-        guard(_PACKAGE, lambda: _check_package(_worker(order.python, here))),
+        check_package(order.python, here),
     )
+
+
+def check_package(python: Path | None, here: Interpreter | None = None) -> Check:
+    """Judge whether an interpreter, None for this one, has llm-compressor. Never raises."""
+    return guard(_PACKAGE, lambda: _check_package(_worker(python, here)))
 
 
 def check_memory(memory: Memory, root: Path = ROOT) -> Check:
