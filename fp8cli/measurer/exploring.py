@@ -81,12 +81,17 @@ class _Observations:
 
     def __init__(self, model: Any, modules: Sequence[str], texts: Ids) -> None:
         self._model, self._modules, self._texts = model, modules, texts
-        self._seen: dict[str | None, Observed] = {}
+        self._inputs: Observed | None = None
+        self._cache: Observed | None = None
 
     def of(self, scheme: SimulatedScheme) -> Observed | None:
         """Return what a scheme needs to know of; None where that is nothing."""
         if not scheme.needs_data:
             return None
-        if scheme.kv_cache not in self._seen:
-            self._seen[scheme.kv_cache] = observe(self._model, self._modules, scheme.kv_cache, self._texts)
-        return self._seen[scheme.kv_cache]
+        inputs = cache = Observed()
+        if scheme.activations is not None and not scheme.activations.dynamic:
+            self._inputs = inputs = self._inputs or observe(self._model, self._modules, None, self._texts)
+        if scheme.kv_cache is not None:
+            # Of each head, whatever shares a scale in the end.
+            self._cache = cache = self._cache or observe(self._model, (), scheme.kv_cache, self._texts)
+        return Observed(inputs=inputs.inputs, keys=cache.keys, values=cache.values)
