@@ -110,7 +110,7 @@ def model_names(model: Any, weights: Iterable[str]) -> tuple[str, ...]:
     transforms = get_model_conversion_mapping(model)
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
     renamings = [each for each in transforms if not isinstance(each, WeightConverter)]
-    there = dict.fromkeys(model.state_dict())
+    there = model.state_dict()
     found = []
     for weight in weights:
         renamed, _ = rename_source_key(weight, renamings, converters, model.base_model_prefix, there)
