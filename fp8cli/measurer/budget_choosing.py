@@ -81,11 +81,15 @@ class Measured:
 
 def costs(count: int, measured: Measured) -> list[float]:
     """Return what quantizing each of `count` decisions adds to KL, see above; 2 · count + 2 sets are measured."""
-    whole = frozenset(range(count))
-    floor, most = measured.kl(whole), measured.kl(frozenset())
-    alone = [measured.kl(whole - {number}) - floor for number in range(count)]
+    most = measured.kl(frozenset())
     last = [most - measured.kl(frozenset({number})) for number in range(count)]
-    return [(one + other) / 2 for one, other in zip(alone, last, strict=True)]
+    return [(alone(number, count, measured) + last[number]) / 2 for number in range(count)]
+
+
+def alone(number: int, count: int, measured: Measured) -> float:
+    """Return what KL gains when of `count` decisions this one alone is quantized."""
+    whole = frozenset(range(count))
+    return measured.kl(whole - {number}) - measured.kl(whole)
 
 
 def curve(path: Sequence[Kept], candidates: Sequence[Candidate]) -> list[int]:

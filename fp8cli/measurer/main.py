@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from fp8cli.measurer import protocol
+from fp8cli.measurer.budget_protocol import BudgetWork
 from fp8cli.measurer.explore_protocol import ExploreWork
 from fp8cli.samples.rows import UnfitData
 from fp8cli.worker import facts
@@ -103,6 +104,10 @@ def _measure(
             from fp8cli.measurer.exploring import explore
 
             return explore(job, job.work, model, encoded, folder, progress)
+        case BudgetWork():
+            from fp8cli.measurer.budget import choose
+
+            return choose(job, job.work, model, encoded, folder, progress)
 
 
 def _seed(seed: int) -> None:

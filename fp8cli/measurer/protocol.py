@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fp8cli.measurer.budget_protocol import BudgetWork, read_budget_work
 from fp8cli.measurer.explore_protocol import ExploreWork, read_explore_work
 from fp8cli.samples.request import SampleRequest
 
@@ -38,7 +39,7 @@ LOG: Final = "measurement.log"
 REFERENCE: Final = "reference.f32"
 RESULT: Final = "result.json"
 
-Work = ExploreWork
+Work = ExploreWork | BudgetWork
 """What to measure; each kind has a word of its own in `kind`."""
 
 
@@ -81,5 +82,7 @@ def _read_work(fields: Mapping[str, Any]) -> Work:
     match fields["kind"]:
         case "explore":
             return read_explore_work(fields)
+        case "budget":
+            return read_budget_work(fields)
         case kind:
             raise ValueError(f"`{kind}` is no work that this version knows")
