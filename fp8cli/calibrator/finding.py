@@ -4,10 +4,10 @@ The model that comes out of it is thrown away: its weights are written by the st
 with the same bytes. What is kept is what needs data, under the names and in the shapes of a checkpoint.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fp8cli.calibrator.names import rename, weights_of
 from fp8cli.calibrator.protocol import SCALE_ENDINGS, CalibrationJob
@@ -26,15 +26,11 @@ def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encode
 
     Raises Failure naming a module that no sample reached, or saying why the model cannot be calibrated.
     """
-    from datasets import Dataset
-
-    layers = _count_parts(model)
+    layers = count_parts(model)
     tell("begins", samples=len(encoded.ids), layers=layers)
     recipe, missed = _make_modifier(job, lambda number: tell("layer", number=number, of=max(number, layers)))
-    ids = [list(each) for each in encoded.ids]
-    samples = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
     try:
-        _run_oneshot(recipe, samples, model, tokenizer, encoded.max_seq_length)
+        _run_oneshot(recipe, data_set_of(encoded), model, tokenizer, encoded.max_seq_length)
     except Exception as error:
         failure = describe(error)
         if failure.kind != "other":
@@ -42,14 +38,27 @@ def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encode
         message = f"llm-compressor cannot calibrate this model ({sentence(error)})"
         hint = None if job.kv_cache is None else "it may without --kv-cache: the layers of some models are not known"
         raise Failure(kind="model", message=message, hint=hint) from error
-    if missed:
-        named = ", ".join(f"`{name}`" for name in missed[:_MAX_NAMED])
-        more = f" and {len(missed) - _MAX_NAMED:,} more" if len(missed) > _MAX_NAMED else ""
+    refuse_unreached(missed)
+
+
+def refuse_unreached(modules: Sequence[str]) -> None:
+    """Raise Failure naming modules that no sample reached, if there are any."""
+    if modules:
+        named = ", ".join(f"`{name}`" for name in modules[:_MAX_NAMED])
+        more = f" and {len(modules) - _MAX_NAMED:,} more" if len(modules) > _MAX_NAMED else ""
         raise Failure(
             kind="data",
             message=f"no sample reached {named}{more}, so there is no scale for it",
             hint="take more samples, or keep such modules as they are with --ignore",
         )
+
+
+def data_set_of(encoded: Encoded) -> Any:
+    """Return the samples as `oneshot` takes them."""
+    from datasets import Dataset
+
+    ids = [list(each) for each in encoded.ids]
+    return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
 
 
 def _run_oneshot(recipe: Any, samples: Any, model: Any, tokenizer: Any, max_seq_length: int) -> None:
@@ -119,40 +128,42 @@ def _make_modifier(job: CalibrationJob, layer_done: Callable[[int], None]) -> tu
         def on_sequential_epoch_end(self, state: Any, event: Any, modules: Any, **rest: Any) -> None:
             nonlocal done
             # Before the scales are computed: after that an observer forgets what it saw.
-            reached.update(id(seen) for module in modules for seen in _observers(module) if seen.has_statistics)
+            reached.update(id(seen) for module in modules for seen in observers_of(module) if seen.has_statistics)
             super().on_sequential_epoch_end(state, event, modules, **rest)
             done += 1
             layer_done(done)
 
         def on_calibration_end(self, state: Any, event: Any, **rest: Any) -> None:
             for name, module in state.model.named_modules():
-                if any(id(seen) not in reached for seen in _observers(module)):
+                if any(id(seen) not in reached for seen in observers_of(module)):
                     missed.append(name)
             super().on_calibration_end(state, event, **rest)
 
-    cache = None if job.kv_cache is None else _kv_cache_scheme(_STRATEGIES[job.kv_cache])
+    cache = None if job.kv_cache is None else kv_cache_scheme(job.kv_cache)
     common = {"targets": list(job.targets), "ignore": list(job.ignore), "kv_cache_scheme": cache}
     return Told(**common) if job.scheme is None else Told(**common, scheme=job.scheme), missed
 
 
-def _kv_cache_scheme(strategy: str) -> dict[str, object]:
+def kv_cache_scheme(kv_cache: Literal["tensor", "head"]) -> dict[str, object]:
+    """Return llm-compressor's words for an FP8 KV cache."""
     # The default observer is a moving average, which the first sample dominates: values clip by 9 to 18 %.
     return {
         "num_bits": 8,
         "type": "float",
-        "strategy": strategy,
+        "strategy": _STRATEGIES[kv_cache],
         "dynamic": False,
         "symmetric": True,
         "observer": "static_minmax",
     }
 
 
-def _observers(module: Any) -> list[Any]:
+def observers_of(module: Any) -> list[Any]:
+    """Return what observes a module while samples go through."""
     found = (getattr(module, f"{base}_observer", None) for base in _OBSERVED)
     return [observer for observer in found if observer is not None]
 
 
-def _count_parts(model: Any) -> int:
+def count_parts(model: Any) -> int:
     """Return how many parts the sequential pipeline makes of the model: its layers, and what comes after them."""
     from llmcompressor.utils.pytorch.module import infer_sequential_targets
 
