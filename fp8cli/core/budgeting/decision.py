@@ -1,0 +1,249 @@
+"""From a plan that quantizes everything and a budget to the groups that stay in 16 bits.
+
+With data the measurer measures and chooses, in a process of its own; without, the compiled kernel looks at the
+weights. What was found is kept in the folder of the work, under a key of everything it depends on, so that a run that
+was cut off later need not measure again.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fp8cli.core.budgeting.assembling import assemble
+from fp8cli.core.budgeting.groups import Group, find_groups
+from fp8cli.core.budgeting.ordering import POSITIONS, REFERENCE_BYTES, BudgetOrder
+from fp8cli.core.budgeting.report import BudgetReport
+from fp8cli.core.budgeting.weight_choice import choose_by_weights, decibels, worst_ratio
+from fp8cli.core.budgeting.weight_noise import measure_weights
+from fp8cli.core.calibrating.ordering import environment_of
+from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
+from fp8cli.core.measuring.measurement import measure
+from fp8cli.core.measuring.measuring_events import MeasuringEvent
+from fp8cli.core.model.roster import Roster
+from fp8cli.core.model.selection import rules_for
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.resources import Resources
+from fp8cli.errors import CannotRun, Interrupted
+from fp8cli.formats.checkpoint import Checkpoint, LocalFolder
+from fp8cli.formats.safetensors import DTYPES
+from fp8cli.formats.staging import disk_errors
+from fp8cli.measurer.budget_protocol import BudgetGroup, BudgetWork, Goal
+from fp8cli.measurer.protocol import MeasureJob
+from fp8cli.simulator.scheme import SIMULATED, with_kv_cache
+
+FOUND: Final = "found.json"
+"""Beside the work: what was found, and the key of what it was found for."""
+
+MOST_BESIDES: Final = 66
+"""Sets that may be measured besides two for every group: the ends, the curve, the bisection, neighbours."""
+
+BudgetEvent = MeasuringEvent | ReadingBegins | BytesRead
+Notify = Callable[[BudgetEvent], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetRequest:
+    """What to decide, and with what."""
+
+    order: BudgetOrder
+    checkpoint: Checkpoint
+    folder: LocalFolder
+    """Of the checkpoint."""
+    plan: Plan
+    """That quantizes all that may be."""
+    linears: Sequence[str]
+    """Full names of all modules that a pattern of `ignore` may name."""
+    state: Mapping[str, object]
+    """Of the checkpoint's files: another one was measured otherwise."""
+    resources: Resources
+    work: Path
+    """To work in, the caller's alone; the log, and what is found, stay there."""
+
+
+def decide(request: BudgetRequest, notify: Notify) -> BudgetReport:
+    """Choose what stays in 16 bits.
+
+    Raises CannotRun where no choice meets the budget, or all of it would stay as it is; what `core.measuring` raises
+    where nothing can be measured; Interrupted on Ctrl-C, which leaves nothing behind.
+    """
+    begun = time.monotonic()
+    fixed, groups = _split(request)
+    goal = _goal(request, fixed, groups)
+    key = _key(request, groups, goal)
+    found = _known(request.work / FOUND, key)
+    known = found is not None
+    if found is None:
+        found = _find(request, groups, goal, notify)
+        with disk_errors(request.work):
+            _keep(request.work / FOUND, key, found)
+    report = assemble(
+        request.order,
+        request.plan,
+        request.linears,
+        (*fixed, *groups),
+        found,
+        fixed=len(fixed),
+        known=known,
+        seconds=time.monotonic() - begun,
+    )
+    if report is None:
+        raise _unmet(request, found, groups)
+    if all(group.kept for group in report.groups):
+        raise _all_kept(request, found, groups)
+    return report
+
+
+def _split(request: BudgetRequest) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+    """Return the groups that stay without asking, for they save nothing, and those that are to be decided."""
+    tensors = {info.name: (info.dtype, info.shape) for info in request.checkpoint.tensors.values()}
+    config = request.checkpoint.config
+    roster = Roster(config=config, tensors=tensors, rules=rules_for(config, tensors))
+    groups = find_groups(request.plan, request.checkpoint, roster)
+    fixed = tuple(group for group in groups if group.saved_bytes <= 0)
+    free = tuple(group for group in groups if group.saved_bytes > 0)
+    if not free:
+        message = "quantizing saves no bytes of any Linear of this model"
+        raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows what each takes")
+    return fixed, free
+
+
+def _goal(request: BudgetRequest, fixed: Sequence[Group], groups: Sequence[Group]) -> Goal:
+    """Return the goal of a search: for a size, the bytes that what is kept may cost. Raises CannotRun for none."""
+    budget, plan = request.order.budget, request.plan
+    if budget.kind != "size":
+        return Goal(kind=budget.kind, value=budget.value)
+    # Both offsets of a tensor in a header may gain a digit where more lies before it, and each header is padded to 8.
+    headers = sum(2 * len(shard.header.tensors) + 8 for shard in plan.shards)
+    least = plan.bytes_written + sum(group.saved_bytes for group in fixed) + headers
+    room = int(budget.value) - least
+    if room < 0:
+        message = f"{budget.said} is {int(budget.value):,} bytes, and with every Linear in FP8 the files take {least:,}"
+        raise CannotRun(message, hint=f"ask for --target-size {least} or more, or for a smaller model")
+    if room >= sum(group.saved_bytes for group in groups):
+        message = f"{budget.said} is {int(budget.value):,} bytes, which the model takes with every Linear in 16 bits"
+        raise CannotRun(message, hint="it needs no quantization for that; ask for less, or for --max-kl")
+    return Goal(kind="size", value=room)
+
+
+def _key(request: BudgetRequest, groups: Sequence[Group], goal: Goal) -> str:
+    order, plan = request.order, request.plan
+    data = None if order.data is None else (order.data.fingerprint, order.samples, order.max_seq_length, order.seed)
+    parts = [
+        dict(request.state),
+        plan.fingerprint(),
+        plan.kv_cache,
+        [group.name for group in groups],
+        asdict(goal),
+        data,
+        POSITIONS,
+        request.resources.device,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _find(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify: Notify) -> Mapping[str, Any]:
+    try:
+        with disk_errors(request.work):
+            request.work.mkdir(parents=True, exist_ok=True)
+            if request.order.data is None:
+                return _look_at_weights(request, groups, goal, notify)
+            return _measure(request, groups, goal, notify)
+    except KeyboardInterrupt:
+        _leave_nothing(request.work)
+        raise Interrupted("interrupted while weights were measured, of which nothing is kept") from None
+    except Interrupted:
+        _leave_nothing(request.work)
+        message = "interrupted while sensitivities were measured, of which nothing is kept"
+        raise Interrupted(message, hint="run the same command again; fewer or shorter texts take less time") from None
+
+
+def _measure(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify: Notify) -> Mapping[str, Any]:
+    order, plan, device = request.order, request.plan, request.resources.device
+    assert plan.scheme is not None  # noqa: S101 - `read_budget` refuses a budget without one
+    assert order.data is not None  # noqa: S101 - see `_find`
+    job = MeasureJob(
+        model=str(request.folder.path.absolute()),
+        dtype=str(DTYPES[plan.dtype].torch_name),
+        device=device.partition(":")[0],
+        samples=order.data.request(
+            samples=order.samples, max_seq_length=order.max_seq_length, seed=order.seed, chat_template=None
+        ),
+        positions=POSITIONS,
+        budget_bytes=REFERENCE_BYTES,
+        work=BudgetWork(
+            scheme=with_kv_cache(SIMULATED[plan.scheme.name], plan.kv_cache),
+            groups=tuple(
+                BudgetGroup(name=group.name, weights=group.tensors, saved_bytes=group.saved_bytes) for group in groups
+            ),
+            goal=goal,
+            most=2 * len(groups) + MOST_BESIDES,
+        ),
+    )
+    environ = environment_of(device)
+    return measure(job, order.data, request.work, python=order.python, notify=notify, environ=environ)
+
+
+def _look_at_weights(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify: Notify) -> Mapping[str, Any]:
+    """Return what the weights say, in the words of the measurer."""
+    noise = measure_weights(request.plan, request.folder.resolve, workers=request.resources.workers, notify=notify)
+    choice = choose_by_weights(groups, noise, goal)
+    weights = [[list(noise[name]) for name in group.tensors] for group in groups]
+    return {
+        "groups": [{"weights": each, "outputs": None, "alone": None, "cost": None} for each in weights],
+        "sets": [{"kept": sorted(kept), "kl": None, "kl_se": None, "same_top": None} for kept in choice.path],
+        "kept": sorted(choice.kept),
+        "exhausted": False,
+        "positions": None,
+    }
+
+
+def _known(path: Path, key: str) -> Mapping[str, Any] | None:
+    try:
+        kept = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(kept, dict) or kept.get("key") != key:
+        return None
+    found: Mapping[str, Any] = kept["found"]
+    return found
+
+
+def _keep(path: Path, key: str, found: Mapping[str, Any]) -> None:
+    """Write what was found whole or not at all."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({"key": key, "found": found}), encoding="utf-8")
+    fresh.replace(path)
+
+
+def _leave_nothing(work: Path) -> None:
+    """Remove the folder of the work, and that around it unless something else of an unfinished run lies there."""
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.parent.rmdir()
+    except OSError:
+        return
+
+
+def _unmet(request: BudgetRequest, found: Mapping[str, Any], groups: Sequence[Group]) -> CannotRun:
+    floor = next(each["kl"] for each in found["sets"] if len(each["kept"]) == len(groups))
+    message = (
+        f"{request.order.budget.said} cannot be met: the FP8 KV cache alone, with every Linear in 16 bits, has a KL of "
+        f"{floor:.3g} nats"
+    )
+    return CannotRun(message, hint="leave out --kv-cache, or allow a higher --max-kl")
+
+
+def _all_kept(request: BudgetRequest, found: Mapping[str, Any], groups: Sequence[Group]) -> CannotRun:
+    said = request.order.budget.said
+    message = f"{said} leaves every Linear in 16 bits, so nothing would be quantized"
+    if request.order.budget.kind == "kl":
+        least = min(each["kl"] for each in found["sets"] if len(each["kept"]) < len(groups))
+        return CannotRun(message, hint=f"allow more: the least KL with anything in FP8 was {least:.3g} nats")
+    sums = [each["outputs"] or each["weights"] for each in found["groups"]]
+    best = decibels(min(map(worst_ratio, sums)))
+    return CannotRun(message, hint=f"ask for less: the least noisy group of Linears has {best:.1f} dB")
