@@ -1,0 +1,127 @@
+"""From a job to llm-compressor's modifiers: those that options ask for, or those of a recipe, judged before a model is.
+
+A recipe is run as it is. Refused is what this tool could not vouch for afterwards: anything but FP8.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from fp8cli.calibrator.compressing_protocol import RECIPE, CompressionJob
+from fp8cli.calibrator.finding import kv_cache_scheme
+from fp8cli.worker.failures import Failure, sentence
+
+_BITS: Final = 8
+_SHARING: Final = frozenset({"tensor", "channel", "block", "token", "group", "attn_head"})
+_WEIGHTS_SHARING: Final = frozenset({"tensor", "channel", "block"})
+
+
+def make_modifiers(job: CompressionJob, folder: Path) -> Sequence[Any]:
+    """Return the modifiers of a job, in the order in which they act.
+
+    Raises Failure for a recipe that llm-compressor does not take, and for one that makes something else than FP8.
+    """
+    if not job.recipe:
+        return tuple(_from_options(job))
+    modifiers = _from_recipe(folder / RECIPE)
+    _refuse_other_formats(modifiers)
+    return modifiers
+
+
+def check_data(job: CompressionJob, modifiers: Sequence[Any]) -> bool:
+    """Return whether the modifiers need data. Raises Failure where there is none, or where it is named in vain."""
+    needing = [type(modifier).__name__ for modifier in modifiers if modifier.requires_calibration_data]
+    if needing and job.samples is None:
+        message = f"the recipe needs calibration data, for `{needing[0]}`, and there is none"
+        raise Failure(kind="data", message=message, hint="name some with --calibration-data")
+    if not needing and job.data_is_named:
+        message = "--calibration-data would have no effect: nothing in the recipe needs data"
+        raise Failure(kind="data", message=message, hint="leave it out")
+    return bool(needing)
+
+
+def list_mappings(modifiers: Sequence[Any], model: Any) -> None:
+    """Fill in what SmoothQuant would find for this model, as lists.
+
+    It would find tuples, and write them into recipe.yaml in a form that no safe reader of YAML takes, its own included.
+    """
+    from llmcompressor.modifiers.transform import SmoothQuantModifier
+    from llmcompressor.modifiers.transform.smoothquant.dynamic_mappings import get_layer_mappings_from_model
+
+    for modifier in modifiers:
+        if isinstance(modifier, SmoothQuantModifier) and modifier.mappings is None:
+            modifier.mappings = [[_listed(part) for part in each] for each in get_layer_mappings_from_model(model)]
+
+
+def _listed(part: Any) -> Any:
+    return part if isinstance(part, str) else list(part)
+
+
+def _from_options(job: CompressionJob) -> Iterator[Any]:
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
+
+    if job.smoothing is not None:
+        yield SmoothQuantModifier(smoothing_strength=job.smoothing)
+    if job.awq:
+        # What weighs weights and activations against each other needs a scale for more than a whole weight.
+        yield AWQModifier(duo_scaling=job.scheme != "FP8")
+    cache = None if job.kv_cache is None else kv_cache_scheme(job.kv_cache)
+    scheme = {} if job.scheme is None else {"scheme": job.scheme}
+    last = GPTQModifier if job.gptq else QuantizationModifier
+    yield last(targets=list(job.targets), ignore=list(job.ignore), kv_cache_scheme=cache, **scheme)
+
+
+def _from_recipe(path: Path) -> Sequence[Any]:
+    from llmcompressor.recipe import Recipe
+
+    try:
+        modifiers = Recipe.create_instance(str(path)).modifiers
+    except Exception as error:
+        # Which fields a modifier has, only llm-compressor knows.
+        message = f"llm-compressor does not take the recipe ({sentence(error)})"
+        raise Failure(
+            kind="data", message=message, hint="docs.vllm.ai/projects/llm-compressor lists modifiers"
+        ) from error
+    return tuple(modifiers)
+
+
+def _refuse_other_formats(modifiers: Sequence[Any]) -> None:
+    from llmcompressor.modifiers.quantization import QuantizationMixin
+
+    quantizing = [modifier for modifier in modifiers if isinstance(modifier, QuantizationMixin)]
+    if not quantizing:
+        named = ", ".join(f"`{type(modifier).__name__}`" for modifier in modifiers)
+        message = f"the recipe quantizes nothing: it has {named} alone"
+        raise Failure(kind="data", message=message, hint="add a QuantizationModifier with scheme: FP8_DYNAMIC")
+    for modifier in quantizing:
+        config = modifier.resolved_config
+        schemes = [*config.config_groups.values()]
+        found = [_other_weights(scheme.weights) for scheme in schemes]
+        found += [_other(scheme.input_activations, "activations") for scheme in schemes]
+        found += [_other(scheme.output_activations, "outputs") for scheme in schemes]
+        found.append(_other(config.kv_cache_scheme, "a KV cache"))
+        other = next((words for words in found if words is not None), None)
+        if other is not None:
+            message = f"the recipe makes {other}, which is not the FP8 that this tool can examine"
+            hint = "use llm-compressor itself for other formats; fp8 quantize --help names the schemes there are"
+            raise Failure(kind="data", message=message, hint=hint)
+
+
+def _other_weights(arguments: Any) -> str | None:
+    words = _other(arguments, "weights")
+    if words is None and arguments is not None and arguments.strategy.value not in _WEIGHTS_SHARING:
+        return f"FP8 weights with a scale for each {arguments.strategy.value}"
+    return words
+
+
+def _other(arguments: Any, what: str) -> str | None:
+    """Return in words what is quantized to something else than FP8; None if it is FP8, or not quantized."""
+    if arguments is None:
+        return None
+    if arguments.num_bits != _BITS or arguments.type.value != "float":
+        return f"{what} of {arguments.num_bits}-bit {arguments.type.value} numbers"
+    if arguments.strategy.value not in _SHARING or arguments.scale_dtype is not None:
+        return f"{what} with scales of another kind (`{arguments.strategy.value}`, {arguments.scale_dtype})"
+    return None

@@ -1,0 +1,63 @@
+"""From what the user said to the order for a compression: data looked at, interpreter named, recipe read.
+
+Whatever can be refused without llm-compressor is refused here.
+"""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from fp8cli.core.calibrating.ordering import (
+    CalibrationOptions,
+    CalibrationOrder,
+    interpreter_at,
+    order_calibration,
+)
+from fp8cli.core.quantizing.choices import Choice
+from fp8cli.core.sampling.data import BUNDLED_MODEL
+from fp8cli.formats.recipe_file import RecipeFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionOrder:
+    """A compression that nothing speaks against, as far as it can be seen without the library."""
+
+    choice: Choice
+    recipe: RecipeFile | None
+    data: CalibrationOrder | None
+    """None where nothing needs data, or where there is none."""
+    data_is_named: bool
+    """Whether the user named it: then it is an error that a recipe needs none."""
+    python: Path | None
+    """An interpreter with llm-compressor; None: this one."""
+
+
+def order_compression(
+    options: CalibrationOptions, choice: Choice, *, recipe: RecipeFile | None, model: Path | None
+) -> CompressionOrder:
+    """Look at what a compression will need. model: the folder of the checkpoint, if it is one, for its own data.
+
+    Raises UsageError and BadInput as `order_calibration` does. Whether a recipe needs data only llm-compressor knows.
+    """
+    python = None if options.python is None else interpreter_at(options.python)
+    if choice.needs_calibration:
+        data = order_calibration(options, choice, model=model)
+    elif recipe is not None:
+        data = _data_of_recipe(options, model)
+    else:
+        # Words about data are refused there; here the interpreter is of use all the same.
+        data = order_calibration(replace(options, python=None), choice, model=model)
+    return CompressionOrder(
+        choice=choice, recipe=recipe, data=data, data_is_named=options.data is not None, python=python
+    )
+
+
+def _data_of_recipe(options: CalibrationOptions, model: Path | None) -> CalibrationOrder | None:
+    has_own = model is not None and model.resolve() == BUNDLED_MODEL.resolve()
+    named = [field.name for field in fields(options) if getattr(options, field.name) is not None]
+    if not has_own and set(named) <= {"python"}:
+        return None
+    return order_calibration(options, _NEEDS_DATA, model=model)
+
+
+_NEEDS_DATA = Choice(scheme=None, kv_cache="tensor")
+"""What stands for a recipe that needs data, when data are looked at."""
