@@ -21,10 +21,13 @@ RECORD_VERSION: Final = 1
 MAX_RECORD_BYTES: Final = 50_000_000
 """No record is as large; a run of thousands of tasks takes a megabyte."""
 
-Execution = Literal["fp8-kernel", "weight-only", "fake-quant", "dequantized", "unquantized", "emulated", "unknown"]
+Execution = Literal[
+    "fp8-kernel", "weight-only", "fake-quant", "dequantized", "unquantized", "emulated", "simulated", "unknown"
+]
 """How the linear layers of a run were multiplied: in FP8; in 16 bits with FP8 weights unpacked in the kernel; in 16
 bits, weights unpacked and activations rounded to FP8 and back; in 16 bits, weights unpacked when loaded; from a
-checkpoint without FP8; in FP8 that a processor unpacks to multiply it; or by a way that could not be found out."""
+checkpoint without FP8; in FP8 that a processor unpacks to multiply it; in 16 bits, from a checkpoint without FP8 whose
+weights and activations were rounded as a scheme would; or by a way that could not be found out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,29 @@ class FidelityFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SimulationFacts:
+    """What was rounded in a run without a checkpoint of it, and with what data."""
+
+    scheme: str
+    """Such as `FP8_DYNAMIC`, `MXFP8+KV`."""
+    predicted_bytes: int
+    """Of the weights and scales that a checkpoint would have: computed, never written."""
+    data: str | None = None
+    """As it was asked for; None with a source: the bundled stories."""
+    source: str | None = None
+    """What it is called. None: the scheme needs no data."""
+    data_fingerprint: str | None = None
+    column: str | None = None
+    samples: int | None = None
+    max_seq_length: int | None = None
+    """Tokens of a sample, at most."""
+    seed: int | None = None
+    tokens: int | None = None
+    """That the model was shown."""
+    token_ids_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One evaluation of one checkpoint."""
 
@@ -162,6 +188,8 @@ class RunRecord:
     """Whether answers of a run that was cut off are among its own."""
     notes: tuple[str, ...] = ()
     """What else a reader must know, such as a batch made smaller when memory ran out."""
+    simulated: SimulationFacts | None = None
+    """None: the checkpoint was run as it is. `model` is the checkpoint that is there, whatever was rounded in it."""
     fp8_version: str = ""
     version: int = RECORD_VERSION
 

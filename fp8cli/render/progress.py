@@ -25,6 +25,7 @@ from fp8cli.core.evaluating.worker_events import (
     FidelityProgress,
     ModelLoaded,
     ModelLoading,
+    Observing,
     Running,
     TasksCounted,
 )
@@ -34,6 +35,7 @@ from fp8cli.render.console import Output
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
 _GB: Final = 10**9
+_OBSERVED: Final = "texts observed for the scales"
 
 
 class _Bar:
@@ -236,6 +238,10 @@ class EvalBar(_Steps):
                 self._note(", ".join(f"{task.name}: {task.items:,} items" for task in tasks))
             case ModelLoading():
                 self._start("loading the model", None)
+            case Observing(done=done, total=total):
+                if self._what != _OBSERVED:
+                    self._start(_OBSERVED, total)
+                self._move_to(done)
             case ModelLoaded(seconds=seconds):
                 self.stop()
                 self._note(f"the model was loaded in {seconds:.1f} s")
@@ -268,5 +274,6 @@ class _CalibrationSteps(_Steps):
 def _words_of(prepared: Prepared) -> str:
     where = {"hf": "transformers", "vllm": "vLLM", "server": "the server"}[prepared.backend]
     known = f"; records answer {', '.join(prepared.known)}" if prepared.known else ""
-    what = f"{prepared.checkpoint} ({prepared.label}): {', '.join(prepared.tasks)}"
+    simulated = "" if prepared.simulated is None else f", {prepared.simulated} simulated"
+    what = f"{prepared.checkpoint} ({prepared.label}){simulated}: {', '.join(prepared.tasks)}"
     return f"{what} on {where}, because {prepared.why}{known}"

@@ -126,3 +126,16 @@ def with_kv_cache(scheme: SimulatedScheme, kv: KvRounding | None) -> SimulatedSc
         summary=f"{scheme.summary}; {_KV_SUMMARIES[kv]}",
         kv_cache=kv,
     )
+
+
+EVERY_SCHEME: Final[Mapping[str, SimulatedScheme]] = MappingProxyType(
+    {
+        **SIMULATED,
+        **{
+            scheme.name: scheme
+            for cache in _KV_SUFFIXES
+            for scheme in (with_kv_cache(base, cache) for base in (*SIMULATED.values(), UNROUNDED))
+        },
+    }
+)
+"""By name, with and without a KV cache; a job or a record names them so."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-Execution = Literal["fp8-kernel", "weight-only", "fake-quant", "dequantized", "unquantized", "emulated", "unknown"]
+Execution = Literal[
+    "fp8-kernel", "weight-only", "fake-quant", "dequantized", "unquantized", "emulated", "simulated", "unknown"
+]
 """As `formats.run_record` has it, which a worker in another interpreter cannot import."""
 
 FP8_LAYERS: Final = ("CompressedTensorsFP8Linear", "FP8Linear", "FbgemmFp8Linear")

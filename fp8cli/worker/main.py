@@ -76,13 +76,16 @@ def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, lo
     from fp8cli.worker.models import end_model, load_model
     from fp8cli.worker.results import Results
     from fp8cli.worker.shares import add_shares, share_facts
+    from fp8cli.worker.simulation import read_samples, simulate_job
 
     results = Results(job, folder)
+    encoded = read_samples(job, folder)
     progress.tell("loading", what="model")
     started = time.perf_counter()
     lm = load_model(job)
     loading_seconds = time.perf_counter() - started
-    executed = _executed(job, lm, folder / protocol.log_file(rank))
+    simulated = simulate_job(job, getattr(lm, "model", None), encoded, progress)
+    executed = _executed(job, lm, folder / protocol.log_file(rank)) if simulated is None else simulated.executed
     progress.tell(
         "loaded",
         seconds=loading_seconds,
@@ -118,6 +121,7 @@ def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, lo
             "tasks": _task_facts(evaluation.results, loaded),
             "groups": loaded.groups,
             "fidelity": fidelity,
+            "simulation": None if simulated is None else simulated.facts,
         },
     )
     end_model(job, lm)

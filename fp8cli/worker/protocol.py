@@ -3,6 +3,7 @@
     job.json              what to do; written before the worker starts
     events-RANK.jsonl     what happens, a line each, appended by the worker
     answers-RANK.jsonl    every answer of the model as soon as it is there; a later worker goes on from them
+    rows.jsonl            texts that a simulation takes its scales from, see `samples.request`
     log-RANK.txt          all that the worker and the libraries in it print
     samples_TASK.jsonl    lm-eval's samples, one line per document and filter, by the worker of rank 0
     fidelity/             log-probabilities over some texts, see `worker.fidelity`, by the worker of rank 0
@@ -13,6 +14,7 @@ Events are objects with the key `event`:
     started     pid, python, versions {distribution: version or null}
     tasks       tasks [{name, items, requests}]; before the model is loaded; of a Python task, at least so many requests
     loading     what: "model"
+    observing   done, total: texts that a simulation takes its scales from, after the model is loaded
     loaded      seconds, executed (see RunRecord.executed_as), max_length, bos
     running     requests: how many are this worker's share, known: how many of them an earlier journal answers
     answered    count: answers since the last such event
@@ -27,6 +29,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
+
+from fp8cli.simulator.job import SimulationJob, read_simulation
 
 PROTOCOL: Final = 1
 
@@ -83,6 +87,8 @@ class Job:
     """`random`, `numpy`, `torch` and `fewshot`."""
     confirm_unsafe_code: bool
     fidelity: FidelityJob | None
+    simulation: SimulationJob | None = None
+    """What is rounded in the model before it is asked; only with the backend `hf`."""
     stop_after: Literal["tasks"] | None = None
     """`tasks`: count the items and stop before a model is loaded."""
     world: int = 1
@@ -104,6 +110,7 @@ def read_job(folder: Path) -> Job:
         raise ValueError(f"the job is of version {fields.get('version')}, this is version {PROTOCOL}")
     fidelity = fields["fidelity"]
     fields["fidelity"] = None if fidelity is None else FidelityJob(**fidelity)
+    fields["simulation"] = read_simulation(fields["simulation"])
     for name in ("tasks", "include_paths"):
         fields[name] = tuple(fields[name])
     return Job(**fields)

@@ -90,6 +90,8 @@ def choose_workplace(request: EvaluationRequest, subject: Subject) -> Workplace:
 
     if request.server is not None:
         return place("server", "a server is named")
+    if request.simulate is not None:
+        return place("hf", "a simulation rounds inside it")
     if request.backend in {"hf", "vllm"}:
         return place("vllm" if request.backend == "vllm" else "hf", "it was asked for")
     return place(*_automatic(place("vllm", "")))

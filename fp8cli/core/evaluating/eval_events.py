@@ -19,6 +19,8 @@ class Prepared:
     """Names that are run."""
     known: tuple[str, ...]
     """Names that records answer."""
+    simulated: str | None = None
+    """The scheme that is simulated."""
 
 
 @dataclass(frozen=True, kw_only=True)

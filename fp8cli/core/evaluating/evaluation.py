@@ -17,9 +17,10 @@ from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.keys import Keys, fidelity_key, make_keys
 from fp8cli.core.evaluating.publishing import Finished, publish, read_outcome
 from fp8cli.core.evaluating.request import EvaluationRequest, check_request
-from fp8cli.core.evaluating.runs import check_label, find_records
+from fp8cli.core.evaluating.runs import check_label, find_records, simulated_label
 from fp8cli.core.evaluating.servers import ask_server
 from fp8cli.core.evaluating.settings import Chosen, choose_settings
+from fp8cli.core.evaluating.simulation import check_simulation, order_simulation
 from fp8cli.core.evaluating.subject import Subject, open_subject
 from fp8cli.core.evaluating.supervising import WorkerFailed, run_workers
 from fp8cli.core.evaluating.task_sources import STORIES, TaskSources, find_sources, hash_contents, write_bundled
@@ -71,6 +72,7 @@ class _Plan:
 def evaluate(request: EvaluationRequest, notify: Notify = lambda _: None) -> Evaluated:
     """Evaluate a checkpoint, or say what is known already. Raises Fp8Error with what is wrong."""
     check_request(request)
+    check_simulation(request)
     plan = _plan(request)
     answers = _known(plan, notify)
     known = {name for answer in answers for name in answer.names}
@@ -94,11 +96,16 @@ def _plan(request: EvaluationRequest) -> _Plan:
         full_hash=request.full_hash,
         download_bars=request.download_bars,
     )
-    label = request.label or subject.label
+    simulation = order_simulation(request, subject)
+    label = request.label or (subject.label if simulation is None else simulated_label(simulation.plan.scheme.name))
     check_label(label)
     workplace = choose_workplace(request, subject)
     fidelity = _fidelity_job(request)
-    chosen = replace(choose_settings(request, subject, workplace, served), fidelity_key=fidelity_key(fidelity))
+    chosen = replace(
+        choose_settings(request, subject, workplace, served),
+        fidelity_key=fidelity_key(fidelity),
+        simulation=simulation,
+    )
     sources = find_sources(request.task_names, request.include_paths)
     gpus = [gpu.name for gpu in workplace.gpus.visible] + [gpu.name for gpu in workplace.amd]
     keys = make_keys(subject, chosen, gpus if workplace.on_gpu else (), hash_contents(sources))
@@ -126,17 +133,20 @@ def _known(plan: _Plan, notify: Notify) -> tuple[Answer, ...]:
 def _prepare(plan: _Plan, missing: tuple[str, ...], known: tuple[str, ...], notify: Notify) -> None:
     """Refuse what cannot work, and say what is about to be done."""
     said = examine(plan.workplace, plan.subject)
+    simulation = plan.chosen.simulation
+    notes = () if simulation is None or simulation.data is None else simulation.data.seen.notes
     notify(
         Prepared(
             checkpoint=plan.subject.name,
             label=plan.label,
             backend=plan.workplace.backend,
             why=plan.workplace.why,
+            simulated=None if plan.chosen.simulation is None else plan.chosen.simulation.plan.scheme.name,
             tasks=missing,
             known=known,
         )
     )
-    for text in (*said, *plan.chosen.overridden):
+    for text in (*said, *notes, *plan.chosen.overridden):
         notify(Noted(text=text))
 
 
@@ -149,6 +159,8 @@ def _run(plan: _Plan, names: tuple[str, ...], folder: Path, notify: Notify) -> R
             notify(Noted(text=f"going on with a run of {work.started.created[:19]} UTC that was cut off"))
         with runs_errors(runs):
             write_bundled(work.folder / _TASKS)
+            if plan.chosen.simulation is not None and plan.chosen.simulation.data is not None:
+                plan.chosen.simulation.data.seen.hand_over(work.folder)
         chosen, result, notes = _work(plan, names, work, notify)
         results, outcome = read_outcome(result, work.folder / log_file(0))
         if outcome.known_answers:
@@ -246,6 +258,7 @@ def _job(plan: _Plan, chosen: Chosen, names: tuple[str, ...], work: Work) -> Job
         seeds=settings.seeds,
         confirm_unsafe_code=request.confirm_unsafe_code,
         fidelity=plan.fidelity,
+        simulation=None if chosen.simulation is None else chosen.simulation.job,
         world=settings.world,
         environment=settings.environment,
     )

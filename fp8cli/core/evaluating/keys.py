@@ -50,7 +50,7 @@ def make_keys(subject: Subject, chosen: Chosen, hardware: Sequence[str], content
     if settings.sample is None:
         del plain["sample_seed"]
     model = subject.facts
-    decides = {
+    decides: dict[str, object] = {
         "version": KEY_VERSION,
         "fingerprint": model.fingerprint,
         # A sample of the bytes is one of the checkpoint only while nobody has written to it.
@@ -65,6 +65,8 @@ def make_keys(subject: Subject, chosen: Chosen, hardware: Sequence[str], content
         "device": chosen.device,
         "hardware": list(hardware),
     }
+    if chosen.simulation is not None:
+        decides["simulation"] = chosen.simulation.deciding
     return Keys(base=_digest(decides), contents=contents)
 
 

@@ -66,6 +66,7 @@ class Outcome:
     tasks: Mapping[str, TaskOutcome]
     groups: Mapping[str, tuple[str, ...]]
     fidelity: Mapping[str, object] | None
+    simulation: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,7 @@ def make_record(finished: Finished, subject: Subject, keys: Keys, work: Work, *,
         dtype=outcome.dtype or finished.chosen.settings.dtype,
         versions=outcome.versions,
     )
+    simulation = finished.chosen.simulation
     rate = outcome.tokens / outcome.scoring_seconds if outcome.tokens and outcome.scoring_seconds > 0 else None
     return RunRecord(
         id=date,
@@ -176,6 +178,7 @@ def make_record(finished: Finished, subject: Subject, keys: Keys, work: Work, *,
         results=f"results_{date}.json",
         resumed=outcome.known_answers > 0,
         notes=tuple(notes),
+        simulated=None if simulation is None else simulation.facts(outcome.simulation),
         fp8_version=__version__,
     )
 

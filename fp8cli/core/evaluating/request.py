@@ -1,9 +1,10 @@
 """What the user asked `fp8 eval` for, and the refusals that need to look at nothing but that."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.evaluating.model_args import parse_model_arg
 from fp8cli.core.evaluating.runs import RUNS_DEFAULT, check_label
 from fp8cli.errors import UsageError
@@ -66,6 +67,10 @@ class EvaluationRequest:
     """Seconds."""
     confirm_unsafe_code: bool = False
     download_bars: bool = True
+    simulate: str | None = None
+    """A word for the scheme that is simulated; None: the checkpoint as it is."""
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    """Data for the simulation of a scheme that needs some."""
 
     @property
     def task_names(self) -> tuple[str, ...]:

@@ -19,6 +19,11 @@ _LONGEST_LABEL: Final = 100
 _RECORDS: Final = "run_*.json"
 
 
+def simulated_label(scheme: str) -> str:
+    """Return what the simulation of a scheme is called unless the user says otherwise."""
+    return f"sim-{scheme}"
+
+
 def check_label(label: str) -> None:
     """Refuse a label that is no plain file name. Raises UsageError."""
     message = None

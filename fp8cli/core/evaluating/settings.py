@@ -16,6 +16,7 @@ from fp8cli.core.evaluating.environment import environment_of
 from fp8cli.core.evaluating.model_args import parse_model_arg
 from fp8cli.core.evaluating.request import EvaluationRequest
 from fp8cli.core.evaluating.servers import ServedModel
+from fp8cli.core.evaluating.simulation import SimulationOrder
 from fp8cli.core.evaluating.subject import Subject
 from fp8cli.core.serving.modes import BF16_CAPABILITY
 from fp8cli.errors import UsageError
@@ -50,6 +51,8 @@ class Chosen:
     """Sentences about safe settings that the user replaced."""
     fidelity_key: str = ""
     """Of the log-probabilities to keep; empty: none."""
+    simulation: SimulationOrder | None = None
+    """None: the checkpoint is run as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

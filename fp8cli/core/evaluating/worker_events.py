@@ -63,7 +63,15 @@ class FidelityProgress:
     total: int
 
 
-WorkerEvent = TasksCounted | ModelLoading | ModelLoaded | Running | Answered | FidelityProgress
+@dataclass(frozen=True, kw_only=True)
+class Observing:
+    """Texts that a simulation takes its scales from, so far."""
+
+    done: int
+    total: int
+
+
+WorkerEvent = TasksCounted | ModelLoading | Observing | ModelLoaded | Running | Answered | FidelityProgress
 """What a caller is told."""
 
 
@@ -86,6 +94,8 @@ def _event(fields: object) -> WorkerEvent | None:
             return TasksCounted(tasks=tuple(map(_counted, rows)))
         case {"event": "loading"}:
             return ModelLoading()
+        case {"event": "observing", "done": int(done), "total": int(total)}:
+            return Observing(done=done, total=total)
         case {"event": "loaded", "seconds": int() | float() as seconds, "executed": str(executed)}:
             return ModelLoaded(seconds=seconds, executed=executed)
         case {"event": "running", "requests": int(requests), "known": int(known)}:
