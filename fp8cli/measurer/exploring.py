@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fp8cli.measurer.asking import Asking
 from fp8cli.measurer.explore_protocol import ExploreWork
 from fp8cli.measurer.protocol import MeasureJob
 from fp8cli.measurer.reference import Reference
@@ -43,12 +44,15 @@ def explore(
         notify=lambda done, total: progress.tell("reference", done=done, total=total),
     )
     observations = _Observations(model, work.modules, calibration)
-    forms, failures = [], []
+    asking = None if work.evaluation is None else Asking(work.evaluation, model, folder)
+    base_answers = None if asking is None else asking.ask()
+    forms: list[dict[str, object]] = []
+    failures: list[Failure] = []
     for number, scheme in enumerate(work.schemes, 1):
         progress.tell("step", number=number, of=len(work.schemes), name=scheme.name)
         started = time.perf_counter()
         try:
-            found = _measure(scheme, work, model, reference, observations)
+            found = _measure(scheme, work, model, reference, observations, asking)
             forms.append({"name": scheme.name, "failure": None, **found, "seconds": time.perf_counter() - started})
         except Exception as error:  # noqa: BLE001 - a form that cannot be is a row of the table, not its end
             traceback.print_exc()
@@ -57,22 +61,34 @@ def explore(
             forms.append({"name": scheme.name, "failure": why})
     if len(failures) == len(forms):
         raise failures[0]
-    return {"forms": forms, "lengths": reference.lengths, "calibrated_on": len(calibration)}
+    return {
+        "forms": forms,
+        "lengths": reference.lengths,
+        "calibrated_on": len(calibration),
+        "base_answers": base_answers,
+    }
 
 
 def _measure(
-    scheme: SimulatedScheme, work: ExploreWork, model: Any, reference: Reference, observations: "_Observations"
+    scheme: SimulatedScheme,
+    work: ExploreWork,
+    model: Any,
+    reference: Reference,
+    observations: "_Observations",
+    asking: Asking | None,
 ) -> dict[str, object]:
     observed = observations.of(scheme)
     with simulated(model, scheme, () if scheme.weights is None else work.modules, observed) as simulation:
         divergence = reference.divergence(model)
         noise = {name: list(sums) for name, sums in simulation.noise.items()}
+        answers = None if asking is None else asking.ask()
     return {
         "kl": divergence.kl,
         "kl_se": divergence.kl_se,
         "same_top": divergence.same_top,
         "per_sample": divergence.per_sample,
         "noise": noise,
+        "answers": answers,
     }
 
 

@@ -5,13 +5,15 @@ mapped into memory. KL of the model as it is, p, against another form, q, is Σ 
 Σ (p ln(p/q) − p + q): equal for distributions that sum to 1, but no term is negative and float32's rounding cancels
 (see core.comparing.divergence, which compares what two runs have kept in the same way).
 
-Texts go through one at a time: nothing is padded, so that a form with one scale for a whole tensor is asked what it
-would be asked in earnest.
+Texts of like length go through together, padded behind: what a causal model says of a token does not depend on later
+ones, and all forms get the same batches, so that none differs for its company. No form here has a scale that a batch
+shares, unless data found it beforehand.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +25,10 @@ from fp8cli.worker.failures import Failure
 CHUNK_BYTES: Final = 32 * 2**20
 """Of the log-probabilities of a chunk of positions as float64; about six such tensors are alive at a time."""
 
+BATCH_TOKENS: Final = 512
+"""Of a batch, padding included; a longer text is a batch of its own."""
+
+_PADDING: Final = 0
 _FLOAT32_BYTES: Final = 4
 _FLOAT64_BYTES: Final = 8
 
@@ -79,29 +85,28 @@ class Reference:
         self.lengths: tuple[int, ...] = tuple(length for _, length in kept)
         """Positions of each text: the weights of `Divergence.per_sample` in its mean."""
         self.positions = sum(self.lengths)
-        self._notify = notify
+        self._batches = _batches(self.lengths)
+        self._begins = [0, *accumulate(self.lengths)]
         self._kept = np.memmap(folder / REFERENCE, np.float32, "w+", shape=(self.positions, vocabulary))
-        begin = 0
-        for ids in self.samples:
-            rows = _log_probabilities(model, ids)
+        done = 0
+        for text, rows in self._ask(model):
             if bool(rows.isnan().any()):
                 message = "the model as it is gives log-probabilities that are no numbers"
                 raise Failure(kind="model", message=message, hint=_OVERFLOWS)
-            self._kept[begin : begin + len(ids)] = rows.cpu().numpy()
-            begin += len(ids)
-            notify(begin, self.positions)
+            self._rows(text)[:] = rows.cpu().numpy()
+            done += len(rows)
+            notify(done, self.positions)
 
     def divergence(self, model: Any) -> Divergence:
         """Run a form of the model over the same positions, and say how far it is from the model as it was.
 
         Raises Failure where it says what is no number.
         """
-        sums, same = [], 0
-        for ids, rows in self._texts():
-            total, agreed = _compare(rows, _log_probabilities(model, ids))
-            if not math.isfinite(total):
+        sums, same = [0.0] * len(self.samples), 0
+        for text, rows in self._ask(model):
+            sums[text], agreed = _compare(self._rows(text), rows)
+            if not math.isfinite(sums[text]):
                 raise Failure(kind="model", message="log-probabilities are no numbers in this form of the model")
-            sums.append(total)
             same += agreed
         mean = math.fsum(sums) / self.positions
         return Divergence(
@@ -112,11 +117,16 @@ class Reference:
             per_sample=tuple(total / length for total, length in zip(sums, self.lengths, strict=True)),
         )
 
-    def _texts(self) -> Iterator[tuple[tuple[int, ...], Any]]:
-        begin = 0
-        for ids in self.samples:
-            yield ids, self._kept[begin : begin + len(ids)]
-            begin += len(ids)
+    def _rows(self, text: int) -> Any:
+        """Return what is kept of a text: [its positions, V]."""
+        return self._kept[self._begins[text] : self._begins[text + 1]]
+
+    def _ask(self, model: Any) -> Iterator[tuple[int, Any]]:
+        """Yield the number of each text, and the log-probabilities of its next tokens [its positions, V]."""
+        for batch in self._batches:
+            found = _log_probabilities(model, [self.samples[text] for text in batch])
+            for place, text in enumerate(batch):
+                yield text, found[place, : self.lengths[text]]
 
 
 def share_out(lengths: Sequence[int], most: int) -> list[int]:
@@ -149,12 +159,26 @@ def _vocabulary(model: Any) -> int:
     return int(model.config.get_text_config().vocab_size if head is None else head.weight.shape[0])
 
 
-def _log_probabilities(model: Any, ids: Sequence[int]) -> Any:
-    """Return the log-probabilities of the next token [len(ids), V], float32, on the model's device."""
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Put texts of like length together, by their numbers, so that no batch has more than `BATCH_TOKENS`."""
+    batches: list[list[int]] = []
+    # Longest first, so that the first of a batch says how wide it is.
+    for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= BATCH_TOKENS:
+            batches[-1].append(text)
+        else:
+            batches.append([text])
+    return batches
+
+
+def _log_probabilities(model: Any, texts: Sequence[Sequence[int]]) -> Any:
+    """Return the log-probabilities of the next token [texts, longest, V], float32, on the model's device."""
     import torch
 
+    width = max(map(len, texts))
+    ids = torch.tensor([[*text, *[_PADDING] * (width - len(text))] for text in texts], device=model.device)
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0]
+        logits = model(input_ids=ids, use_cache=False).logits
         return torch.log_softmax(logits.float(), dim=-1)
 
 
