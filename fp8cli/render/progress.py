@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, Self
 
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -30,11 +31,15 @@ from fp8cli.core.evaluating.worker_events import (
     TasksCounted,
 )
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
+from fp8cli.core.measuring import measuring_events as measuring
 from fp8cli.core.quantizing.engine import Progress as Piece
+from fp8cli.errors import printable
 from fp8cli.render.console import Output
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
 _GB: Final = 10**9
+_REFERENCE: Final = "positions of the model as it is"
+_MEASURED: Final = "measured"
 _OBSERVED: Final = "texts observed for the scales"
 
 
@@ -269,6 +274,31 @@ class _CalibrationSteps(_Steps):
                 self._start("parts of the model calibrated", layers)
             case calibrating.LayerDone(number=number):
                 self._move_to(number)
+
+
+class MeasureBar(_Steps):
+    """What the progress of a measurement looks like: notes, a bar over the model as it is, then one over the parts."""
+
+    def notify(self, event: measuring.MeasuringEvent) -> None:
+        """Take an event of `core.measuring`."""
+        match event:
+            case measuring.TextsRead(samples=samples, tokens=tokens):
+                self._note(f"texts: {samples:,} samples, {tokens:,} tokens")
+            case measuring.ModelLoading():
+                self._start("loading the model", None)
+            case measuring.ModelLoaded(device=device, seconds=seconds):
+                self.stop()
+                self._note(f"the model was loaded onto {device} in {seconds:.1f} s")
+            case measuring.ReferenceProgress(done=done, total=total):
+                if self._what != _REFERENCE:
+                    self._start(_REFERENCE, total)
+                self._move_to(done)
+            case measuring.StepBegins(number=number, of=of, name=name):
+                if self._what != _MEASURED:
+                    self._start(_MEASURED, of)
+                self._move_to(number - 1)
+                if self._bar is not None:
+                    self._bar.update(self._bar.task_ids[0], description=f"{_MEASURED}, now {escape(printable(name))}")
 
 
 def _words_of(prepared: Prepared) -> str:
