@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fp8cli import __version__
-from fp8cli.cli import compare, doctor, evaluate, inspect, quantize
+from fp8cli.cli import compare, doctor, evaluate, explore, inspect, quantize
 from fp8cli.errors import ExitCode
 
 _EXIT_CODES = "\n\n".join(f"{code.value}: {code.meaning}" for code in ExitCode)
@@ -47,6 +47,7 @@ def _fp8(
 for _name, _module, _command in (
     ("quantize", quantize, quantize.quantize),
     ("inspect", inspect, inspect.inspect),
+    ("explore", explore, explore.explore),
     ("eval", evaluate, evaluate.evaluate),
     ("compare", compare, compare.compare),
     ("doctor", doctor, doctor.doctor),

@@ -45,11 +45,15 @@ def explore(
     )
     observations = _Observations(model, work.modules, calibration)
     asking = None if work.evaluation is None else Asking(work.evaluation, model, folder)
-    base_answers = None if asking is None else asking.ask()
+    steps = len(work.schemes) + (asking is not None)
+    base_answers = None
+    if asking is not None:
+        progress.tell("step", number=1, of=steps, name="the model as it is")
+        base_answers = asking.ask()
     forms: list[dict[str, object]] = []
     failures: list[Failure] = []
-    for number, scheme in enumerate(work.schemes, 1):
-        progress.tell("step", number=number, of=len(work.schemes), name=scheme.name)
+    for number, scheme in enumerate(work.schemes, 1 + steps - len(work.schemes)):
+        progress.tell("step", number=number, of=steps, name=scheme.name)
         started = time.perf_counter()
         try:
             found = _measure(scheme, work, model, reference, observations, asking)

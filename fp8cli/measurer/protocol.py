@@ -15,7 +15,6 @@ Events are objects with the key `event`:
     loaded      device, seconds
     reference   done, total: positions of the model as it is
     step        number, of, name: a part of the work begins
-    answered    count: items of tasks, since the last such event
     finished
     failed      kind (a FailureKind of `worker.protocol`), message: one sentence without a full stop, hint or null
 """

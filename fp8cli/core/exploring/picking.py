@@ -75,8 +75,8 @@ def pick(candidates: Sequence[Candidate], lengths: Sequence[int]) -> Pick | None
     taken = min(small, key=lambda each: (each.native_from or _NEVER, each.needs_data, each.kl))
     rule = (
         f"of the forms {words}, the smallest of those whose KL cannot be told from the lowest "
-        f"({100 * CONFIDENCE:g} %, paired by text); within {100 * ALIKE:g} % of its size the one that older GPUs compute "
-        "in FP8 too, then one that needs no data, then the lowest KL"
+        f"({100 * CONFIDENCE:g} %, paired by text); within {100 * ALIKE:g} % of its size the one that older GPUs "
+        "compute in FP8 too, then one that needs no data, then the lowest KL"
     )
     return Pick(
         name=taken.name,

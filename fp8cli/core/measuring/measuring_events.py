@@ -42,15 +42,7 @@ class StepBegins:
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answered:
-    """The model has answered requests of tasks."""
-
-    count: int
-    """Since the last such event."""
-
-
-MeasuringEvent = TextsRead | ModelLoading | ModelLoaded | ReferenceProgress | StepBegins | Answered
+MeasuringEvent = TextsRead | ModelLoading | ModelLoaded | ReferenceProgress | StepBegins
 """What a caller is told."""
 
 
@@ -67,7 +59,5 @@ def measuring_event(fields: object) -> MeasuringEvent | None:
             return ReferenceProgress(done=done, total=total)
         case {"event": "step", "number": int(number), "of": int(of), "name": str(name)}:
             return StepBegins(number=number, of=of, name=name)
-        case {"event": "answered", "count": int(count)}:
-            return Answered(count=count)
         case _:
             return None
