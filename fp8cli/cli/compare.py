@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "Examples: fp8 compare base fp8 · fp8 compare ./model ./model-FP8-dynamic --tasks lambada_openai · "
-    "fp8 compare base fp8 --sample 1855 --html compare.html · fp8 compare results_bf16.json results_fp8.json"
+    "fp8 compare base fp8 --sample 1855 --html compare.html · fp8 compare results_bf16.json results_fp8.json · "
+    "fp8 compare ./model sim:fp8_dynamic sim:mxfp8+kv --tasks fp8_stories"
 )
 
 
@@ -25,7 +26,8 @@ def compare(
         list[str],
         typer.Argument(
             metavar="BASE OTHER…",
-            help="Labels, runs, checkpoints, results of lm-eval, or a table of it in .md; the first is the base.",
+            help="Labels, runs, checkpoints, results of lm-eval, or a table of it in .md; the first is the base. "
+            "sim:SCHEME is the base's checkpoint simulated.",
         ),
     ],
     tasks: options.Tasks = None,
@@ -80,6 +82,11 @@ def compare(
     fidelity_positions: options.FidelityPositions = 2048,
     stall_timeout: options.StallTimeout = 1800.0,
     confirm_unsafe_code: options.ConfirmUnsafeCode = False,
+    calibration_data: options.CalibrationData = None,
+    text_column: options.TextColumn = None,
+    num_calibration_samples: options.CalibrationSamples = None,
+    max_seq_length: options.MaxSeqLength = None,
+    calibration_seed: options.CalibrationSeed = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -131,6 +138,13 @@ def compare(
                 stall_timeout=stall_timeout,
                 confirm_unsafe_code=confirm_unsafe_code,
                 download_bars=not quiet,
+                calibration=command.CalibrationOptions(
+                    data=calibration_data,
+                    column=text_column,
+                    samples=num_calibration_samples,
+                    max_seq_length=max_seq_length,
+                    seed=calibration_seed,
+                ),
             ),
         )
         with EvalBar(output).running() as bar:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "Examples: fp8 eval ./model --tasks lambada_openai · fp8 eval ./model-FP8-dynamic --tasks lambada_openai · "
-    "fp8 eval --tasks gsm8k --sample 500 --apply-chat-template · fp8 eval --tasks fp8_stories"
+    "fp8 eval --tasks gsm8k --sample 500 --apply-chat-template · fp8 eval --tasks fp8_stories · "
+    "fp8 eval --tasks fp8_stories --simulate mxfp8+kv"
 )
 
 
@@ -46,7 +47,8 @@ def evaluate(
     include_path: options.IncludePath = None,
     python: options.Python = None,
     label: Annotated[
-        str | None, typer.Option(help="Folder of the run.  [default: base, or fp8 for an FP8 checkpoint]")
+        str | None,
+        typer.Option(help="Folder of the run.  [default: base; fp8 for an FP8 checkpoint; sim-SCHEME]"),
     ] = None,
     runs: options.Runs = Path("fp8-runs"),
     rerun: options.Rerun = False,
@@ -56,6 +58,12 @@ def evaluate(
     fidelity_positions: options.FidelityPositions = 2048,
     stall_timeout: options.StallTimeout = 1800.0,
     confirm_unsafe_code: options.ConfirmUnsafeCode = False,
+    simulate: options.Simulate = None,
+    calibration_data: options.CalibrationData = None,
+    text_column: options.TextColumn = None,
+    num_calibration_samples: options.CalibrationSamples = None,
+    max_seq_length: options.MaxSeqLength = None,
+    calibration_seed: options.CalibrationSeed = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -103,6 +111,14 @@ def evaluate(
             stall_timeout=stall_timeout,
             confirm_unsafe_code=confirm_unsafe_code,
             download_bars=not quiet,
+            simulate=simulate,
+            calibration=command.CalibrationOptions(
+                data=calibration_data,
+                column=text_column,
+                samples=num_calibration_samples,
+                max_seq_length=max_seq_length,
+                seed=calibration_seed,
+            ),
         )
         with EvalBar(output).running() as bar:
             report = command.run(request, bar.notify)

@@ -80,3 +80,27 @@ StallTimeout = Annotated[
 ConfirmUnsafeCode = Annotated[
     bool, typer.Option("--confirm-unsafe-code", help="Let tasks run the code that the model writes.")
 ]
+Simulate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME",
+        help="Evaluate it as it would be under a scheme, on transformers: fp8_dynamic, fp8_block, fp8, fp8_w8a16, "
+        "e5m2_dynamic, mxfp8; with +kv or +kv-head an FP8 KV cache too, none+kv that alone.",
+    ),
+]
+CalibrationData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|HUB",
+        help="Texts for the scales of a simulation of fp8 or +kv: .jsonl, .json, .txt, .parquet, or org/name[:split].",
+    ),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column with them.  [default: messages, conversations, text]"),
+]
+CalibrationSamples = Annotated[
+    int | None, typer.Option("--num-calibration-samples", metavar="N", help="Rows to draw.  [default: 512]")
+]
+MaxSeqLength = Annotated[int | None, typer.Option(metavar="TOKENS", help="Of such a text.  [default: 2048]")]
+CalibrationSeed = Annotated[int | None, typer.Option(metavar="N", help="Of the draw.  [default: 1234]")]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.comparing.assembly import assemble, with_command
 from fp8cli.core.comparing.comparability import check_allowed
 from fp8cli.core.comparing.comparison import Comparison, Verdict
@@ -20,7 +21,7 @@ from fp8cli.core.evaluating.request import EvaluationRequest, check_request
 from fp8cli.core.evaluating.runs import RUNS_DEFAULT
 from fp8cli.errors import ExitCode, UsageError
 
-__all__ = ["CompareReport", "CompareRequest", "EvaluationRequest", "run"]
+__all__ = ["CalibrationOptions", "CompareReport", "CompareRequest", "EvaluationRequest", "run"]
 
 MARGIN: Final = 0.01
 """One percentage point."""

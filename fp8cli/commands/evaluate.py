@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.comparing.outlook import ASSUMED_FLIP_RATE
 from fp8cli.core.comparing.power import margin_settled
 from fp8cli.core.evaluating.answers import Answer
@@ -19,9 +20,9 @@ from fp8cli.core.evaluating.subject import BASE_LABEL, FP8_LABEL
 from fp8cli.core.evaluating.worker_events import TasksCounted
 from fp8cli.errors import ExitCode
 from fp8cli.formats.lm_eval_results import read_results
-from fp8cli.formats.run_record import RunRecord
+from fp8cli.formats.run_record import RunRecord, SimulationFacts
 
-__all__ = ["EvalEvent", "EvaluateReport", "EvaluateRequest", "ResultRow", "run"]
+__all__ = ["CalibrationOptions", "EvalEvent", "EvaluateReport", "EvaluateRequest", "ResultRow", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,16 @@ def _notes(evaluated: Evaluated, request: EvaluateRequest) -> tuple[str, ...]:
         notes.append("the record has no log-probabilities for a comparison of distributions: --rerun keeps some")
     if evaluated.record.model.fingerprint is None:
         notes.append("which weights the server has is not checked, so no later run is answered from this record")
+    if evaluated.record.simulated is not None:
+        notes.append(_of_simulation(evaluated.record.simulated))
     return tuple(notes)
+
+
+def _of_simulation(facts: SimulationFacts) -> str:
+    said = f"{facts.scheme} is simulated: no such checkpoint exists, and speed and memory are not what it would have"
+    if facts.source is None or facts.samples is None or facts.tokens is None:
+        return said
+    return f"{said}; its scales are of {facts.samples:,} samples of {facts.source}, {facts.tokens:,} tokens"
 
 
 def _next_command(label: str, runs: Path) -> str:

@@ -18,6 +18,7 @@ EXECUTION_WORDS: Final[Mapping[str, str]] = {
     "dequantized": "dequantized: FP8 weights unpacked when loaded, arithmetic in 16 bits",
     "unquantized": "unquantized: there is no FP8 in it",
     "emulated": "emulated: FP8 weights and activations, multiplied without FP8 arithmetic",
+    "simulated": "simulated: weights and activations rounded to 8 bits and back, arithmetic as in the checkpoint",
     "unknown": "unknown: how its layers were multiplied could not be found out",
 }
 
@@ -41,7 +42,7 @@ def show(report: EvaluateReport, output: Output) -> None:
         output.document("eval", report, exit_code=report.exit_code)
         return
     record = report.record
-    output.line(f"{report.checkpoint} · {record.model.quantization or 'unquantized'}", style="bold")
+    output.line(f"{report.checkpoint} · {_form(report)}", style="bold")
     output.line()
     output.table(_table(report.results, unicode=output.out.unicode))
     output.line()
@@ -80,9 +81,18 @@ def _table(rows: tuple[ResultRow, ...], *, unicode: bool) -> Table:
     )
 
 
+def _form(report: EvaluateReport) -> str:
+    record = report.record
+    if record.simulated is not None:
+        return f"{record.simulated.scheme}, simulated"
+    return record.model.quantization or "unquantized"
+
+
 def _cost(report: EvaluateReport) -> str:
     record, speed = report.record, report.record.speed
     words = [] if record.model.bytes_on_disk is None else [f"weights {gb(record.model.bytes_on_disk)}"]
+    if record.simulated is not None:
+        words.append(f"predicted {gb(record.simulated.predicted_bytes)}")
     words.append(f"{speed.seconds:.1f} s, {speed.loading_seconds:.1f} s of it loading")
     if speed.tokens_per_second is not None:
         words.append(f"{count(speed.tokens)} tokens, {speed.tokens_per_second:,.0f} a second")
