@@ -25,7 +25,7 @@ def spread(scale: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     wide = scale.double()
     if scale.numel() == 1:
         return wide.reshape(1, 1).expand(shape)
-    if scale.shape[1] == 1:
+    if scale.shape == (shape[0], 1):
         return wide.expand(shape)
     return wide.repeat_interleave(128, 0).repeat_interleave(128, 1)[: shape[0], : shape[1]]
 

@@ -72,6 +72,21 @@ def quantize(
         int | None,
         typer.Option("--calibration-seed", help="Of the draw.  [default: 1234]"),
     ] = None,
+    keep_bf16: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto", help="Measure what FP8 costs where, and keep 16 bits where one of these needs it:"
+        ),
+    ] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(metavar="NATS", help="KL to the source, measured on texts, at most that.")
+    ] = None,
+    min_sqnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="SQNR of every output (without texts: weight), at least that.")
+    ] = None,
+    target_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of the files, at most that, such as 4.5GB.")
+    ] = None,
     python: Annotated[
         Path | None,
         typer.Option(help="Interpreter with llm-compressor.  [default: this one]"),
@@ -114,6 +129,7 @@ def quantize(
                 seed=seed,
                 python=python,
             ),
+            budget=command.BudgetOptions(keep=keep_bf16, max_kl=max_kl, min_sqnr=min_sqnr, target_size=target_size),
             revision=revision,
             dtype=dtype,
             targets=tuple(targets or command.DEFAULT_TARGETS),

@@ -1,6 +1,6 @@
 """`fp8 quantize`: a checkpoint in, its FP8 form out, whole or not at all.
 
-    choice, source → Checkpoint (headers) → Selection → Plan → checks → production → report
+    choice, source → Checkpoint (headers) → Selection → Plan → checks (→ budget → Plan) → production → report
 
 Everything that can be refused is refused before anything is written: options, calibration data, checkpoint, plan,
 machine. The making is core.making's.
@@ -8,10 +8,13 @@ machine. The making is core.making's.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from fp8cli.core.budgeting.budgets import BudgetOptions, read_budget
+from fp8cli.core.budgeting.decision import BudgetEvent, BudgetRequest, check_budget, decide
+from fp8cli.core.budgeting.ordering import BudgetOrder, order_budget
 from fp8cli.core.calibrating.ordering import CalibrationOptions, CalibrationOrder, order_calibration
 from fp8cli.core.calibrating.outlook import check_calibration, estimate_memory, foresee
 from fp8cli.core.doctor import environment
@@ -32,6 +35,7 @@ from fp8cli.formats.staging import check_output, partial_folder
 from fp8cli.schemes import DEFAULT_SCHEME
 
 __all__ = [
+    "BudgetOptions",
     "CalibrationOptions",
     "QuantizeReport",
     "QuantizeRequest",
@@ -57,6 +61,7 @@ class QuantizeRequest:
     scheme: str = DEFAULT_SCHEME
     kv_cache: str | None = None
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
     revision: str | None = None
     dtype: str = "auto"
     targets: tuple[str, ...] = DEFAULT_TARGETS
@@ -72,7 +77,7 @@ class QuantizeRequest:
     piece_bytes: int = PIECE_BYTES
 
 
-Notify = Callable[[ProductionEvent], None]
+Notify = Callable[[ProductionEvent | BudgetEvent], None]
 
 
 def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeReport:
@@ -80,11 +85,15 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     begun = time.monotonic()
     choice = choose(request.scheme, request.kv_cache)
     _refuse_idle_patterns(request, choice)
+    budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
     out = request.out or Path(f"{_name(request.model)}-{choice.suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
     check_output(out, overwrite=request.overwrite or request.dry_run, source=local)
-    order = order_calibration(request.calibration, choice, model=local)
+    limits = None if budget is None else order_budget(budget, request.calibration, choice, model=local)
+    # A budget has a use for data whatever the scheme is.
+    scales = CalibrationOptions() if limits is not None and not choice.needs_calibration else request.calibration
+    order = order_calibration(scales, choice, model=local)
     checkpoint = open_checkpoint(place)
     plan = _plan(checkpoint, choice, request)
     resources = plan_resources(
@@ -95,19 +104,36 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         cpus=environment.usable_cpus(),
         piece_bytes=request.piece_bytes,
     )
-    checks = _check_machine(plan, checkpoint, order, out, resources, dry_run=request.dry_run)
+    checks = _check_machine(plan, checkpoint, order, limits, out, resources, dry_run=request.dry_run)
     commit = None if isinstance(place, LocalFolder) else place.commit
-    done = None
-    seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
-    if not request.dry_run:
+    done = decided = None
+    if not request.dry_run or limits is not None:
         if not isinstance(place, LocalFolder):
             place = hub.download(place, progress=request.download_bars)
             checkpoint = open_checkpoint(place)
         refuse_broken_files(place, checkpoint.side_files)
+        source = Source(folder=place, checkpoint=checkpoint, commit=commit)
+    if limits is not None:
+        wish = BudgetRequest(
+            order=limits,
+            checkpoint=checkpoint,
+            folder=source.folder,
+            plan=plan,
+            state=source.state(),
+            resources=resources,
+            out=out,
+            restart=request.restart,
+            dry_run=request.dry_run,
+        )
+        decided = decide(wish, notify)
+        request = replace(request, ignore=(*request.ignore, *decided.ignore))
+        plan = _plan(checkpoint, choice, request)
+    seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
+    if not request.dry_run:
         production = Production(
             model=request.model,
             name=_name(request.model) if commit is None else request.model,
-            source=Source(folder=place, checkpoint=checkpoint, commit=commit),
+            source=source,
             plan=plan,
             calibration=order,
             out=out,
@@ -116,6 +142,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
             ignore=_ignore(request),
             overwrite=request.overwrite,
             restart=request.restart,
+            budget=decided,
         )
         done = produce(production, notify)
         seconds = time.monotonic() - begun
@@ -126,6 +153,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         commit=commit,
         out=out,
         foreseen=foreseen,
+        budget=decided,
         resources=resources,
         checks=checks,
         left_behind=checkpoint.left_behind,
@@ -164,6 +192,7 @@ def _check_machine(
     plan: Plan,
     checkpoint: Checkpoint,
     order: CalibrationOrder | None,
+    limits: BudgetOrder | None,
     out: Path,
     resources: Resources,
     *,
@@ -178,6 +207,8 @@ def _check_machine(
     )
     if order is not None:
         checks = (*checks, *check_calibration(order, estimate_memory(order, plan, checkpoint)))
+    if limits is not None:
+        checks = (*checks, *check_budget(limits, plan))
     failed = next((check for check in checks if check.status == "failed"), None)
     if failed is not None and not dry_run:
         message = f"{failed.name}: {failed.found}, wanted {failed.wanted}"

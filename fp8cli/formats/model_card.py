@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fp8cli.formats.budget_note import BudgetNote
 from fp8cli.formats.calibration_note import CalibrationNote
 
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
@@ -34,6 +35,7 @@ class CardFacts:
     weights_quantized: bool = True
     """Whether more than the KV cache is."""
     calibration: CalibrationNote | None = None
+    budget: BudgetNote | None = None
 
 
 def write_card(facts: CardFacts, source_card: str | None) -> str:
@@ -49,6 +51,7 @@ def write_card(facts: CardFacts, source_card: str | None) -> str:
         ("Source", f"`{facts.source}`, {version} `{facts.source_version}`"),
         ("Scheme", f"`{facts.scheme}`: {facts.scheme_summary}"),
         *([("Calibrated on", facts.calibration.for_card())] if facts.calibration else []),
+        *([("Mixed", facts.budget.for_card())] if facts.budget else []),
         ("Left unquantized", _left(facts)),
         (
             "Size",

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from fp8cli.commands.quantize import Started
+from fp8cli.core.budgeting.decision import BudgetEvent
 from fp8cli.core.calibrating import calibration_events as calibrating
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.worker_events import (
@@ -40,6 +41,7 @@ _SECONDS_BETWEEN_LINES: Final = 5.0
 _GB: Final = 10**9
 _REFERENCE: Final = "positions of the model as it is"
 _MEASURED: Final = "measured"
+_SETS: Final = "sets of groups measured, at most"
 _OBSERVED: Final = "texts observed for the scales"
 
 
@@ -126,19 +128,33 @@ class QuantizeBar(_Bar):
         """Draw on stderr, in the form it can take."""
         super().__init__(output)
         self._calibration = _CalibrationSteps(output)
+        self._measurement = _BudgetSteps(output)
 
-    def notify(self, event: calibrating.CalibrationEvent | Started | Piece) -> None:
+    def notify(self, event: calibrating.CalibrationEvent | BudgetEvent | Started | Piece) -> None:
         """Take an event of `commands.quantize`."""
         match event:
+            case ReadingBegins():
+                self._start(event.bytes, things=event.what)
+            case BytesRead():
+                self._advance(event.bytes)
+            case (
+                measuring.TextsRead()
+                | measuring.ModelLoading()
+                | measuring.ModelLoaded()
+                | measuring.ReferenceProgress()
+                | measuring.StepBegins()
+            ):
+                self._measurement.notify(event)
             case Started():
-                self._calibration.stop()
                 self._start(event.bytes_read, total=event.tensors)
             case Piece():
                 self._advance(event.bytes_read, finished=event.tensor_finished, free=event.resumed)
             case _:
+                self._measurement.stop()
                 self._calibration.notify(event)
 
     def _stop(self) -> None:
+        self._measurement.stop()
         self._calibration.stop()
         super()._stop()
 
@@ -299,6 +315,20 @@ class MeasureBar(_Steps):
                 self._move_to(number - 1)
                 if self._bar is not None:
                     self._bar.update(self._bar.task_ids[0], description=f"{_MEASURED}, now {escape(printable(name))}")
+
+
+class _BudgetSteps(MeasureBar):
+    """What the progress of a choice within a budget looks like: as any measurement, with one bar over all its parts."""
+
+    def notify(self, event: measuring.MeasuringEvent) -> None:
+        """Take an event of `core.measuring`."""
+        match event:
+            case measuring.StepBegins(number=number, of=of):
+                if self._what != _SETS:
+                    self._start(_SETS, of)
+                self._move_to(number - 1)
+            case _:
+                super().notify(event)
 
 
 def _words_of(prepared: Prepared) -> str:

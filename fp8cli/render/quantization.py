@@ -8,6 +8,7 @@ from fp8cli.commands.quantize import QuantizeReport
 from fp8cli.core.calibrating.outlook import CalibrationReport
 from fp8cli.core.folding import fold
 from fp8cli.core.quantizing.tensor_rows import TensorRow
+from fp8cli.render import budget
 from fp8cli.render.console import Output
 from fp8cli.render.table import Column, Table
 from fp8cli.render.units import count, gb, gib, mb, percent
@@ -49,6 +50,9 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
         output.line(_calibration(report.calibration))
     if report.findings:
         output.line(_gate(report))
+    if report.budget is not None:
+        output.line()
+        budget.show(report.budget, output, details=details)
     if details:
         output.line()
         output.table(_tensor_table(report.tensors))

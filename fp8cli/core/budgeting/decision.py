@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Final
 
 from fp8cli.core.budgeting.assembling import assemble
@@ -21,9 +22,11 @@ from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.budgeting.weight_choice import choose_by_weights, decibels, worst_ratio
 from fp8cli.core.budgeting.weight_noise import measure_weights
 from fp8cli.core.calibrating.ordering import environment_of
+from fp8cli.core.doctor.environment import Check, guard
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.measuring.measurement import measure
 from fp8cli.core.measuring.measuring_events import MeasuringEvent
+from fp8cli.core.measuring.outlook import check_memory, estimate_memory
 from fp8cli.core.model.roster import Roster
 from fp8cli.core.model.selection import rules_for
 from fp8cli.core.quantizing.plan import Plan
@@ -31,13 +34,16 @@ from fp8cli.core.quantizing.resources import Resources
 from fp8cli.errors import CannotRun, Interrupted
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder
 from fp8cli.formats.safetensors import DTYPES
-from fp8cli.formats.staging import disk_errors
+from fp8cli.formats.staging import disk_errors, partial_folder
 from fp8cli.measurer.budget_protocol import BudgetGroup, BudgetWork, Goal
 from fp8cli.measurer.protocol import MeasureJob
 from fp8cli.simulator.scheme import SIMULATED, with_kv_cache
 
 FOUND: Final = "found.json"
 """Beside the work: what was found, and the key of what it was found for."""
+
+BUDGET: Final = "budget"
+"""The folder of the work, beside the output in the making."""
 
 MOST_BESIDES: Final = 66
 """Sets that may be measured besides two for every group: the ends, the curve, the bisection, neighbours."""
@@ -56,13 +62,15 @@ class BudgetRequest:
     """Of the checkpoint."""
     plan: Plan
     """That quantizes all that may be."""
-    linears: Sequence[str]
-    """Full names of all modules that a pattern of `ignore` may name."""
     state: Mapping[str, object]
     """Of the checkpoint's files: another one was measured otherwise."""
     resources: Resources
-    work: Path
-    """To work in, the caller's alone; the log, and what is found, stay there."""
+    out: Path
+    """What becomes of the plan; the work is done beside it."""
+    restart: bool
+    """Whether what an unfinished run found is thrown away."""
+    dry_run: bool
+    """Whether nothing is to be kept."""
 
 
 def decide(request: BudgetRequest, notify: Notify) -> BudgetReport:
@@ -71,38 +79,61 @@ def decide(request: BudgetRequest, notify: Notify) -> BudgetReport:
     Raises CannotRun where no choice meets the budget, or all of it would stay as it is; what `core.measuring` raises
     where nothing can be measured; Interrupted on Ctrl-C, which leaves nothing behind.
     """
+    if request.dry_run:
+        work = Path(mkdtemp(prefix="fp8-")) / BUDGET
+        report = _decide(request, work, notify)
+        # Only now: an error names the log that lies there.
+        _leave_nothing(work)
+        return report
+    work = partial_folder(request.out) / BUDGET
+    if request.restart:
+        shutil.rmtree(work, ignore_errors=True)
+    return _decide(request, work, notify)
+
+
+def check_budget(order: BudgetOrder, plan: Plan) -> tuple[Check, ...]:
+    """Judge whether the choice can be made here. Never raises."""
+    if order.data is None:
+        return ()
+    memory = estimate_memory(plan, order.max_seq_length)
+    return (guard("memory", lambda: check_memory(memory)),)
+
+
+def _decide(request: BudgetRequest, work: Path, notify: Notify) -> BudgetReport:
     begun = time.monotonic()
-    fixed, groups = _split(request)
+    roster = _roster(request.checkpoint)
+    fixed, groups = _split(request, roster)
     goal = _goal(request, fixed, groups)
     key = _key(request, groups, goal)
-    found = _known(request.work / FOUND, key)
+    found = _known(work / FOUND, key)
     known = found is not None
     if found is None:
-        found = _find(request, groups, goal, notify)
-        with disk_errors(request.work):
-            _keep(request.work / FOUND, key, found)
+        found = _find(request, work, groups, goal, notify)
+        with disk_errors(request.out):
+            _keep(work / FOUND, key, found)
     report = assemble(
         request.order,
         request.plan,
-        request.linears,
+        sorted(roster.modules),
         (*fixed, *groups),
         found,
         fixed=len(fixed),
         known=known,
         seconds=time.monotonic() - begun,
     )
-    if report is None:
-        raise _unmet(request, found, groups)
-    if all(group.kept for group in report.groups):
-        raise _all_kept(request, found, groups)
+    if report is None or all(group.kept for group in report.groups):
+        _leave_nothing(work)
+        raise (_unmet if report is None else _all_kept)(request, found, groups)
     return report
 
 
-def _split(request: BudgetRequest) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+def _roster(checkpoint: Checkpoint) -> Roster:
+    tensors = {info.name: (info.dtype, info.shape) for info in checkpoint.tensors.values()}
+    return Roster(config=checkpoint.config, tensors=tensors, rules=rules_for(checkpoint.config, tensors))
+
+
+def _split(request: BudgetRequest, roster: Roster) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
     """Return the groups that stay without asking, for they save nothing, and those that are to be decided."""
-    tensors = {info.name: (info.dtype, info.shape) for info in request.checkpoint.tensors.values()}
-    config = request.checkpoint.config
-    roster = Roster(config=config, tensors=tensors, rules=rules_for(config, tensors))
     groups = find_groups(request.plan, request.checkpoint, roster)
     fixed = tuple(group for group in groups if group.saved_bytes <= 0)
     free = tuple(group for group in groups if group.saved_bytes > 0)
@@ -146,23 +177,25 @@ def _key(request: BudgetRequest, groups: Sequence[Group], goal: Goal) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _find(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify: Notify) -> Mapping[str, Any]:
+def _find(request: BudgetRequest, work: Path, groups: Sequence[Group], goal: Goal, notify: Notify) -> Mapping[str, Any]:
     try:
-        with disk_errors(request.work):
-            request.work.mkdir(parents=True, exist_ok=True)
+        with disk_errors(request.out):
+            work.mkdir(parents=True, exist_ok=True)
             if request.order.data is None:
                 return _look_at_weights(request, groups, goal, notify)
-            return _measure(request, groups, goal, notify)
+            return _measure(request, work, groups, goal, notify)
     except KeyboardInterrupt:
-        _leave_nothing(request.work)
+        _leave_nothing(work)
         raise Interrupted("interrupted while weights were measured, of which nothing is kept") from None
     except Interrupted:
-        _leave_nothing(request.work)
+        _leave_nothing(work)
         message = "interrupted while sensitivities were measured, of which nothing is kept"
         raise Interrupted(message, hint="run the same command again; fewer or shorter texts take less time") from None
 
 
-def _measure(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify: Notify) -> Mapping[str, Any]:
+def _measure(
+    request: BudgetRequest, work: Path, groups: Sequence[Group], goal: Goal, notify: Notify
+) -> Mapping[str, Any]:
     order, plan, device = request.order, request.plan, request.resources.device
     assert plan.scheme is not None  # noqa: S101 - `read_budget` refuses a budget without one
     assert order.data is not None  # noqa: S101 - see `_find`
@@ -185,7 +218,7 @@ def _measure(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify
         ),
     )
     environ = environment_of(device)
-    return measure(job, order.data, request.work, python=order.python, notify=notify, environ=environ)
+    return measure(job, order.data, work, python=order.python, notify=notify, environ=environ)
 
 
 def _look_at_weights(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify: Notify) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.outlook import CalibrationReport
 from fp8cli.core.doctor.environment import Check
 from fp8cli.core.findings import Finding
@@ -33,6 +34,8 @@ class QuantizeReport:
     kv_cache: KvCache | None
     calibration: CalibrationReport | None
     """None where nothing needs data."""
+    budget: BudgetReport | None
+    """What was chosen to stay in 16 bits; None where nobody asked for a choice."""
     dtype: str
     dry_run: bool
     counts: Mapping[str, int]
@@ -65,6 +68,7 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
     commit: str | None,
     out: Path,
     foreseen: CalibrationReport | None,
+    budget: BudgetReport | None = None,
     resources: Resources,
     checks: tuple[Check, ...],
     left_behind: tuple[str, ...],
@@ -85,6 +89,7 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
         scheme=plan.scheme,
         kv_cache=plan.kv_cache,
         calibration=foreseen,
+        budget=budget,
         dtype=torch_name(plan.dtype),
         dry_run=done is None,
         counts=plan.counts,

@@ -7,14 +7,16 @@ stop the run early; config.json comes last, because it is what makes a folder a 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from fp8cli import __version__
 from fp8cli.core.quantizing.choices import Choice
+from fp8cli.core.quantizing.outlook import plan_note
 from fp8cli.core.quantizing.plan import Plan
-from fp8cli.core.serving.command_line import serve_command, serve_note
+from fp8cli.core.serving.command_line import serve_command
+from fp8cli.formats.budget_note import BudgetNote
 from fp8cli.formats.calibration_note import CalibrationNote
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
 from fp8cli.formats.model_card import CardFacts, write_card
@@ -35,11 +37,19 @@ class Provenance:
     """Hub id, or the name of the local folder."""
     commit: str | None
     """Commit of the Hub repository; None for a local folder."""
-    torch_version: str | None
+    tools: Mapping[str, str]
+    """Versions of the packages that made the weights."""
+    choice: Choice
     targets: Sequence[str]
     ignore: Sequence[str]
     calibration: CalibrationNote | None = None
     """Where the scales come from that only data can tell."""
+    budget: BudgetNote | None = None
+    """Why some modules of `ignore` stay in 16 bits."""
+    quantization: Mapping[str, object] | None = None
+    """The `quantization_config` that llm-compressor wrote; None: that of the plan."""
+    recipe: str | None = None
+    """The recipe.yaml that llm-compressor wrote; None: that of the plan."""
 
 
 def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging) -> None:
@@ -53,13 +63,19 @@ def describe(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, staging: S
     """Write the files that say what the shards are. Raises OSError when the disk does not take them."""
     if plan.index is not None:
         staging.write_file(INDEX, (json.dumps(plan.index, indent=2, ensure_ascii=False) + "\n").encode())
-    recipe = recipe_text(plan.scheme, provenance.targets, provenance.ignore, kv_cache=plan.kv_cache)
+    recipe = provenance.recipe
+    if recipe is None:
+        recipe = recipe_text(plan.scheme, provenance.targets, provenance.ignore, kv_cache=plan.kv_cache)
     note = provenance.calibration.for_recipe() if provenance.calibration else ""
-    staging.write_file(_RECIPE, (recipe + note).encode())
+    kept = provenance.budget.for_recipe() if provenance.budget else ""
+    staging.write_file(_RECIPE, (recipe + note + kept).encode())
     staging.write_file(_CARD, _card(checkpoint, folder, plan, staging.out.name, provenance).encode())
+    quantization = provenance.quantization
+    if quantization is None:
+        quantization = quantization_config(plan.scheme, plan.ignored_modules, kv_cache=plan.kv_cache)
     config = config_text(
         checkpoint.config,
-        quantization_config(plan.scheme, plan.ignored_modules, kv_cache=plan.kv_cache),
+        quantization,
         dtype=DTYPES[plan.dtype].torch_name if plan.dtype_is_new else None,
         tie_word_embeddings=plan.new_tie_word_embeddings,
     )
@@ -76,12 +92,10 @@ def header_fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def _card(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, name: str, provenance: Provenance) -> str:
-    tools = {"fp8cli": __version__}
-    if provenance.torch_version is not None:
-        tools["torch"] = provenance.torch_version
+    tools = {"fp8cli": __version__, **provenance.tools}
     if provenance.calibration is not None:
         tools.update(provenance.calibration.tools)
-    choice = Choice(scheme=plan.scheme, kv_cache=plan.kv_cache)
+    choice = provenance.choice
     facts = CardFacts(
         name=name,
         source=provenance.model,
@@ -94,9 +108,10 @@ def _card(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, name: str, pr
         bytes_after=sum(plan.bytes_after.values()),
         tools=tools,
         serve_command=serve_command(name),
-        serve_note=serve_note(plan.scheme, plan.kv_cache),
-        weights_quantized=plan.scheme is not None,
+        serve_note=plan_note(plan),
+        weights_quantized="quantize" in plan.counts,
         calibration=provenance.calibration,
+        budget=provenance.budget,
     )
     source_card = folder.read(_CARD).decode(errors="replace") if _CARD in checkpoint.side_files else None
     return write_card(facts, source_card)
