@@ -117,6 +117,8 @@ def _tiles(comparison: Comparison, contest: Contest) -> Iterator[tuple[str, str]
     disk, base_disk = contest.other.bytes_on_disk, comparison.base.bytes_on_disk
     if disk is not None:
         yield f"on disk{f', base {size(base_disk)}' if base_disk is not None else ''}", size(disk)
+    if contest.other.predicted_bytes is not None:
+        yield "on disk, predicted", size(contest.other.predicted_bytes)
     speed, base_speed = contest.other.tokens_per_second, comparison.base.tokens_per_second
     if speed is not None and base_speed:
         yield "tokens per second, of the base", f"×{speed / base_speed:.2f}"

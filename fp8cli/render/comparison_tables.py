@@ -181,11 +181,21 @@ def cost_table(comparison: Comparison) -> Table | None:
 
 def _cost_rows(sides: Sequence[Side]) -> Iterator[tuple[str, ...]]:
     yield ("size on disk", *_beside([side.bytes_on_disk for side in sides], lambda found: size(int(found))))
+    if any(side.predicted_bytes is not None for side in sides):
+        yield ("size, predicted", *list(_predicted(sides)))
     yield ("GPU memory, peak", *_beside([side.peak_gpu_memory_bytes for side in sides], lambda found: size(int(found))))
     yield ("memory, peak", *_beside([side.peak_memory_bytes for side in sides], lambda found: size(int(found))))
     yield ("tokens per second", *_beside([side.tokens_per_second for side in sides], lambda found: f"{found:,.0f}"))
     yield ("seconds", *_beside([side.seconds for side in sides], lambda found: f"{found:,.1f}"))
     yield ("executed as", *(shorten(side.executed_as or UNKNOWN, LABEL) for side in sides))
+
+
+def _predicted(sides: Sequence[Side]) -> Iterator[str]:
+    """What simulations would take on disk, beside what the base takes there."""
+    on_disk = sides[0].bytes_on_disk or sides[0].predicted_bytes
+    for side in sides:
+        _, cell = _beside([on_disk, side.predicted_bytes], lambda found: size(int(found)))
+        yield cell
 
 
 def _beside(numbers: Sequence[float | None], write: Callable[[float], str]) -> Iterator[str]:

@@ -87,7 +87,12 @@ def _notes(base: ReadySide, other: ReadySide) -> Iterable[str]:
 
 
 def _fingerprints(side: ReadySide) -> set[str]:
-    return {fingerprint for record in side.records if (fingerprint := record.model.fingerprint) is not None}
+    return {
+        # What was rounded in a checkpoint is another model.
+        f"{fingerprint} {'' if record.simulated is None else record.simulated.scheme}"
+        for record in side.records
+        if (fingerprint := record.model.fingerprint) is not None
+    }
 
 
 def _contest(base: ReadySide, draft: _Draft, limits: Limits) -> Contest:

@@ -215,6 +215,10 @@ class Side:
     settings: Mapping[str, str]
     """What to show of how it was run."""
     notes: tuple[str, ...]
+    simulated: str | None = None
+    """The scheme that was simulated: no such checkpoint exists, so nobody knows its speed or memory."""
+    predicted_bytes: int | None = None
+    """Of the weights that it would have on disk."""
 
 
 @dataclass(frozen=True, kw_only=True)

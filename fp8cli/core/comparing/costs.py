@@ -22,24 +22,33 @@ def describe_side(side: ReadySide) -> Side:
     records, evidence = side.records, side.evidence
     newest = max(records, key=lambda record: record.created, default=None)
     results = evidence[0].results
+    simulated = None if newest is None else newest.simulated
+    real = tuple(record for record in records if record.simulated is None)
     backend = results.backend if newest is None else newest.settings.backend
     return Side(
         label=side.label,
         model=_model(results.model) if newest is None else newest.model.name,
         sources=tuple(str(each.source) for each in evidence),
-        quantization=None if newest is None else newest.model.quantization,
+        quantization=None if newest is None else _form(newest),
         executed_as=_one(record.executed_as for record in records),
         backend=backend,
         hardware=_one(", ".join(record.gpus) or record.hardware for record in records),
         created=results.date if newest is None else newest.created,
-        bytes_on_disk=None if newest is None else newest.model.bytes_on_disk,
-        peak_memory_bytes=_largest(record.speed.peak_memory_bytes for record in records),
-        peak_gpu_memory_bytes=_largest(record.speed.peak_gpu_memory_bytes for record in records),
-        tokens_per_second=_rate(records),
+        bytes_on_disk=None if newest is None or simulated is not None else newest.model.bytes_on_disk,
+        # Those of a simulation are of the unquantized checkpoint and of the rounding.
+        peak_memory_bytes=_largest(record.speed.peak_memory_bytes for record in real),
+        peak_gpu_memory_bytes=_largest(record.speed.peak_gpu_memory_bytes for record in real),
+        tokens_per_second=_rate(real),
         seconds=_seconds(side),
         settings=_settings(side),
+        simulated=None if simulated is None else simulated.scheme,
+        predicted_bytes=None if simulated is None else simulated.predicted_bytes,
         notes=tuple(dict.fromkeys((*side.notes, *(note for record in records for note in record.notes)))),
     )
+
+
+def _form(record: RunRecord) -> str | None:
+    return record.model.quantization if record.simulated is None else f"{record.simulated.scheme}, simulated"
 
 
 def _model(name: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Evaluates what a comparison lacks: checkpoints as they are given, and runs whose tasks or settings are not there yet.
+"""Evaluates what a comparison lacks: checkpoints, simulations of the base, and runs without those tasks or settings.
 
 The base comes first, and what it was run with (backend, dtype, batch size, …) is what the others are run with, unless
 the user says otherwise. What is known already costs nothing: evaluations are answered from their records.
@@ -11,9 +11,11 @@ from typing import Final
 
 from fp8cli.core.comparing.outlook import outlook_of_items, outlook_of_margin
 from fp8cli.core.comparing.sides import Evidence, NamedSide, ReadySide, pick_tasks, recorded
+from fp8cli.core.comparing.simulations import check_data, data_of, for_simulations, on_base
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.evaluation import Evaluated, evaluate
 from fp8cli.core.evaluating.request import EvaluationRequest
+from fp8cli.core.evaluating.simulation import options_of
 from fp8cli.core.evaluating.worker_events import TasksCounted
 from fp8cli.errors import UsageError
 from fp8cli.formats.run_record import RunRecord
@@ -59,12 +61,14 @@ def ready_sides(
     named: Sequence[NamedSide], request: EvaluationRequest, notify: Notify = lambda _: None, *, margin: float
 ) -> tuple[ReadySide, ...]:
     """Return every side with what is compared of it, evaluated where it was not. Raises Fp8Error with what is wrong."""
+    named = on_base(named)
     sides = _Sides(
-        named=tuple(named),
+        named=named,
         asked=request.task_names or _asked_of(named),
         chosen=bool(request.task_names),
         options=tuple(_given(request)),
     )
+    check_data(sides.named, request)
     jobs = [_missing(side, sides) for side in sides.named]
     labels = _labels(sides.named)
     tell = _with_outlook(notify, margin)
@@ -75,11 +79,13 @@ def ready_sides(
             continue
         model = next((record for each in ready[:1] for record in each.records), None) or side.newest_record
         wanted = replace(
-            request if model is None else _like(request, model),
+            for_simulations(request, sides.named) if model is None else _like(request, model),
             checkpoint=side.checkpoint,
             revision=None,
             tasks=names,
             label=label,
+            simulate=side.simulate,
+            calibration=data_of(side, request),
         )
         ready.append(_from_evaluation(side, sides, evaluate(wanted, tell)))
     return _told_apart(ready, sides.named)
@@ -98,7 +104,15 @@ def noise_side(base: ReadySide, request: EvaluationRequest, notify: Notify = lam
         raise UsageError(f"`{base.label}` was evaluated in {NOISE_DTYPE} already", hint="leave --noise-floor out")
     label = f"{record.label}~{NOISE_DTYPE}"
     asked = tuple(dict.fromkeys(name for each in base.records for name in each.asked_tasks))
-    like = replace(_like(request, record), checkpoint=record.model.path, tasks=asked, label=label, dtype=NOISE_DTYPE)
+    like = replace(
+        _like(request, record),
+        checkpoint=record.model.path,
+        tasks=asked,
+        label=label,
+        dtype=NOISE_DTYPE,
+        simulate=None if record.simulated is None else record.simulated.scheme,
+        calibration=options_of(record.simulated),
+    )
     tasks = {task: each for task, each in _tasks_of(evaluate(like, notify)).items() if task in base.tasks}
     return ReadySide(label=label, tasks=tasks)
 
@@ -121,7 +135,7 @@ def _given(request: EvaluationRequest) -> Iterator[str]:
 
 def _missing(side: NamedSide, sides: _Sides) -> tuple[str, ...]:
     """Names of tasks that the side must be evaluated on. Raises UsageError where it cannot be."""
-    if side.kind == "checkpoint":
+    if side.kind in {"checkpoint", "simulation"}:
         return sides.asked
     _, lacking = pick_tasks(side, sides.asked)
     wanted = sides.asked if sides.options and side.kind == "label" else lacking if sides.chosen else ()

@@ -1,8 +1,8 @@
 """What the user means by a side of a comparison: a label, a run, results of plain lm-eval, a table, or a checkpoint.
 
-A name that could mean several things is settled in this order, and the reader is told: a label of the runs folder; a
-run, `LABEL@DATE`; what lies at that path (a record, results, a table, a checkpoint folder, a folder with results); a
-model on the Hub, as ORG/NAME.
+A name that could mean several things is settled in this order, and the reader is told: `sim:SCHEME`, the base as it
+would be under a scheme; a label of the runs folder; a run, `LABEL@DATE`; what lies at that path (a record, results, a
+table, a checkpoint folder, a folder with results); a model on the Hub, as ORG/NAME.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,14 +11,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, Literal
 
-from fp8cli.core.evaluating.runs import find_records, labels
+from fp8cli.core.evaluating.runs import find_records, labels, simulated_label
+from fp8cli.core.simulating.words import PREFIX, simulated_scheme
 from fp8cli.errors import BadInput, UsageError
 from fp8cli.formats.checkpoint import CONFIG
 from fp8cli.formats.lm_eval_results import Results, read_results
 from fp8cli.formats.pasted_table import read_table
 from fp8cli.formats.run_record import RunRecord, read_record
 
-SideKind = Literal["label", "run", "results", "table", "checkpoint"]
+SideKind = Literal["label", "run", "results", "table", "checkpoint", "simulation"]
 
 _TABLES: Final = (".md", ".markdown", ".txt")
 _RESULTS: Final = "results_*.json"
@@ -55,6 +56,8 @@ class NamedSide:
     """What can be evaluated for tasks that are missing; None where nobody knows."""
     note: str | None = None
     """What else the name could have meant."""
+    simulate: str | None = None
+    """The scheme that is simulated in the checkpoint; None: it is run as it is."""
 
     @property
     def newest_record(self) -> RunRecord | None:
@@ -95,6 +98,10 @@ def name_side(name: str, runs: Path, *, complain: Callable[[str], None] = lambda
 
     complain: told of records that cannot be read and are left out.
     """
+    if name.startswith(PREFIX):
+        scheme = simulated_scheme(name.removeprefix(PREFIX)).name
+        label = simulated_label(scheme)
+        return NamedSide(name=name, label=label, kind="simulation", evidence=(), checkpoint=None, simulate=scheme)
     path = Path(name).expanduser()
     if _is_label(name) and (found := find_records(runs, name, complain=complain)):
         note = f"`{name}` is a label in `{runs}` and a path here: the label is meant, ./{name} is the other"
@@ -207,8 +214,16 @@ def _of_records(
     name: str, label: str, kind: SideKind, found: Iterable[tuple[Path, RunRecord]], *, note: str | None = None
 ) -> NamedSide:
     evidence = tuple(recorded(folder, record) for folder, record in found)
-    checkpoint = next((each.record.model.path for each in evidence if each.record is not None), None)
-    return NamedSide(name=name, label=label, kind=kind, evidence=evidence, checkpoint=checkpoint, note=note)
+    newest = evidence[0].record
+    return NamedSide(
+        name=name,
+        label=label,
+        kind=kind,
+        evidence=evidence,
+        checkpoint=None if newest is None else newest.model.path,
+        note=note,
+        simulate=None if newest is None or newest.simulated is None else newest.simulated.scheme,
+    )
 
 
 def recorded(folder: Path, record: RunRecord) -> Evidence:
