@@ -28,17 +28,13 @@ _CURVE: Final = (
 _NOISE_CURVE: Final = (
     Column(title="groups in 16 bits", right=True),
     Column(title="tensors", right=True),
-    Column(title="SQNR of all weights (dB)", right=True),
+    Column(title="lowest SQNR in FP8 (dB)", right=True),
     Column(title=""),
 )
-_GROUPS: Final = (
-    Column(title="group, most fragile first", shortens=True),
-    Column(title="stays in"),
-    Column(title="saves", right=True, rank=1),
-    Column(title="KL alone", right=True),
-    Column(title="its share", right=True, rank=2),
-    Column(title="SQNR (dB)", right=True),
-)
+_NAME: Final = Column(title="group, most fragile first", shortens=True)
+_FATE: Final = Column(title="stays in")
+_SAVES: Final = Column(title="saves", right=True, rank=1)
+_KL: Final = (Column(title="KL alone", right=True), Column(title="its share", right=True, rank=2))
 _SHOWN: Final = 5
 """Names of kept groups without --details."""
 
@@ -63,7 +59,7 @@ def _verdict(report: BudgetReport) -> str:
     names = ", ".join(kept[:_SHOWN])
     more = f" and {count(len(kept) - _SHOWN)} more" if len(kept) > _SHOWN else ""
     return (
-        f"{report.said}: {count(len(kept))} of {count(len(report.groups))} groups of Linears stay in 16 bits"
+        f"{report.said}: {count(len(kept))} of {count(len(report.groups))} groups of Linears {'stays' if len(kept) == 1 else 'stay'} in 16 bits"
         f"{_measured(report.chosen)}: {names}{more}"
     )
 
@@ -85,7 +81,9 @@ def _source(report: BudgetReport) -> str:
 def _curve_table(report: BudgetReport, *, unicode: bool) -> Table:
     points = _thin(report.curve)
     if report.source == "weights":
-        rows = tuple((*_place(point), _decibels(point.noise_db), _mark(point, unicode=unicode)) for point in points)
+        rows = tuple(
+            (*_place(point), _decibels(point.lowest_sqnr_db), _mark(point, unicode=unicode)) for point in points
+        )
         return Table(columns=_NOISE_CURVE, rows=rows)
     most = max((point.kl or 0.0 for point in report.curve), default=0.0)
     return Table(
@@ -130,16 +128,17 @@ def _bar(share: float, *, unicode: bool) -> str:
 
 
 def _group_table(report: BudgetReport) -> Table:
+    has_kl = any(group.kl_alone is not None for group in report.groups)
+    what = "outputs" if any(group.output_sqnr_db is not None for group in report.groups) else "weights"
     return Table(
-        columns=_GROUPS,
+        columns=(_NAME, _FATE, _SAVES, *(_KL if has_kl else ()), Column(title=f"SQNR of {what} (dB)", right=True)),
         rows=tuple(
             (
                 group.name,
                 "16 bits" if group.kept else "FP8",
                 size(group.saved_bytes) if group.saved_bytes > 0 else "nothing",
-                _nats(group.kl_alone),
-                _nats(group.kl_share),
-                _decibels(_sqnr(group)),
+                *((_nats(group.kl_alone), _nats(group.kl_share)) if has_kl else ()),
+                "not measured" if (ratio := _sqnr(group)) is None else _decibels(ratio),
             )
             for group in report.groups
         ),
@@ -155,6 +154,4 @@ def _nats(value: float | None) -> str:
 
 
 def _decibels(value: float | None) -> str:
-    if value is None:
-        return "no noise"
-    return "no noise" if math.isinf(value) else f"{value:.1f}"
+    return "none in FP8" if value is None else "no noise" if math.isinf(value) else f"{value:.1f}"

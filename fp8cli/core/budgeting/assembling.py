@@ -108,29 +108,24 @@ def _curve(
     def size(kept: tuple[int, ...]) -> int:
         return whole + sum(groups[fixed + number].saved_bytes for number in kept)
 
+    ratios = [worst_ratio(group["outputs"] or group["weights"]) for group in found["groups"]]
     points = []
     least = math.inf
     for kept, each in sorted(sets.items(), key=lambda item: (size(item[0]), item[1]["kl"] or 0.0)):
-        loss = each["kl"] if each["kl"] is not None else _noise(found, kept)
-        if loss >= least and kept != chosen:
+        kl = each["kl"]
+        if kl is not None and kl >= least and kept != chosen:
             continue
-        least = min(least, loss)
-        signal = math.fsum(signal for group in found["groups"] for signal, _ in group["weights"])
+        least = least if kl is None else min(least, kl)
+        left = [ratio for number, ratio in enumerate(ratios) if number not in kept]
         points.append(
             CurvePoint(
                 kept=tuple(sorted([*(place[number] for number in range(fixed)), *(place[fixed + n] for n in kept)])),
                 tensor_bytes=size(kept),
-                kl=each["kl"],
+                kl=kl,
                 kl_se=each["kl_se"],
                 same_top=each["same_top"],
-                noise_db=None if each["kl"] is not None or loss == 0 else decibels(loss / signal),
+                lowest_sqnr_db=decibels(max(left)) if left else None,
                 chosen=kept == chosen,
             )
         )
     return tuple(points)
-
-
-def _noise(found: Mapping[str, Any], kept: Sequence[int]) -> float:
-    """Return the squares of all rounding errors of weights, summed, but those of the groups that are kept."""
-    left = (group for number, group in enumerate(found["groups"]) if number not in kept)
-    return math.fsum(noise for group in left for _, noise in group["weights"])

@@ -40,8 +40,9 @@ class CurvePoint:
     """Its standard error."""
     same_top: float | None
     """Share of the positions where the likeliest token is that of the model as it is."""
-    noise_db: float | None
-    """Without data: SQNR of all weights together, those in 16 bits without noise; None where there is none left."""
+    lowest_sqnr_db: float | None
+    """Of the groups that are in FP8, as far as it is known: of their outputs if those were measured, else of their
+    weights. None where no group is left."""
     chosen: bool
 
 
@@ -67,7 +68,7 @@ class BudgetReport:
     groups: tuple[GroupReport, ...]
     """Most fragile first."""
     curve: tuple[CurvePoint, ...]
-    """Measured sets that no other beats in bytes and KL, by bytes, and the chosen one; without data, the path that the
+    """By bytes: measured sets that no other beats in bytes and KL, and the chosen one; without data, some sets that the
     ranking of groups gives."""
     chosen: CurvePoint
     kept_modules: tuple[str, ...]
