@@ -144,7 +144,7 @@ def _notes(evaluated: Evaluated, request: EvaluateRequest) -> tuple[str, ...]:
 
 
 def _of_simulation(facts: SimulationFacts) -> str:
-    said = f"{facts.scheme} is simulated: no such checkpoint exists, and speed and memory are not what it would have"
+    said = f"{facts.scheme} is simulated in the unquantized checkpoint, so speed and memory are not what it would have"
     if facts.source is None or facts.samples is None or facts.tokens is None:
         return said
     return f"{said}; its scales are of {facts.samples:,} samples of {facts.source}, {facts.tokens:,} tokens"

@@ -92,7 +92,7 @@ def _cost(report: EvaluateReport) -> str:
     record, speed = report.record, report.record.speed
     words = [] if record.model.bytes_on_disk is None else [f"weights {gb(record.model.bytes_on_disk)}"]
     if record.simulated is not None:
-        words.append(f"predicted {gb(record.simulated.predicted_bytes)}")
+        words.append(f"{gb(record.simulated.predicted_bytes)} predicted")
     words.append(f"{speed.seconds:.1f} s, {speed.loading_seconds:.1f} s of it loading")
     if speed.tokens_per_second is not None:
         words.append(f"{count(speed.tokens)} tokens, {speed.tokens_per_second:,.0f} a second")
