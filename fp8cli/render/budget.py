@@ -58,8 +58,9 @@ def _verdict(report: BudgetReport) -> str:
         return f"{report.said}: met with every Linear in FP8{_measured(report.chosen)}"
     names = ", ".join(kept[:_SHOWN])
     more = f" and {count(len(kept) - _SHOWN)} more" if len(kept) > _SHOWN else ""
+    stay = "stays" if len(kept) == 1 else "stay"
     return (
-        f"{report.said}: {count(len(kept))} of {count(len(report.groups))} groups of Linears {'stays' if len(kept) == 1 else 'stay'} in 16 bits"
+        f"{report.said}: {count(len(kept))} of {count(len(report.groups))} groups of Linears {stay} in 16 bits"
         f"{_measured(report.chosen)}: {names}{more}"
     )
 

@@ -64,6 +64,13 @@ def read_budget(options: BudgetOptions, choice: Choice) -> Budget | None:
     if len(named) != 1:
         found = " and ".join(WORDS[kind] for kind in named) or "no budget"
         raise UsageError(f"--keep-bf16 {AUTO} takes one budget, and there is {found}", hint=f"give one of {_EXAMPLES}")
+    if choice.recipe is not None:
+        message = f"a recipe says itself what stays as it is, so --keep-bf16 {AUTO} would have no effect"
+        raise UsageError(message, hint="leave it out, or write what is to stay into the recipe's ignore")
+    if choice.modifiers.names:
+        names = " and ".join(choice.modifiers.names)
+        message = f"what {names} makes of weights cannot be simulated, so no budget can be measured for it"
+        raise UsageError(message, hint=f"leave out {' and '.join(choice.modifiers.words)}, or --keep-bf16 {AUTO}")
     if choice.scheme is None:
         message = f"no weight is quantized, so --keep-bf16 {AUTO} would have no effect"
         raise UsageError(message, hint="leave it out, or choose a scheme")
