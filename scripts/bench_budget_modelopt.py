@@ -37,9 +37,10 @@ def kept_by_modelopt(folder: str, texts: list[torch.Tensor], effective_bits: flo
         num_calib_steps=len(texts),
         num_score_steps=len(texts),
     )
+    modules: dict[str, Any] = dict(model.named_modules())
     return [
         name
-        for name, module in model.named_modules()
+        for name, module in modules.items()
         if isinstance(module, torch.nn.Linear) and name != "lm_head" and not module.weight_quantizer.is_enabled
     ]
 
