@@ -37,12 +37,15 @@ def kept_by_modelopt(folder: str, texts: list[torch.Tensor], effective_bits: flo
         num_calib_steps=len(texts),
         num_score_steps=len(texts),
     )
-    modules: dict[str, Any] = dict(model.named_modules())
-    return [
-        name
-        for name, module in modules.items()
-        if isinstance(module, torch.nn.Linear) and name != "lm_head" and not module.weight_quantizer.is_enabled
-    ]
+    return [name for name, module in model.named_modules() if _is_left(name, module)]
+
+
+def _is_left(name: str, module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear) and name != "lm_head" and not _is_quantized(module)
+
+
+def _is_quantized(module: Any) -> bool:
+    return bool(module.weight_quantizer.is_enabled)
 
 
 def main() -> None:
