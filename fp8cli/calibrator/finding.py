@@ -1,14 +1,16 @@
-"""The finding of scales: llm-compressor's real `oneshot` over the samples, in memory, and what it found read off.
+"""The finding of scales: llm-compressor's real `oneshot` over the samples, and what it found read off.
 
 The model that comes out of it is thrown away: its weights are written by the streaming engine, from the checkpoint,
 with the same bytes. What is kept is what needs data, under the names and in the shapes of a checkpoint.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
+from fp8cli.calibrator import ranks
 from fp8cli.calibrator.names import rename, weights_of
 from fp8cli.calibrator.protocol import SCALE_ENDINGS, CalibrationJob
 from fp8cli.samples.encoding import Encoded
@@ -21,14 +23,28 @@ _STRATEGIES: Final = {"tensor": "tensor", "head": "attn_head"}
 _MAX_NAMED: Final = 3
 
 
-def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encoded, tell: Callable[..., None]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What was written."""
+
+    count: int
+    dead: tuple[str, ...]
+    """Names of scales of values that were 0 in every sample: they are the least that the dtype tells from 0 beside 1,
+    which says nothing about the values to come."""
+
+
+def find_scales(
+    job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encoded, tell: Callable[..., None]
+) -> Mapping[str, Any]:
     """Run `oneshot` over the samples; the scales are in the model afterwards.
 
+    Returns where values were 0 in every sample: for names of scales in the model, a mask of the scale's elements.
     Raises Failure naming a module that no sample reached, or saying why the model cannot be calibrated.
     """
     layers = count_parts(model)
     tell("begins", samples=len(encoded.ids), layers=layers)
-    recipe, missed = _make_modifier(job, lambda number: tell("layer", number=number, of=max(number, layers)))
+    seen = _Seen(reached=set(), still={}, missed=[])
+    recipe = _make_modifier(job, seen, lambda number: tell("layer", number=number, of=max(number, layers)))
     try:
         _run_oneshot(recipe, data_set_of(encoded), model, tokenizer, encoded.max_seq_length)
     except Exception as error:
@@ -38,7 +54,8 @@ def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encode
         message = f"llm-compressor cannot calibrate this model ({sentence(error)})"
         hint = None if job.kv_cache is None else "it may without --kv-cache: the layers of some models are not known"
         raise Failure(kind="model", message=message, hint=hint) from error
-    refuse_unreached(missed)
+    refuse_unreached(seen.missed)
+    return seen.still
 
 
 def refuse_unreached(modules: Sequence[str]) -> None:
@@ -54,11 +71,16 @@ def refuse_unreached(modules: Sequence[str]) -> None:
 
 
 def data_set_of(encoded: Encoded) -> Any:
-    """Return the samples as `oneshot` takes them."""
+    """Return the samples as `oneshot` takes them: of several processes, each has its share."""
     from datasets import Dataset
+    from datasets.table import InMemoryTable
 
-    ids = [list(each) for each in encoded.ids]
-    return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
+    rank, processes = ranks.place()
+    ids = [list(each) for each in encoded.ids[rank::processes]]
+    table = InMemoryTable.from_pydict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
+    # llm-compressor 0.14 takes data sets of one fingerprint for one data set and deals it out, but then every process
+    # reads the first share of it, and what is in the others is seen by none.
+    return Dataset(table, fingerprint=f"{encoded.sha256()}-{rank}-of-{processes}")
 
 
 def _run_oneshot(recipe: Any, samples: Any, model: Any, tokenizer: Any, max_seq_length: int) -> None:
@@ -75,24 +97,28 @@ def _run_oneshot(recipe: Any, samples: Any, model: Any, tokenizer: Any, max_seq_
         shuffle_calibration_samples=False,
         max_seq_length=max_seq_length,
         moe_calibrate_all_experts=True,
+        # Nothing is rounded while scales are looked for, so that a second pass over each part would hand on the same.
+        propagate_error=False,
     )
 
 
-def save_scales(job: CalibrationJob, model: Any, target: Path) -> int:
-    """Write the scales that are wanted under their names in the checkpoint, and return how many there are.
+def save_scales(job: CalibrationJob, model: Any, target: Path, still: Mapping[str, Any]) -> Saved:
+    """Write the scales that are wanted under their names in the checkpoint. still: what `find_scales` returned.
 
     Raises Failure naming one that is not there, or is no positive number.
     """
     import torch
     from safetensors.torch import load_file, save_file
 
-    found = {name: value for name, value in model.state_dict().items() if name.endswith(SCALE_ENDINGS)}
+    found = _scales_in(model)
     if not found:
         raise Failure(kind="model", message="no layer of the model needs a scale", hint="check --targets and --ignore")
+    # No scale is 0, so 0 can stand for those of values that never moved while names change.
+    marked = {name: scale.masked_fill(still[name], 0) if name in still else scale for name, scale in found.items()}
     with TemporaryDirectory(dir=target.parent) as folder:
         # The class's own method: it turns names of modules into those of a checkpoint, and with a `state_dict` of
         # scales alone it writes nothing else. The instance's, llm-compressor's, would compress the model first.
-        type(model).save_pretrained(model, folder, state_dict=found)
+        type(model).save_pretrained(model, folder, state_dict=marked)
         weights = weights_of(Path(job.model))
         saved = load_file(Path(folder) / "model.safetensors")
     named = {rename(name, weights): scale for name, scale in saved.items()}
@@ -101,47 +127,89 @@ def save_scales(job: CalibrationJob, model: Any, target: Path) -> int:
     if missing is not None:
         hint = "keep that module as it is with --ignore"
         raise Failure(kind="model", message=f"llm-compressor has no scale for `{missing}`", hint=hint)
-    scales = {name: named[name] for name in wanted}
+    dead = tuple(name for name in wanted if bool((named[name] == 0).any()))
+    scales = {name: named[name].masked_fill(named[name] == 0, _least(named[name])) for name in wanted}
     for name, scale in scales.items():
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             message = f"calibration found no positive number for `{name}`, but {scale.min().item():g}"
             hint = "the model overflows in its dtype, or its weights hold NaN: fp8 inspect CHECKPOINT"
             raise Failure(kind="model", message=message, hint=hint)
     save_file(scales, target)
-    return len(scales)
+    return Saved(count=len(scales), dead=dead)
 
 
-def _make_modifier(job: CalibrationJob, layer_done: Callable[[int], None]) -> tuple[Any, list[str]]:
-    """Return llm-compressor's modifier, which tells of every part that is done, and the modules nothing reached.
+def _scales_in(model: Any) -> dict[str, Any]:
+    """Return the scales by their names in the model. `state_dict` would read every weight from the disk as well."""
+    found = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        for own in module._parameters:  # noqa: SLF001 - the names alone, without a value being read
+            full = f"{name}.{own}"
+            if full.endswith(SCALE_ENDINGS):
+                found[full] = getattr(module, own).detach()
+    return found
 
-    The list is filled when the calibration ends.
-    """
+
+def _least(scale: Any) -> float:
+    """Return what compressed-tensors has for a scale of nothing but zeros: the epsilon of its dtype."""
+    import torch
+
+    return torch.finfo(scale.dtype).eps
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What is noted while samples go through."""
+
+    reached: set[int]
+    """Observers that saw something."""
+    still: dict[str, Any]
+    """Masks of the scales of values that never were anything but 0."""
+    missed: list[str]
+    """Modules that nothing reached; filled in when the calibration ends."""
+
+
+def _make_modifier(job: CalibrationJob, seen: _Seen, layer_done: Callable[[int], None]) -> Any:
+    """Return llm-compressor's modifier, which tells of every part that is done and notes what was seen."""
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    reached: set[int] = set()
-    missed: list[str] = []
+    names: dict[int, str] = {}
     done = 0
 
     class Told(QuantizationModifier):  # type: ignore[misc]  # the library has no types
         """The same, with a word after each part of the model."""
 
+        def on_calibration_start(self, state: Any, event: Any, **rest: Any) -> None:
+            super().on_calibration_start(state, event, **rest)
+            names.update((id(module), name) for name, module in state.model.named_modules())
+
+        def sync_obs_act_stats(self, modules: Any) -> None:
+            # Before the scales are computed, for after that an observer forgets what it saw, and after the processes
+            # have joined what they saw, if there are several.
+            super().sync_obs_act_stats(modules)
+            for module in modules:
+                for observer in observers_of(module):
+                    if observer.has_statistics:
+                        seen.reached.add(id(observer))
+                        name = f"{names[id(module)]}.{observer.base_name}_scale"
+                        zero = (observer.min_vals == 0) & (observer.max_vals == 0)
+                        if bool(zero.any()):
+                            seen.still[name] = zero.reshape(getattr(module, f"{observer.base_name}_scale").shape).cpu()
+
         def on_sequential_epoch_end(self, state: Any, event: Any, modules: Any, **rest: Any) -> None:
             nonlocal done
-            # Before the scales are computed: after that an observer forgets what it saw.
-            reached.update(id(seen) for module in modules for seen in observers_of(module) if seen.has_statistics)
             super().on_sequential_epoch_end(state, event, modules, **rest)
             done += 1
             layer_done(done)
 
         def on_calibration_end(self, state: Any, event: Any, **rest: Any) -> None:
             for name, module in state.model.named_modules():
-                if any(id(seen) not in reached for seen in observers_of(module)):
-                    missed.append(name)
+                if any(id(observer) not in seen.reached for observer in observers_of(module)):
+                    seen.missed.append(name)
             super().on_calibration_end(state, event, **rest)
 
     cache = None if job.kv_cache is None else kv_cache_scheme(job.kv_cache)
     common = {"targets": list(job.targets), "ignore": list(job.ignore), "kv_cache_scheme": cache}
-    return Told(**common) if job.scheme is None else Told(**common, scheme=job.scheme), missed
+    return Told(**common) if job.scheme is None else Told(**common, scheme=job.scheme)
 
 
 def kv_cache_scheme(kv_cache: Literal["tensor", "head"]) -> dict[str, object]:

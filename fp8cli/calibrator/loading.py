@@ -20,6 +20,7 @@ def load_model(checkpoint: str, dtype: str, *, offload: Path | None) -> Any:
 
     checkpoint: its folder. dtype: torch's name of the type to compute in. offload: a folder for links and for what is
     no tensor of the checkpoint as it is (experts that transformers fuses); None: all of the model comes into memory.
+    Of several processes, joined by `torch.distributed`, all must call this, with the same folder.
 
     Raises Failure where the reason is known here.
     """
@@ -40,11 +41,13 @@ def load_model(checkpoint: str, dtype: str, *, offload: Path | None) -> Any:
 
 
 def _load_from_disk(checkpoint: str, dtype: Any, folder: Path) -> Any:
+    from compressed_tensors.distributed import is_source_process
     from compressed_tensors.offload import from_accelerate
     from transformers import AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    places = _places(checkpoint)
+    # Of several processes the first alone loads, and tells the others where everything lies.
+    places = _places(checkpoint) if is_source_process() else "meta"
     with _shards_read_by_tensor():
         model = AutoModelForCausalLM.from_pretrained(
             checkpoint, dtype=dtype, device_map=places, offload_folder=str(folder), offload_buffers=True

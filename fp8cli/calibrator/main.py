@@ -4,24 +4,30 @@ Started by `worker.bootstrap`, perhaps in an interpreter that has nothing of thi
 into files; standard output and error are a log.
 """
 
+import shutil
 import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from fp8cli.calibrator import protocol
+from fp8cli.calibrator import protocol, ranks
 from fp8cli.calibrator.surroundings import check_device, peak_gpu_bytes, run_job, seed_all, tell_started, write_facts
+from fp8cli.samples.encoding import Encoded, encode_samples, load_tokenizer, positions_of
 from fp8cli.worker.facts import peak_memory_bytes
 from fp8cli.worker.progress import Progress
 
 
-def main(folder: Path) -> NoReturn:
-    """Do the job of a folder, and leave: 0 after `finished`, 1 after `failed`."""
-    run_job(folder, _work)
+def main(folder: Path, rank: int = 0) -> NoReturn:
+    """Do the job of a folder, and leave: 0 after `finished`, 1 after `failed`.
+
+    rank: 0 for the process that the parent starts; the others are started by it.
+    """
+    run_job(folder, partial(_work, rank), rank=rank)
 
 
-def _work(folder: Path, progress: Progress) -> None:
-    from fp8cli.samples.encoding import encode_samples, load_tokenizer, positions_of
-
+def _work(rank: int, folder: Path, progress: Progress) -> None:
     job = protocol.read_job(folder)
     here = tell_started(progress)
     started = time.perf_counter()
@@ -29,27 +35,48 @@ def _work(folder: Path, progress: Progress) -> None:
     encoded = encode_samples(job.samples, folder, tokenizer, positions_of(job.model))
     progress.tell("texts", samples=len(encoded.ids), tokens=encoded.tokens)
     check_device(job.device)
+    several = job.processes > 1
+    with ranks.started(folder, job.processes, progress) if several and rank == 0 else nullcontext():
+        if several:
+            ranks.join(folder, rank, job.processes, gpu=_has_gpu())
+        facts = _calibrate(job, folder, progress, tokenizer, encoded, rank)
+    if rank == 0:
+        seconds = time.perf_counter() - started
+        write_facts(folder / protocol.FACTS, {**facts, "versions": here, "seconds": seconds})
 
+
+def _calibrate(
+    job: protocol.CalibrationJob, folder: Path, progress: Progress, tokenizer: Any, encoded: Encoded, rank: int
+) -> Mapping[str, Any]:
+    """Find the scales and, in the first process, write them. Returns what is to be said about it."""
     from fp8cli.calibrator.finding import find_scales, save_scales
     from fp8cli.calibrator.loading import load_model
 
     progress.tell("loading")
     seed_all(job.samples.seed)
-    model = load_model(job.model, job.dtype, offload=None)
-    find_scales(job, model, tokenizer, encoded, progress.tell)
-    scales = save_scales(job, model, folder / protocol.SCALES)
-    write_facts(
-        folder / protocol.FACTS,
-        {
-            "scales": scales,
-            "samples": len(encoded.ids),
-            "tokens": encoded.tokens,
-            "max_seq_length": encoded.max_seq_length,
-            "conversations": encoded.conversations,
-            "token_ids_sha256": encoded.sha256(),
-            "versions": here,
-            "seconds": time.perf_counter() - started,
-            "peak_memory_bytes": peak_memory_bytes(0),
-            "peak_gpu_memory_bytes": peak_gpu_bytes(),
-        },
-    )
+    offload = folder / protocol.OFFLOAD if job.offload else None
+    model = load_model(job.model, job.dtype, offload=offload)
+    unmoved = find_scales(job, model, tokenizer, encoded, progress.tell)
+    peaks = (ranks.sum_of(peak_memory_bytes(0)), ranks.sum_of(peak_gpu_bytes() or 0))
+    if rank > 0:
+        return {}
+    saved = save_scales(job, model, folder / protocol.SCALES, unmoved)
+    if offload is not None:
+        shutil.rmtree(offload, ignore_errors=True)
+    return {
+        "scales": saved.count,
+        "dead": saved.dead,
+        "samples": len(encoded.ids),
+        "tokens": encoded.tokens,
+        "max_seq_length": encoded.max_seq_length,
+        "conversations": encoded.conversations,
+        "token_ids_sha256": encoded.sha256(),
+        "peak_memory_bytes": max(peaks[0], peak_memory_bytes(0)),
+        "peak_gpu_memory_bytes": peaks[1] if _has_gpu() else None,
+    }
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

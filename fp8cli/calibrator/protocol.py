@@ -6,6 +6,9 @@
     calibration.log      all that it and the libraries in it print
     scales.safetensors   the scales, in the dtype and shape that llm-compressor's `save_pretrained` gives them
     facts.json           what was done; written last, so that it is there only when all is done
+    offload/             links to the checkpoint's shards, and new tensors, while weights stay on disk; then gone
+    events-N.jsonl       of the processes beside the first; nobody reads them but the first, when one fails
+    rendezvous           by which several processes find each other
 
 Events are objects with the key `event`:
 
@@ -33,6 +36,7 @@ EVENTS: Final = "events-0.jsonl"
 LOG: Final = "calibration.log"
 SCALES: Final = "scales.safetensors"
 FACTS: Final = "facts.json"
+OFFLOAD: Final = "offload"
 
 SCALE_ENDINGS: Final = (".input_scale", ".k_scale", ".v_scale")
 """How the names end of what calibration finds."""
@@ -53,6 +57,10 @@ class CalibrationJob:
     kv_cache: Literal["tensor", "head"] | None
     samples: SampleRequest
     device: Literal["auto", "cpu", "cuda"]
+    offload: bool = False
+    """Whether the weights stay in the checkpoint's shards, and are read as the samples reach their part."""
+    processes: int = 1
+    """Each with its share of the samples, and its GPU where there are any; more than one needs `offload`."""
     wanted: tuple[str, ...] | None = None
     """Names of the scales that are needed, as the checkpoint's modules are called; None: all that there are."""
     version: int = PROTOCOL

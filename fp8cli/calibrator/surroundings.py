@@ -19,10 +19,10 @@ NEEDED: Final = ("llmcompressor", "compressed-tensors", "transformers", "torch",
 INSTALL: Final = "install llm-compressor beside it, `pip install 'llmcompressor>=0.14.0.1,<0.14.1'`, or name --python"
 
 
-def run_job(folder: Path, work: Callable[[Path, Progress], None]) -> NoReturn:
-    """Do the job of a folder, and leave: 0 after `finished`, 1 after `failed`."""
+def run_job(folder: Path, work: Callable[[Path, Progress], None], *, rank: int = 0) -> NoReturn:
+    """Do the job of a folder, and leave: 0 after `finished`, 1 after `failed`. rank: of one of several processes."""
     watch_parent()
-    progress = Progress(folder, 0)
+    progress = Progress(folder, rank)
     code = 0
     try:
         work(folder, progress)

@@ -7,13 +7,14 @@ same request in the same folder is answered from there, so that a run that was c
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from fp8cli.calibrator.protocol import EVENTS, FACTS, LOG, SCALES, CalibrationJob, write_job
+from fp8cli.calibrator.protocol import EVENTS, FACTS, LOG, OFFLOAD, SCALES, CalibrationJob, write_job
 from fp8cli.core.calibrating.calibration_events import (
     CalibrationBegins,
     CalibrationEvent,
@@ -95,6 +96,10 @@ class CalibrationRequest:
     chat_template: str | None = None
     """For rows that are conversations, in the place of the tokenizer's own. Texts never go through a template."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    offload: bool = False
+    """Whether the weights stay in the checkpoint's shards, and are read as the samples reach their part."""
+    processes: int = 1
+    """Each with its share of the samples, and its GPU where there are any; more than one needs `offload`."""
     python: Path | None = None
     """An interpreter with llm-compressor; None: this one."""
 
@@ -131,9 +136,12 @@ class CalibrationFacts:
     """Of llmcompressor, compressed-tensors, transformers, torch, datasets."""
     seconds: float
     peak_memory_bytes: int
+    """Of all processes together."""
     peak_gpu_memory_bytes: int | None
     """None without a GPU."""
     notes: tuple[str, ...]
+    dead: tuple[str, ...] = ()
+    """Names of scales of values that were 0 in every sample, so that nothing is known of their range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +166,7 @@ class _Told:
     """What the calibrator writes into its facts."""
 
     scales: int
+    dead: tuple[str, ...]
     samples: int
     tokens: int
     max_seq_length: int
@@ -200,15 +209,18 @@ def calibrate(
     python = Path(sys.executable) if request.python is None else request.python
     write_job(job, request.folder)
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {}
-    run_program(
-        CALIBRATOR,
-        request.folder,
-        python=python,
-        notify=notify,
-        stall_seconds=stall_seconds,
-        forced={**_EAGER, **hidden},
-        environ=environ,
-    )
+    try:
+        run_program(
+            CALIBRATOR,
+            request.folder,
+            python=python,
+            notify=notify,
+            stall_seconds=stall_seconds,
+            forced={**_EAGER, **hidden},
+            environ=environ,
+        )
+    finally:
+        shutil.rmtree(request.folder / OFFLOAD, ignore_errors=True)
     # Only now: a key without a result would be an answer to nothing.
     (request.folder / _KEY).write_text(key, encoding="utf-8")
     found = _read(request, data, key)
@@ -233,15 +245,19 @@ def _make_job(request: CalibrationRequest, data: CalibrationData) -> Calibration
             chat_template=request.chat_template,
         ),
         device=request.device,
+        offload=request.offload,
+        processes=request.processes,
         wanted=request.wanted,
     )
 
 
 def _key(job: CalibrationJob, data: CalibrationData) -> str:
+    # Neither the place of the weights nor the number of processes changes a bit of the scales.
+    order = {**asdict(job), "offload": None, "processes": None}
     # A checkpoint that was changed in its place is another one.
     files = sorted((each.name, each.stat()) for each in Path(job.model).iterdir() if each.suffix in _OF_MODEL)
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
-    parts = [asdict(job), data.fingerprint, state]
+    parts = [order, data.fingerprint, state]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -271,6 +287,7 @@ def _read(request: CalibrationRequest, data: CalibrationData, key: str) -> Calib
         seconds=told.seconds,
         peak_memory_bytes=told.peak_memory_bytes,
         peak_gpu_memory_bytes=told.peak_gpu_memory_bytes,
+        dead=told.dead,
         notes=data.notes,
     )
     return Calibrated(scales=scales, facts=facts, log=folder / LOG, known=True)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from fp8cli.core.calibrating.calibration import LENGTH_DEFAULT, CalibrationRequest
 from fp8cli.core.model.patterns import LINEAR, matches
@@ -23,7 +23,12 @@ _WORDS: Final[Mapping[str, str]] = {
     "max_seq_length": "--max-seq-length",
     "seed": "--calibration-seed",
     "python": "--python",
+    "offload": "--offload",
+    "processes": "--calibration-processes",
 }
+Offload = Literal["auto", "disk", "none"]
+OFFLOADS: Final[tuple[Offload, ...]] = get_args(Offload)
+
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _WEIGHT: Final = ".weight"
 
@@ -41,6 +46,9 @@ class CalibrationOptions:
     seed: int | None = None
     python: Path | None = None
     """An interpreter with llm-compressor."""
+    offload: str | None = None
+    """Where the weights lie meanwhile: `disk`, `none` (in memory), or `auto`."""
+    processes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,11 @@ class CalibrationOrder:
     max_seq_length: int
     seed: int
     python: Path | None
+    offload: Offload
+    """`auto` until it is known how much memory there is; see `outlook.settle`."""
+    offload_why: str | None
+    """The reason for a place that the user did not choose, as the end of a sentence."""
+    processes: int
     seen: CalibrationData
 
     def request(
@@ -81,6 +94,8 @@ class CalibrationOrder:
             seed=self.seed,
             max_seq_length=self.max_seq_length,
             device=kind_of_device(device),
+            offload=self.offload == "disk",
+            processes=self.processes,
             python=self.python,
             wanted=tuple(scale.name for scale in plan.calibrated),
         )
@@ -104,6 +119,10 @@ def order_calibration(options: CalibrationOptions, choice: Choice, *, model: Pat
         raise UsageError(message, hint="give a number of tokens, such as --max-seq-length 2048")
     samples = SAMPLES_DEFAULT if options.samples is None else options.samples
     seed = SEED_DEFAULT if options.seed is None else options.seed
+    processes = 1 if options.processes is None else options.processes
+    if not 1 <= processes <= max(samples, 1):
+        message = f"--calibration-processes {processes:,} cannot share {samples:,} samples"
+        raise UsageError(message, hint="give each a sample at least, such as --calibration-processes 2")
     try:
         seen = read_calibration(options.data, model=model, column=options.column, samples=samples, seed=seed)
     except (OSError, RuntimeError) as problem:
@@ -117,8 +136,23 @@ def order_calibration(options: CalibrationOptions, choice: Choice, *, model: Pat
         max_seq_length=length,
         seed=seed,
         python=None if options.python is None else interpreter_at(options.python),
+        offload=_offload(options.offload, processes),
+        offload_why=None if processes == 1 else f"{processes:,} processes share them",
+        processes=processes,
         seen=seen,
     )
+
+
+def _offload(word: str | None, processes: int) -> Offload:
+    chosen: Offload | None = next((each for each in OFFLOADS if each == (word or "auto").lower()), None)
+    if chosen is None:
+        raise UsageError(f"`{word}` is no place for weights", hint=f"--offload takes {', '.join(OFFLOADS)}")
+    if processes == 1:
+        return chosen
+    if chosen == "none":
+        message = f"{processes:,} processes would each load the model, which --offload none asks for"
+        raise UsageError(message, hint="leave --offload out: they share the checkpoint's shards on disk")
+    return "disk"
 
 
 def environment_of(device: str, environ: Mapping[str, str] = os.environ) -> Mapping[str, str]:

@@ -1,21 +1,16 @@
 """What a calibration will need of the machine, said and judged before a model is loaded.
 
-Memory is estimated from headers and config. All of the model is loaded; then the samples go through it layer by layer,
-and what the layers hand on is kept for every sample:
-
-    1 GB + weights + samples · length · width · bytes per number + length · vocabulary · 4
-
-The first term is Python with torch, transformers and llm-compressor (0.7 GB measured with 16 samples, 1.0 GB with 512,
-of a model of 2 MB; llm-compressor 0.14, CPU build of torch 2.13), the third an upper bound: texts may be shorter.
+Where the weights lie while the samples go through is decided here: in memory, or on disk where memory does not do.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Final
 
 from fp8cli.core.calibrating.calibration import CalibrationFacts
+from fp8cli.core.calibrating.footprint import Memory, read_footprint
 from fp8cli.core.calibrating.ordering import CalibrationOrder
 from fp8cli.core.doctor.environment import Check, gib, guard
 from fp8cli.core.machine.interpreters import Interpreter, ask, this_interpreter
@@ -23,11 +18,7 @@ from fp8cli.core.machine.probes import ROOT, read_memory
 from fp8cli.core.model.attention import read_attention
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.formats.checkpoint import Checkpoint
-from fp8cli.formats.safetensors import DTYPES
 
-PROGRAM_BYTES: Final = 10**9
-_LOGIT_BYTES: Final = 4
-_TABLES: Final = frozenset({"embedding", "output head"})
 _PACKAGE: Final = "llmcompressor"
 _INSTALL: Final = "llmcompressor>=0.14.0.1,<0.14.1"
 
@@ -46,8 +37,17 @@ class CalibrationReport:
     seed: int
     scales: int
     """Tensors of scales to be found."""
+    processes: int
     memory_bytes: int
-    """Estimated, at most."""
+    """Estimated, at most, with the weights where they are."""
+    offload: bool
+    """Whether the weights stay on disk."""
+    offload_why: str
+    """The reason for either, as the end of a sentence."""
+    memory_loaded_bytes: int
+    """Estimated, with all weights in memory."""
+    memory_offloaded_bytes: int
+    """Estimated, with the weights on disk."""
     notes: tuple[str, ...]
     facts: CalibrationFacts | None = None
     """None with a dry run."""
@@ -56,16 +56,60 @@ class CalibrationReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Main memory of a calibration, estimated in bytes."""
+class Needs:
+    """What a calibration needs, and the place of the weights that follows from it."""
 
-    least: int
-    """Without the samples: less cannot do."""
-    most: int
+    loaded: Memory
+    """With all weights in memory."""
+    offloaded: Memory
+    """With the weights on disk."""
+    offload: bool
+    """Whether the weights stay on disk."""
+    why: str
+    """The reason, as the end of a sentence."""
+    files_bytes: int
+    """Disk that it takes for a while, beside the output in the making."""
+
+    @property
+    def memory(self) -> Memory:
+        """What is needed with the weights in the place that was chosen."""
+        return self.offloaded if self.offload else self.loaded
+
+
+def estimate_memory(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint, *, root: Path = ROOT) -> Needs:
+    """Estimate what the calibration of a plan needs, and decide where its weights lie, unless that is settled."""
+    footprint = read_footprint(plan, checkpoint, samples=order.samples, length=_length(order, checkpoint))
+    loaded, offloaded = footprint.loaded(), footprint.offloaded(order.processes)
+    offload, why = _place(order, loaded, root)
+    return Needs(
+        loaded=loaded,
+        offloaded=offloaded,
+        offload=offload,
+        why=why,
+        files_bytes=footprint.files if offload else 0,
+    )
+
+
+def settle(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint, *, root: Path = ROOT) -> CalibrationOrder:
+    """Return the order with the place of the weights decided, from the memory that is available now."""
+    needs = estimate_memory(order, plan, checkpoint, root=root)
+    return replace(order, offload="disk" if needs.offload else "none", offload_why=needs.why)
+
+
+def _place(order: CalibrationOrder, loaded: Memory, root: Path) -> tuple[bool, str]:
+    if order.offload != "auto":
+        return order.offload == "disk", order.offload_why or f"--offload {order.offload}"
+    try:
+        available = read_memory(root).available_bytes
+    except (OSError, ValueError):
+        return False, "how much memory is available is not known"
+    sizes = f"{gib(loaded.most)} would hold them and the samples, and {gib(available)} are available"
+    return loaded.most > available, sizes
 
 
 def foresee(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint) -> CalibrationReport:
     """Say what the calibration of a plan will need."""
+    needs = estimate_memory(order, plan, checkpoint)
     return CalibrationReport(
         source=order.seen.source,
         fingerprint=order.seen.fingerprint,
@@ -73,30 +117,22 @@ def foresee(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint) -> Cali
         max_seq_length=_length(order, checkpoint),
         seed=order.seed,
         scales=len(plan.calibrated),
-        memory_bytes=estimate_memory(order, plan, checkpoint).most,
+        processes=order.processes,
+        memory_bytes=needs.memory.most,
+        offload=needs.offload,
+        offload_why=needs.why,
+        memory_loaded_bytes=needs.loaded.most,
+        memory_offloaded_bytes=needs.offloaded.most,
         notes=order.seen.notes,
     )
 
 
-def estimate_memory(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint) -> Memory:
-    """Estimate the main memory of the calibrator, see above."""
-    kept = [tensor for tensor in plan.tensors if tensor.action != "drop"]
-    weights = sum(tensor.source.elements * DTYPES[tensor.compute_dtype].bits // 8 for tensor in kept)
-    attention = read_attention(checkpoint.config)
-    width = (attention.heads or 0) * (attention.head_size or 0)
-    length = _length(order, checkpoint)
-    handed_on = order.samples * length * width * DTYPES[plan.dtype].bits // 8
-    vocabulary = max((tensor.source.shape[0] for tensor in kept if tensor.role in _TABLES), default=0)
-    least = PROGRAM_BYTES + weights
-    return Memory(least=least, most=least + handed_on + length * vocabulary * _LOGIT_BYTES)
-
-
 def check_calibration(
-    order: CalibrationOrder, memory: Memory, *, root: Path = ROOT, here: Interpreter | None = None
+    order: CalibrationOrder, needs: Needs, *, root: Path = ROOT, here: Interpreter | None = None
 ) -> tuple[Check, ...]:
     """Judge whether the calibration can be made here. Never raises. here: this interpreter, if it is known already."""
     return (
-        guard("calibration memory", lambda: check_memory(memory, root)),
+        guard("calibration memory", lambda: check_memory(needs, root)),
         check_package(order.python, here),
     )
 
@@ -106,15 +142,21 @@ def check_package(python: Path | None, here: Interpreter | None = None) -> Check
     return guard(_PACKAGE, lambda: _check_package(_worker(python, here)))
 
 
-def check_memory(memory: Memory, root: Path = ROOT) -> Check:
+def check_memory(needs: Needs, root: Path = ROOT) -> Check:
     """Check main memory against the estimate: too small for the weights fails, too full just now is a warning."""
-    seen = read_memory(root)
-    name, wanted = "calibration memory", f"about {gib(memory.most)} to load the model and to keep the samples"
+    seen, memory = read_memory(root), needs.memory
+    name, place = "calibration memory", "for one part of the model at a time" if needs.offload else "to load the model"
+    wanted = f"about {gib(memory.most)} {place} and to keep the samples"
     whose = "this machine" if seen.group is None else f"the control group `{seen.group}`"
-    found = f"{gib(seen.available_bytes)} available of the {gib(seen.total_bytes)} of {whose}"
+    weights = "the weights stay on disk" if needs.offload else "the weights are loaded"
+    found = f"{gib(seen.available_bytes)} available of the {gib(seen.total_bytes)} of {whose}; {weights}: {needs.why}"
     if seen.total_bytes < memory.least:
-        fix = "calibrate where there is more memory, or choose FP8_DYNAMIC without --kv-cache, which needs no data"
-        return Check(name=name, status="failed", found=found, wanted=wanted, fix=fix)
+        less = (
+            "calibrate where there is more memory, or choose FP8_DYNAMIC without --kv-cache, which needs no data"
+            if needs.offload
+            else "leave the weights on disk: --offload disk"
+        )
+        return Check(name=name, status="failed", found=found, wanted=wanted, fix=less)
     if seen.available_bytes < memory.most:
         fix = "end other programs, or take less: --num-calibration-samples, --max-seq-length"
         return Check(name=name, status="warning", found=found, wanted=wanted, fix=fix)
