@@ -29,9 +29,13 @@ _COLUMNS: Final = (
 _LONGEST_NAME: Final = 60
 _UNKNOWN: Final = "–"
 _LEGEND: Final = (
-    "size: all shards, computed · bits: of the checkpoint for each parameter · dB: SQNR of the rounded weights",
-    "KL: from the model as it is, mean of thousandths of a nat, ± its standard error · top: the same likeliest token",
-    "from: compute capability on which vLLM computes all of it in FP8 · made: by fp8 quantize, or only simulated",
+    "made: by fp8 quantize; data: with calibration data; no: it was simulated, and nothing writes it",
+    "size: of all shards, computed; bits: of the checkpoint for each parameter; dB: SQNR of the rounded weights",
+    "KL: from the model as it is, thousandths of a nat, ± standard error; top: positions with the same likeliest token",
+    "from: compute capability from which vLLM computes all of it in FP8",
+)
+_OLDER: Final = (
+    "FP8_W8A16 is what vLLM makes of FP8_DYNAMIC on GPUs from 7.5 to 8.8: FP8 weights, arithmetic in 16 bits"
 )
 
 
@@ -52,7 +56,8 @@ def show(report: ExploreReport, output: Output, *, markdown: bool = False) -> No
 def _sections(report: ExploreReport) -> Iterator[Section]:
     title = f"{shorten(report.model, _LONGEST_NAME)} · {size(report.bytes_now)} in {report.dtype}"
     yield Section(title=None, parts=(title,))
-    yield Section(title="Forms", parts=(_table(report), *_LEGEND))
+    older = (_OLDER,) if any(row.name == "FP8_W8A16" for row in report.rows) else ()
+    yield Section(title="Forms", parts=(_table(report), *_LEGEND, *older))
     if any(row.tasks for row in report.rows):
         yield Section(title="Tasks", parts=tuple(_tasks(report)))
     failed = [row for row in report.rows if row.failure is not None]
@@ -71,7 +76,7 @@ def _cells(row: FormRow, *, taken: bool) -> tuple[str, ...]:
     return (
         "→" if taken else "",
         row.name,
-        ("with data" if row.needs_data else "yes") if row.written else "simulated",
+        ("data" if row.needs_data else "yes") if row.written else "no",
         _UNKNOWN if row.file_bytes is None else size(row.file_bytes),
         _UNKNOWN if row.bits_per_parameter is None else f"{row.bits_per_parameter:.2f}",
         _UNKNOWN if row.sqnr_db is None else decibels(row.sqnr_db),
