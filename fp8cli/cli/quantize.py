@@ -87,6 +87,17 @@ def quantize(
     target_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Size of the files, at most that, such as 4.5GB.")
     ] = None,
+    offload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|disk|none",
+            help="Where weights lie while calibrating: disk reads them layer by layer, none loads all.  [default: auto]",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--calibration-processes", metavar="N", help="Share the samples, a GPU each.  [default: 1]"),
+    ] = None,
     python: Annotated[
         Path | None,
         typer.Option(help="Interpreter with llm-compressor.  [default: this one]"),
@@ -128,6 +139,8 @@ def quantize(
                 max_seq_length=max_seq_length,
                 seed=seed,
                 python=python,
+                offload=offload,
+                processes=processes,
             ),
             budget=command.BudgetOptions(keep=keep_bf16, max_kl=max_kl, min_sqnr=min_sqnr, target_size=target_size),
             revision=revision,
