@@ -91,7 +91,7 @@ def quantize(
         str | None,
         typer.Option(
             metavar="auto|disk|none",
-            help="Where weights lie while calibrating: disk reads them layer by layer, none loads all.  [default: auto]",
+            help="Weights while calibrating: disk reads them layer by layer, none loads all.  [default: auto]",
         ),
     ] = None,
     processes: Annotated[
