@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Final
 
 from fp8cli.commands.quantize import QuantizeReport
+from fp8cli.core.calibrating.calibration import CalibrationFacts
 from fp8cli.core.calibrating.outlook import CalibrationReport
 from fp8cli.core.folding import fold
 from fp8cli.core.quantizing.tensor_rows import TensorRow
@@ -25,6 +26,9 @@ _BY_TENSOR: Final = (
     Column(title="shape", rank=3),
     Column(title="reason", rank=1, shortens=True),
 )
+_MAX_NAMED: Final = 3
+"""Names of scales that one warning shows."""
+
 _STATUS: Final = {"passed": "✓", "warning": "!", "failed": "✗", "not checked": "?"}
 _ACTIONS: Final = {
     "quantize": "quantized",
@@ -99,15 +103,26 @@ def _calibration(calibration: CalibrationReport) -> str:
     if facts is None:
         return (
             f"{scales} scales to be calibrated on {count(calibration.samples)} samples of up to "
-            f"{count(calibration.max_seq_length)} tokens of {calibration.source} · up to "
-            f"{gib(calibration.memory_bytes)} of memory (an estimate; no model was loaded)"
+            f"{count(calibration.max_seq_length)} tokens of {calibration.source} · {_estimate(calibration)}"
         )
     data = f"{count(facts.samples)} samples of {facts.source} ({count(facts.tokens)} tokens)"
     if calibration.known:
         return f"{scales} scales calibrated on {data} by an earlier run"
+    place = ", weights on disk" if calibration.offload else ""
     return (
-        f"{scales} scales calibrated on {data} in {facts.seconds:.1f} s, with {gib(facts.peak_memory_bytes)} of memory"
+        f"{scales} scales calibrated on {data} in {facts.seconds:.1f} s, with {gib(facts.peak_memory_bytes)} of "
+        f"memory{place}"
     )
+
+
+def _estimate(calibration: CalibrationReport) -> str:
+    places = (
+        f"{gib(calibration.memory_loaded_bytes)} of memory with the weights in it",
+        f"{gib(calibration.memory_offloaded_bytes)} with them on disk",
+    )
+    chosen = "on disk" if calibration.offload else "in memory"
+    shared = f" for {count(calibration.processes)} processes" if calibration.processes > 1 else ""
+    return f"up to {' or '.join(places)}{shared} (an estimate; no model was loaded); they stay {chosen}"
 
 
 def _gate(report: QuantizeReport) -> str:
@@ -145,6 +160,8 @@ def _warn(report: QuantizeReport, output: Output) -> None:
             f"`{rows.tensor}`: {count(rows.count)} rows from row {rows.first} are so small that their scale loses them "
             f"({report.dtype} cannot hold it; llm-compressor does the same): use --dtype bfloat16 or --ignore them"
         )
+    if report.calibration is not None and report.calibration.facts is not None:
+        _warn_of_dead(report.calibration.facts, output)
     for finding in report.findings:
         if finding.status in {"warning", "failed"}:
             output.warning(finding.found + (f"; {finding.consequence}" if finding.consequence else ""))
@@ -152,3 +169,14 @@ def _warn(report: QuantizeReport, output: Output) -> None:
         output.note(note)
     if report.left_behind:
         output.note(f"not carried over: {', '.join(report.left_behind)}")
+
+
+def _warn_of_dead(facts: CalibrationFacts, output: Output) -> None:
+    if not facts.dead:
+        return
+    named = ", ".join(f"`{name}`" for name in facts.dead[:_MAX_NAMED])
+    more = f" and {count(len(facts.dead) - _MAX_NAMED)} more" if len(facts.dead) > _MAX_NAMED else ""
+    output.warning(
+        f"{named}{more}: the values were 0 in every sample, so that the scale says nothing about them: take other "
+        "samples, or --ignore such layers if they are dead"
+    )

@@ -80,7 +80,7 @@ def estimate_memory(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint,
     """Estimate what the calibration of a plan needs, and decide where its weights lie, unless that is settled."""
     footprint = read_footprint(plan, checkpoint, samples=order.samples, length=_length(order, checkpoint))
     loaded, offloaded = footprint.loaded(), footprint.offloaded(order.processes)
-    offload, why = _place(order, loaded, root)
+    offload, why = _place(order, loaded, offloaded, root)
     return Needs(
         loaded=loaded,
         offloaded=offloaded,
@@ -96,15 +96,16 @@ def settle(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint, *, root:
     return replace(order, offload="disk" if needs.offload else "none", offload_why=needs.why)
 
 
-def _place(order: CalibrationOrder, loaded: Memory, root: Path) -> tuple[bool, str]:
+def _place(order: CalibrationOrder, loaded: Memory, offloaded: Memory, root: Path) -> tuple[bool, str]:
     if order.offload != "auto":
         return order.offload == "disk", order.offload_why or f"--offload {order.offload}"
     try:
         available = read_memory(root).available_bytes
     except (OSError, ValueError):
         return False, "how much memory is available is not known"
-    sizes = f"{gib(loaded.most)} would hold them and the samples, and {gib(available)} are available"
-    return loaded.most > available, sizes
+    if loaded.most > available:
+        return True, f"about {gib(offloaded.most)} in all, {gib(loaded.most)} with them in memory"
+    return False, f"about {gib(loaded.most)} in all, {gib(offloaded.most)} with them on disk"
 
 
 def foresee(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint) -> CalibrationReport:
@@ -148,8 +149,8 @@ def check_memory(needs: Needs, root: Path = ROOT) -> Check:
     name, place = "calibration memory", "for one part of the model at a time" if needs.offload else "to load the model"
     wanted = f"about {gib(memory.most)} {place} and to keep the samples"
     whose = "this machine" if seen.group is None else f"the control group `{seen.group}`"
-    weights = "the weights stay on disk" if needs.offload else "the weights are loaded"
-    found = f"{gib(seen.available_bytes)} available of the {gib(seen.total_bytes)} of {whose}; {weights}: {needs.why}"
+    weights = f"weights {'on disk' if needs.offload else 'in memory'}: {needs.why}"
+    found = f"{gib(seen.available_bytes)} available of the {gib(seen.total_bytes)} of {whose}; {weights}"
     if seen.total_bytes < memory.least:
         less = (
             "calibrate where there is more memory, or choose FP8_DYNAMIC without --kv-cache, which needs no data"
