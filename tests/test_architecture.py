@@ -131,6 +131,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/sampling/": ("fp8cli.core.sampling", "fp8cli.samples.request", "fp8cli.samples.rows", *BELOW_CORE),
     "fp8cli/core/making/": (
         "fp8cli.core.making",
+        "fp8cli.core.budgeting",
         "fp8cli.core.compressing",
         "fp8cli.core.calibrating",
         "fp8cli.core.doctor",

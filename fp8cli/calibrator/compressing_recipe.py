@@ -111,8 +111,8 @@ def _refuse_other_formats(modifiers: Sequence[Any]) -> None:
 
 def _other_weights(arguments: Any) -> str | None:
     words = _other(arguments, "weights")
-    if words is None and arguments is not None and arguments.strategy.value not in _WEIGHTS_SHARING:
-        return f"FP8 weights with a scale for each {arguments.strategy.value}"
+    if words is None and arguments is not None and _word(arguments.strategy) not in _WEIGHTS_SHARING:
+        return f"FP8 weights with a scale for each {_word(arguments.strategy)}"
     return words
 
 
@@ -120,8 +120,13 @@ def _other(arguments: Any, what: str) -> str | None:
     """Return in words what is quantized to something else than FP8; None if it is FP8, or not quantized."""
     if arguments is None:
         return None
-    if arguments.num_bits != _BITS or arguments.type.value != "float":
-        return f"{what} of {arguments.num_bits}-bit {arguments.type.value} numbers"
-    if arguments.strategy.value not in _SHARING or arguments.scale_dtype is not None:
-        return f"{what} with scales of another kind (`{arguments.strategy.value}`, {arguments.scale_dtype})"
+    if arguments.num_bits != _BITS or _word(arguments.type) != "float":
+        return f"{what} of {arguments.num_bits}-bit {_word(arguments.type)} numbers"
+    if _word(arguments.strategy) not in _SHARING or arguments.scale_dtype is not None:
+        return f"{what} with scales of another kind (`{_word(arguments.strategy)}`, {arguments.scale_dtype})"
     return None
+
+
+def _word(value: Any) -> str:
+    """Return a word of a closed set, which pydantic keeps now as a member and now as its text."""
+    return str(getattr(value, "value", value))

@@ -27,11 +27,31 @@ def quantize(
         typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-FP8-dynamic, NAME-FP8-KV, …]"),
     ] = None,
     scheme: Annotated[
-        str, typer.Option(help=f"One of {_SCHEME_NAMES}, in any case; none with --kv-cache.")
-    ] = DEFAULT_SCHEME,
+        str | None,
+        typer.Option(
+            help=f"One of {_SCHEME_NAMES}, in any case; none with --kv-cache.  [default: {DEFAULT_SCHEME}]",
+        ),
+    ] = None,
     kv_cache: Annotated[
         str | None, typer.Option(help="An FP8 KV cache too: fp8, a scale per layer, or fp8-head, one per KV head.")
     ] = None,
+    smoothquant: Annotated[
+        bool, typer.Option("--smoothquant", help="Move outliers of activations into weights first. Needs data.")
+    ] = False,
+    smoothing_strength: Annotated[
+        float | None, typer.Option(metavar="0…1", help="How much of them.  [default: 0.5]")
+    ] = None,
+    awq: Annotated[bool, typer.Option("--awq", help="The same by a search for the least error. Needs data.")] = False,
+    gptq: Annotated[
+        bool, typer.Option("--gptq", help="Round column by column, each making up for those before. Needs data.")
+    ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An llm-compressor recipe (YAML) instead of all of these.")
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="auto, streaming or llmcompressor, which loads the whole model. The bytes are the same."),
+    ] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     dtype: Annotated[
         str,
@@ -132,6 +152,11 @@ def quantize(
             out=out,
             scheme=scheme,
             kv_cache=kv_cache,
+            engine=engine,
+            modifiers=command.choose_modifiers(
+                smoothquant=smoothquant, strength=smoothing_strength, awq=awq, gptq=gptq
+            ),
+            recipe=recipe,
             calibration=command.CalibrationOptions(
                 data=calibration_data,
                 column=text_column,

@@ -14,32 +14,37 @@ from typing import Final
 
 from fp8cli.core.budgeting.budgets import BudgetOptions, read_budget
 from fp8cli.core.budgeting.decision import BudgetEvent, BudgetRequest, check_budget, decide
-from fp8cli.core.budgeting.ordering import BudgetOrder, order_budget
+from fp8cli.core.budgeting.ordering import order_budget
 from fp8cli.core.calibrating.ordering import CalibrationOptions, CalibrationOrder, order_calibration
-from fp8cli.core.calibrating.outlook import check_calibration, estimate_memory, foresee
+from fp8cli.core.calibrating.outlook import check_calibration, estimate_memory, foresee, settle
+from fp8cli.core.compressing.engines import AUTO, Engine, choose_engine
+from fp8cli.core.compressing.ordering import CompressionOrder, order_compression
+from fp8cli.core.compressing.outlook import check_compression, estimate_compression, foresee_compression
 from fp8cli.core.doctor import environment
 from fp8cli.core.inspection.gate import refuse_broken_files
+from fp8cli.core.making.planning import Wish, check_place, plan_checkpoint, refuse_failed
 from fp8cli.core.making.production import Production, ProductionEvent, Source, Started, produce
-from fp8cli.core.making.report import QuantizeReport, assemble
-from fp8cli.core.model.selection import rules_for, select
+from fp8cli.core.making.report import Foreseen, QuantizeReport, assemble
 from fp8cli.core.quantizing.choices import Choice, choose
-from fp8cli.core.quantizing.model_dtype import model_dtype
-from fp8cli.core.quantizing.plan import Plan, build_plan
-from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
-from fp8cli.errors import BadInput, CannotRun, UsageError
+from fp8cli.core.quantizing.modifiers import Modifiers, choose_modifiers
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, plan_resources
+from fp8cli.errors import UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
-from fp8cli.formats.quant_methods import recognise
+from fp8cli.formats.recipe_file import RecipeFile, read_recipe
 from fp8cli.formats.sources import resolve_source
-from fp8cli.formats.staging import check_output, partial_folder
+from fp8cli.formats.staging import check_output
 from fp8cli.schemes import DEFAULT_SCHEME
 
 __all__ = [
     "BudgetOptions",
     "CalibrationOptions",
+    "Modifiers",
     "QuantizeReport",
     "QuantizeRequest",
     "Started",
+    "choose_modifiers",
     "run",
 ]
 
@@ -58,8 +63,12 @@ class QuantizeRequest:
 
     model: str
     out: Path | None = None
-    scheme: str = DEFAULT_SCHEME
+    scheme: str | None = None
+    """None: the default."""
     kv_cache: str | None = None
+    engine: str = AUTO
+    modifiers: Modifiers = field(default_factory=Modifiers)
+    recipe: Path | None = None
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     budget: BudgetOptions = field(default_factory=BudgetOptions)
     revision: str | None = None
@@ -83,8 +92,7 @@ Notify = Callable[[ProductionEvent | BudgetEvent], None]
 def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeReport:
     """Quantize a checkpoint. Raises Fp8Error with what is wrong; then nothing is published."""
     begun = time.monotonic()
-    choice = choose(request.scheme, request.kv_cache)
-    _refuse_idle_patterns(request, choice)
+    recipe, choice, engine = _choose(request)
     budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
     out = request.out or Path(f"{_name(request.model)}-{choice.suffix}")
@@ -93,9 +101,9 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     limits = None if budget is None else order_budget(budget, request.calibration, choice, model=local)
     # A budget has a use for data whatever the scheme is.
     scales = CalibrationOptions() if limits is not None and not choice.needs_calibration else request.calibration
-    order = order_calibration(scales, choice, model=local)
+    orders = _order(scales, choice, engine, recipe, local)
     checkpoint = open_checkpoint(place)
-    plan = _plan(checkpoint, choice, request)
+    plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
     resources = plan_resources(
         plan,
         device=request.device,
@@ -104,7 +112,13 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         cpus=environment.usable_cpus(),
         piece_bytes=request.piece_bytes,
     )
-    checks = _check_machine(plan, checkpoint, order, limits, out, resources, dry_run=request.dry_run)
+    orders, foreseen, checks = _foresee(orders, plan, checkpoint)
+    copies = 1 if orders.compression is None else 2
+    checks = (*check_place(out, plan, copies=copies, memory_bytes=resources.memory_bytes), *checks)
+    if limits is not None:
+        checks = (*checks, *check_budget(limits, plan))
+    if not request.dry_run:
+        refuse_failed(checks)
     commit = None if isinstance(place, LocalFolder) else place.commit
     done = decided = None
     if not request.dry_run or limits is not None:
@@ -127,15 +141,19 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         )
         decided = decide(wish, notify)
         request = replace(request, ignore=(*request.ignore, *decided.ignore))
-        plan = _plan(checkpoint, choice, request)
+        plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
+        orders, foreseen, _ = _foresee(orders, plan, checkpoint)
     seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
     if not request.dry_run:
         production = Production(
             model=request.model,
             name=_name(request.model) if commit is None else request.model,
             source=source,
+            choice=choice,
             plan=plan,
-            calibration=order,
+            selection=selection,
+            calibration=orders.calibration,
+            compression=orders.compression,
             out=out,
             resources=resources,
             targets=request.targets,
@@ -146,9 +164,9 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         )
         done = produce(production, notify)
         seconds = time.monotonic() - begun
-    foreseen = None if order is None else foresee(order, plan, checkpoint)
     return assemble(
         plan,
+        choice,
         model=request.model,
         commit=commit,
         out=out,
@@ -162,58 +180,75 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     )
 
 
-def _refuse_idle_patterns(request: QuantizeRequest, choice: Choice) -> None:
-    if choice.scheme is None and (request.targets != DEFAULT_TARGETS or request.ignore or not request.default_ignore):
-        message = "no weight is quantized, so --targets, --ignore and --no-default-ignore would have no effect"
-        raise UsageError(message, hint="leave them out, or choose a scheme")
+def _choose(request: QuantizeRequest) -> tuple[RecipeFile | None, Choice, Engine]:
+    """Settle what is wanted, and who does it. Raises UsageError for words that do not go together."""
+    if request.recipe is None:
+        choice = choose(request.scheme or DEFAULT_SCHEME, request.kv_cache, request.modifiers)
+        idle = request.targets != DEFAULT_TARGETS or request.ignore or not request.default_ignore
+        if choice.scheme is None and idle:
+            message = "no weight is quantized, so --targets, --ignore and --no-default-ignore would have no effect"
+            raise UsageError(message, hint="leave them out, or choose a scheme")
+        return None, choice, choose_engine(request.engine, choice)
+    said = {
+        "--scheme": request.scheme is not None,
+        "--kv-cache": request.kv_cache is not None,
+        "--targets": request.targets != DEFAULT_TARGETS,
+        "--ignore": bool(request.ignore),
+        "--no-default-ignore": not request.default_ignore,
+        **dict.fromkeys(request.modifiers.words, True),
+    }
+    words = [word for word, is_said in said.items() if is_said]
+    if words:
+        message = f"a recipe says itself what {' and '.join(words)} would say"
+        raise UsageError(message, hint="leave them out, or write them into the recipe")
+    recipe = read_recipe(request.recipe)
+    choice = Choice(scheme=None, kv_cache=None, recipe=recipe.name)
+    return recipe, choice, choose_engine(request.engine, choice)
 
 
-def _plan(checkpoint: Checkpoint, choice: Choice, request: QuantizeRequest) -> Plan:
-    tensors = {info.name: (info.dtype, info.shape) for info in checkpoint.tensors.values()}
-    tags = ((name, tag) for name, (tag, _) in tensors.items())
-    quantized = recognise(checkpoint.config, checkpoint.side_files, tags)
-    if quantized is not None:
-        message = f"`{request.model}` is quantized already: {quantized}"
-        hint = "start from the original BF16 or FP16 checkpoint; fp8 inspect shows what this one holds"
-        raise BadInput(message, hint=hint)
-    selection = select(
-        checkpoint.config,
-        tensors,
-        rules=rules_for(checkpoint.config, tensors),
+@dataclass(frozen=True, kw_only=True)
+class _Orders:
+    """What processes are to do; None: nothing."""
+
+    calibration: CalibrationOrder | None
+    compression: CompressionOrder | None
+
+
+def _order(
+    options: CalibrationOptions, choice: Choice, engine: Engine, recipe: RecipeFile | None, local: Path | None
+) -> _Orders:
+    if engine == "streaming":
+        return _Orders(calibration=order_calibration(options, choice, model=local), compression=None)
+    compression = order_compression(options, choice, recipe=recipe, model=local)
+    return _Orders(calibration=None, compression=compression)
+
+
+def _foresee(
+    orders: _Orders, plan: Plan, checkpoint: Checkpoint
+) -> tuple[_Orders, Foreseen, tuple[environment.Check, ...]]:
+    """Say what the orders need of this machine, and judge it; with the place of the weights decided."""
+    if orders.compression is not None:
+        order = orders.compression
+        memory = estimate_compression(order, plan, checkpoint)
+        foreseen = Foreseen(calibration=None, compression=foresee_compression(order, plan, checkpoint))
+        return orders, foreseen, check_compression(order, memory)
+    if orders.calibration is None:
+        return orders, Foreseen(calibration=None, compression=None), ()
+    settled = settle(orders.calibration, plan, checkpoint)
+    report = foresee(settled, plan, checkpoint)
+    checks = check_calibration(settled, estimate_memory(settled, plan, checkpoint))
+    return replace(orders, calibration=settled), Foreseen(calibration=report, compression=None), checks
+
+
+def _wish(request: QuantizeRequest, choice: Choice) -> Wish:
+    return Wish(
+        model=request.model,
+        choice=choice,
+        dtype=request.dtype,
         targets=request.targets,
         ignore=request.ignore,
         default_ignore=request.default_ignore,
     )
-    dtype = model_dtype(checkpoint, request.dtype)
-    return build_plan(checkpoint, choice.scheme, selection, dtype, kv_cache=choice.kv_cache)
-
-
-def _check_machine(
-    plan: Plan,
-    checkpoint: Checkpoint,
-    order: CalibrationOrder | None,
-    limits: BudgetOrder | None,
-    out: Path,
-    resources: Resources,
-    *,
-    dry_run: bool,
-) -> tuple[environment.Check, ...]:
-    checks = environment.check_quantize(
-        out,
-        bytes_to_write=plan.bytes_written,
-        bytes_already=_bytes_on_disk(partial_folder(out)),
-        memory_cap_bytes=resources.memory_bytes,
-        scheme=plan.scheme,
-    )
-    if order is not None:
-        checks = (*checks, *check_calibration(order, estimate_memory(order, plan, checkpoint)))
-    if limits is not None:
-        checks = (*checks, *check_budget(limits, plan))
-    failed = next((check for check in checks if check.status == "failed"), None)
-    if failed is not None and not dry_run:
-        message = f"{failed.name}: {failed.found}, wanted {failed.wanted}"
-        raise CannotRun(message, hint=failed.fix)
-    return checks
 
 
 def _ignore(request: QuantizeRequest) -> tuple[str, ...]:
@@ -224,8 +259,3 @@ def _name(model: str) -> str:
     """Return the last part of a Hub id or path; `.` and links are resolved first."""
     path = Path(model).expanduser()
     return path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", maxsplit=1)[-1]
-
-
-def _bytes_on_disk(folder: Path) -> int:
-    """Bytes an unfinished run already takes: what it allocated, not how long its sparse files are."""
-    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())

@@ -21,6 +21,7 @@ from rich.progress import (
 from fp8cli.commands.quantize import Started
 from fp8cli.core.budgeting.decision import BudgetEvent
 from fp8cli.core.calibrating import calibration_events as calibrating
+from fp8cli.core.compressing import compression_events as compressing
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.worker_events import (
     Answered,
@@ -130,7 +131,7 @@ class QuantizeBar(_Bar):
         self._calibration = _CalibrationSteps(output)
         self._measurement = _BudgetSteps(output)
 
-    def notify(self, event: calibrating.CalibrationEvent | BudgetEvent | Started | Piece) -> None:
+    def notify(self, event: compressing.CompressionEvent | BudgetEvent | Started | Piece) -> None:
         """Take an event of `commands.quantize`."""
         match event:
             case ReadingBegins():
@@ -279,13 +280,17 @@ class EvalBar(_Steps):
 class _CalibrationSteps(_Steps):
     """What the progress of a calibration looks like: notes, then a bar over the parts of the model."""
 
-    def notify(self, event: calibrating.CalibrationEvent) -> None:
-        """Take an event of `core.calibrating`."""
+    def notify(self, event: compressing.CompressionEvent) -> None:
+        """Take an event of `core.calibrating`, or of `core.compressing`."""
         match event:
+            case compressing.ResultSaving():
+                self._start("saving llm-compressor's result", None)
             case calibrating.TextsRead(samples=samples, tokens=tokens):
                 self._note(f"calibration data: {samples:,} samples, {tokens:,} tokens")
             case calibrating.ModelLoading():
                 self._start("loading the model for calibration", None)
+            case calibrating.CalibrationBegins(samples=0):
+                self._start("quantizing the model", None)
             case calibrating.CalibrationBegins(layers=layers):
                 self._start("parts of the model calibrated", layers)
             case calibrating.LayerDone(number=number):

@@ -224,5 +224,6 @@ def _data_facts(told: _Told, order: CompressionOrder) -> CalibrationFacts | None
         seconds=told.seconds,
         peak_memory_bytes=told.peak_memory_bytes,
         peak_gpu_memory_bytes=told.peak_gpu_memory_bytes,
+        dead=(),
         notes=seen.notes,
     )

@@ -1,11 +1,12 @@
 """From a plan to a checkpoint under its name: calibrated where the plan needs it, written, examined, renamed.
 
-    staging ← side files ← scales (calibration) ← weights (streaming engine) ← config → gate → published
+    staging ← side files ← weights and scales (one of two engines) ← config → gate → published
 
 The streaming engine writes the weights of every scheme; calibration adds nothing but scales, and keeps them beside the
-output in the making, so that a run that goes on need not calibrate again.
+output in the making, so that a run that goes on need not calibrate again. llm-compressor's engine is core.compressing.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,22 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent, CalibrationFacts, calibrate
 from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of
+from fp8cli.core.compressing.compression import Compressed
+from fp8cli.core.compressing.compression_events import CompressionEvent
+from fp8cli.core.compressing.ordering import CompressionOrder
+from fp8cli.core.compressing.whole import Whole, compress_whole
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.machine.probes import versions
+from fp8cli.core.model.selection import Selection
+from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.engine import Progress, Written, check_duplicates, execute
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.side_files import Provenance, carry_over, describe
 from fp8cli.errors import BadInput, Fp8Error, Interrupted
+from fp8cli.formats.budget_note import BudgetNote
 from fp8cli.formats.calibration_note import CalibrationNote
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
 from fp8cli.formats.staging import Staging, discard, disk_errors, stage
 
 CALIBRATION: Final = "calibration"
-"""The folder, beside the output in the making, in which a calibration works and keeps what it found."""
+COMPRESSION: Final = "compression"
+"""The folders, beside the output in the making, in which a process works and keeps what it found or made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +49,10 @@ class Started:
     bytes_read: int
 
 
-ProductionEvent = CalibrationEvent | Started | Progress
+LIBRARIES: Final = ("torch", "llmcompressor", "compressed-tensors", "transformers")
+"""Whose versions a card names where llm-compressor made the weights."""
+
+ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress
 Notify = Callable[[ProductionEvent], None]
 
 
@@ -68,25 +81,35 @@ class Production:
     name: str
     """The source as the card names it: a Hub id, or the name of the folder."""
     source: Source
+    choice: Choice
     plan: Plan
+    """With a recipe: of the source alone, for what comes of it is not known."""
+    selection: Selection
     calibration: CalibrationOrder | None
-    """None where the plan needs no data."""
+    """For the streaming engine; None where the plan needs no data."""
+    compression: CompressionOrder | None
+    """For llm-compressor's engine; None: the streaming engine makes the weights."""
     out: Path
     resources: Resources
     targets: Sequence[str]
     ignore: Sequence[str]
     overwrite: bool
     restart: bool
+    budget: BudgetReport | None = None
+    """What was chosen to stay in 16 bits; its modules are in `ignore` already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Produced:
     """What came of it."""
 
+    plan: Plan
     written: Written
     findings: tuple[Finding, ...]
     """Of the gate."""
     calibrated: Calibrated | None
+    whole: Whole | None
+    """What llm-compressor's engine made; None where it was not used."""
 
 
 def produce(production: Production, notify: Notify) -> Produced:
@@ -96,31 +119,48 @@ def produce(production: Production, notify: Notify) -> Produced:
     """
     source, plan, out = production.source, production.plan, production.out
     state = source.state()
-    identity = {
+    with stage(out, _identity(production, state), restart=production.restart) as staging:
+        with _discarded_if_unfit(out):
+            check_duplicates(plan, source.folder.resolve)
+            with disk_errors(out):
+                carry_over(source.checkpoint, source.folder, staging)
+        whole = _compress(production, staging, notify)
+        calibrated = _calibrate(production, staging, notify)
+        with _discarded_if_unfit(out):
+            if whole is not None:
+                plan, written = whole.plan, Written(harmed=(), bytes_resumed=0)
+                notify(Started(tensors=whole.tensors, bytes_read=plan.bytes_written))
+                with disk_errors(out):
+                    whole.write(source.folder.resolve, staging, notify)
+            else:
+                notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
+                scales = {} if calibrated is None else calibrated.values
+                written = execute(plan, source.folder.resolve, staging, production.resources, notify, scales=scales)
+            if source.state() != state:
+                message = f"`{production.model}` was changed while it was being read"
+                raise BadInput(message, hint="run the command again when nothing writes to it")
+            with disk_errors(out):
+                describe(source.checkpoint, source.folder, plan, staging, _provenance(production, calibrated, whole))
+            findings = pass_gate(LocalFolder(staging.checkpoint))
+            with disk_errors(out):
+                staging.publish(overwrite=production.overwrite)
+    return Produced(plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole)
+
+
+def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, object]:
+    plan, compression = production.plan, production.compression
+    identity: dict[str, object] = {
         "the source": state,
         "the scheme": plan.scheme.name if plan.scheme is not None else "none",
         "the dtype": plan.dtype,
         "the plan": plan.fingerprint(),
     }
-    with stage(out, identity, restart=production.restart) as staging:
-        with _discarded_if_unfit(out):
-            check_duplicates(plan, source.folder.resolve)
-            with disk_errors(out):
-                carry_over(source.checkpoint, source.folder, staging)
-        calibrated = _calibrate(production, staging, notify)
-        with _discarded_if_unfit(out):
-            notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
-            scales = {} if calibrated is None else calibrated.values
-            written = execute(plan, source.folder.resolve, staging, production.resources, notify, scales=scales)
-            if source.state() != state:
-                message = f"`{production.model}` was changed while it was being read"
-                raise BadInput(message, hint="run the command again when nothing writes to it")
-            with disk_errors(out):
-                describe(source.checkpoint, source.folder, plan, staging, _provenance(production, calibrated))
-            findings = pass_gate(LocalFolder(staging.checkpoint))
-            with disk_errors(out):
-                staging.publish(overwrite=production.overwrite)
-    return Produced(written=written, findings=findings, calibrated=calibrated)
+    if compression is not None:
+        recipe = compression.recipe
+        identity["the engine"] = "llmcompressor"
+        identity["the modifiers"] = " and ".join(production.choice.modifiers.names) or "none"
+        identity["the recipe"] = "none" if recipe is None else hashlib.sha256(recipe.text.encode()).hexdigest()
+    return identity
 
 
 @contextmanager
@@ -149,30 +189,74 @@ def _calibrate(production: Production, staging: Staging, notify: Notify) -> Cali
         ignore=production.ignore,
         device=device,
     )
+    with _kept_for_the_log(staging, "calibrating"), disk_errors(staging.out):
+        return calibrate(request, notify, environ=environment_of(device))
+
+
+def _compress(production: Production, staging: Staging, notify: Notify) -> Whole | None:
+    """Let llm-compressor make the whole checkpoint, or take what it made for an unfinished run."""
+    order = production.compression
+    if order is None:
+        return None
+    folder = staging.folder / COMPRESSION
+    if production.restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    with _kept_for_the_log(staging, "llm-compressor was at work"), disk_errors(staging.out):
+        return compress_whole(
+            order,
+            production.plan,
+            production.selection,
+            checkpoint=production.source.checkpoint,
+            model=production.source.folder.path,
+            folder=folder,
+            targets=production.targets,
+            ignore=production.ignore,
+            device=production.resources.device,
+            notify=notify,
+        )
+
+
+@contextmanager
+def _kept_for_the_log(staging: Staging, what: str) -> Iterator[None]:
+    """Where a process fails, its log stays and the next run need not be the same; what is interrupted is gone."""
     try:
-        with disk_errors(staging.out):
-            return calibrate(request, notify, environ=environment_of(device))
+        yield
     except Interrupted:
         if not staging.done:
             discard(staging.out)
-        message = "interrupted while calibrating, of which nothing is kept"
+        message = f"interrupted while {what}, of which nothing is kept"
         raise Interrupted(message, hint="run the same command again; fewer samples take less time") from None
     except Fp8Error:
         if not staging.done:
-            # Other data, or another scheme, may be what helps: the next run need not be the same.
+            # Other data, or another scheme, may be what helps.
             staging.forget()
         raise
 
 
-def _provenance(production: Production, calibrated: Calibrated | None) -> Provenance:
+def _provenance(production: Production, calibrated: Calibrated | None, whole: Whole | None) -> Provenance:
+    order, facts = production.calibration, None if calibrated is None else calibrated.facts
+    if whole is not None and production.compression is not None:
+        order, facts = production.compression.data, whole.compressed.facts.data
     return Provenance(
         model=production.name,
         commit=production.source.commit,
-        torch_version=versions().get("torch"),
+        tools=_tools(None if whole is None else whole.compressed),
+        choice=production.choice,
         targets=production.targets,
         ignore=production.ignore,
-        calibration=None if calibrated is None else _note(calibrated.facts, production.calibration),
+        calibration=None if facts is None else _note(facts, order),
+        budget=None if production.budget is None else _budget_note(production.budget),
+        quantization=None if whole is None else whole.quantization,
+        recipe=None if whole is None else whole.recipe,
     )
+
+
+def _tools(compressed: Compressed | None) -> dict[str, str]:
+    """Return the versions of what made the weights."""
+    if compressed is not None:
+        return {name: compressed.facts.versions[name] for name in LIBRARIES if name in compressed.facts.versions}
+    torch = versions().get("torch")
+    return {} if torch is None else {"torch": torch}
 
 
 def _note(facts: CalibrationFacts, order: CalibrationOrder | None) -> CalibrationNote:
@@ -185,4 +269,18 @@ def _note(facts: CalibrationFacts, order: CalibrationOrder | None) -> Calibratio
         seed=facts.seed,
         token_ids_sha256=facts.token_ids_sha256,
         versions=facts.versions,
+    )
+
+
+def _budget_note(report: BudgetReport) -> BudgetNote:
+    # Where a file lay is nobody's business.
+    is_file = report.data is not None and Path(report.data).exists()
+    return BudgetNote(
+        said=report.said,
+        kept=len(report.chosen.kept),
+        groups=len(report.groups),
+        data=Path(report.data).name if is_file and report.data is not None else report.data,
+        positions=report.positions,
+        kl=report.chosen.kl,
+        kl_se=report.chosen.kl_se,
     )

@@ -3,20 +3,33 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.outlook import CalibrationReport
+from fp8cli.core.compressing.engines import Engine
+from fp8cli.core.compressing.outlook import CompressionReport
 from fp8cli.core.doctor.environment import Check
 from fp8cli.core.findings import Finding
 from fp8cli.core.making.production import Produced
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.engine import HarmedRows, Written
-from fp8cli.core.quantizing.outlook import block_shape_warnings
+from fp8cli.core.quantizing.outlook import block_shape_warnings, plan_note
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.tensor_rows import TensorRow, by_torch_name, tensor_rows, torch_name
-from fp8cli.core.serving.command_line import serve_command, serve_note
+from fp8cli.core.serving.command_line import serve_command
 from fp8cli.schemes import KvCache, Scheme
+
+UNKNOWN: Final = "What the recipe makes of the checkpoint is not known before it has run."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreseen:
+    """What was foreseen of processes; None where none is needed."""
+
+    calibration: CalibrationReport | None
+    compression: CompressionReport | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +46,10 @@ class QuantizeReport:
     """None: the weights stay as they are."""
     kv_cache: KvCache | None
     calibration: CalibrationReport | None
-    """None where nothing needs data."""
+    """None where nothing needs data, and where llm-compressor's engine reads them."""
+    engine: Engine
+    compression: CompressionReport | None
+    """None where llm-compressor's engine is not used."""
     budget: BudgetReport | None
     """What was chosen to stay in 16 bits; None where nobody asked for a choice."""
     dtype: str
@@ -63,11 +79,12 @@ class QuantizeReport:
 
 def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
     plan: Plan,
+    choice: Choice,
     *,
     model: str,
     commit: str | None,
     out: Path,
-    foreseen: CalibrationReport | None,
+    foreseen: Foreseen,
     budget: BudgetReport | None = None,
     resources: Resources,
     checks: tuple[Check, ...],
@@ -76,10 +93,17 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
     done: Produced | None,
 ) -> QuantizeReport:
     """Put a report together. model: the source as the user named it; done: None with a dry run."""
-    choice = Choice(scheme=plan.scheme, kv_cache=plan.kv_cache)
+    calibration, compression = foreseen.calibration, foreseen.compression
     written = Written(harmed=(), bytes_resumed=0) if done is None else done.written
-    if foreseen is not None and done is not None and done.calibrated is not None:
-        foreseen = replace(foreseen, facts=done.calibrated.facts, known=done.calibrated.known)
+    # What a recipe makes of a checkpoint is not known before it has run.
+    known = choice.recipe is None or done is not None
+    if done is not None:
+        plan = done.plan
+        if calibration is not None and done.calibrated is not None:
+            calibration = replace(calibration, facts=done.calibrated.facts, known=done.calibrated.known)
+        if compression is not None and done.whole is not None:
+            made = done.whole.compressed
+            compression = replace(compression, modifiers=made.facts.modifiers, facts=made.facts, known=made.known)
     return QuantizeReport(
         model=model,
         revision=commit,
@@ -88,13 +112,15 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
         summary=choice.summary,
         scheme=plan.scheme,
         kv_cache=plan.kv_cache,
-        calibration=foreseen,
+        calibration=calibration,
+        engine="streaming" if compression is None else "llmcompressor",
+        compression=compression,
         budget=budget,
         dtype=torch_name(plan.dtype),
         dry_run=done is None,
-        counts=plan.counts,
+        counts=plan.counts if known else {},
         bytes_before=by_torch_name(plan.bytes_before),
-        bytes_after=by_torch_name(plan.bytes_after),
+        bytes_after=by_torch_name(plan.bytes_after) if known else {},
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
         shards=len(plan.shards),
@@ -109,6 +135,6 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
         seconds=seconds,
         bytes_resumed=written.bytes_resumed,
         serve_command=serve_command(str(out)),
-        serve_note=serve_note(plan.scheme, plan.kv_cache),
-        tensors=tensor_rows(plan),
+        serve_note=plan_note(plan) if known else UNKNOWN,
+        tensors=tensor_rows(plan) if known else (),
     )

@@ -1,7 +1,19 @@
 """What a plan means for whoever serves its result, said before a byte is written."""
 
 from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.serving.command_line import serve_note
 from fp8cli.schemes import BLOCK
+
+_MIXED = (
+    "Modules are quantized in more than one way, as config.json has it: `fp8 inspect` says what each GPU makes of it."
+)
+
+
+def plan_note(plan: Plan) -> str:
+    """Say which GPUs run what a plan makes, and how."""
+    if plan.scheme is None and "quantize" in plan.counts:
+        return _MIXED
+    return serve_note(plan.scheme, plan.kv_cache)
 
 
 def block_shape_warnings(plan: Plan) -> tuple[str, ...]:

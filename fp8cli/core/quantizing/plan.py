@@ -163,7 +163,7 @@ def build_plan(
         dtype_is_new=named_dtype(checkpoint.config) != dtype,
         new_tie_word_embeddings=None if selection.tie_word_embeddings == tied else selection.tie_word_embeddings,
         duplicates=selection.duplicates,
-        index=_index(shards) if checkpoint.has_index else None,
+        index=index_of(shards) if checkpoint.has_index else None,
     )
 
 
@@ -275,7 +275,8 @@ def _place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTen
     )
 
 
-def _index(shards: tuple[PlannedShard, ...]) -> Mapping[str, object]:
+def index_of(shards: Sequence[PlannedShard]) -> Mapping[str, object]:
+    """Return the index of shards, as model.safetensors.index.json has it."""
     weight_map = {info.name: shard.name for shard in shards for info in shard.header.tensors}
     total = sum(info.bytes for shard in shards for info in shard.header.tensors)
     return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

@@ -1,0 +1,94 @@
+"""What llm-compressor's engine will need of the machine, said and judged before it is started.
+
+Other than the streaming engine, and other than a calibration with its weights on disk, it holds the whole model, and at
+the end what is packed of it besides:
+
+    weights + packed + what the samples leave (see `calibrating.footprint`) + GPTQ's Hessians of one layer
+
+and on disk its result lies beside the output until that is published.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fp8cli.core.calibrating.footprint import Memory, read_footprint
+from fp8cli.core.calibrating.outlook import check_package
+from fp8cli.core.compressing.compression import CompressionFacts
+from fp8cli.core.compressing.ordering import CompressionOrder
+from fp8cli.core.doctor.environment import Check, gib, guard
+from fp8cli.core.machine.probes import ROOT, read_memory
+from fp8cli.core.model.attention import read_attention
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.formats.checkpoint import Checkpoint
+
+_HESSIAN_BYTES: Final = 4
+_MEMORY: Final = "llm-compressor memory"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionReport:
+    """What llm-compressor's engine needs, and once it is done how it went."""
+
+    modifiers: tuple[str, ...]
+    """As far as options or a recipe name them; llm-compressor's classes once it is done."""
+    recipe: str | None
+    """The file, by its name; None: options say what is to be done."""
+    memory_bytes: int
+    """Estimated, at most. With a recipe, of which it is not known how much it packs, as if it packed nothing."""
+    facts: CompressionFacts | None = None
+    """None with a dry run."""
+    known: bool = False
+    """Whether an unfinished run had done it already."""
+
+
+def foresee_compression(order: CompressionOrder, plan: Plan, checkpoint: Checkpoint) -> CompressionReport:
+    """Say what the compression of a plan will need."""
+    recipe = order.recipe
+    return CompressionReport(
+        modifiers=order.choice.modifiers.names if recipe is None else recipe.modifiers,
+        recipe=None if recipe is None else recipe.name,
+        memory_bytes=estimate_compression(order, plan, checkpoint).most,
+    )
+
+
+def estimate_compression(order: CompressionOrder, plan: Plan, checkpoint: Checkpoint) -> Memory:
+    """Estimate the main memory of the compressor, see above."""
+    data = order.data
+    samples, length = (0, 0) if data is None else (data.samples, data.max_seq_length)
+    longest = read_attention(checkpoint.config).longest
+    length = length if longest is None else min(length, longest)
+    loaded = read_footprint(plan, checkpoint, samples=samples, length=length).loaded()
+    hessians = _largest_hessians(plan) if order.choice.modifiers.gptq else 0
+    return Memory(least=loaded.least, most=loaded.most + plan.bytes_written + hessians)
+
+
+def check_compression(order: CompressionOrder, memory: Memory, *, root: Path = ROOT) -> tuple[Check, ...]:
+    """Judge whether llm-compressor's engine can be used here. Never raises."""
+    return (guard(_MEMORY, lambda: check_whole(memory, root)), check_package(order.python))
+
+
+def check_whole(memory: Memory, root: Path = ROOT) -> Check:
+    """Check main memory against the estimate: too small for the weights fails, too full just now is a warning."""
+    seen = read_memory(root)
+    wanted = f"about {gib(memory.most)} to hold the model, what is packed of it, and the samples"
+    whose = "this machine" if seen.group is None else f"the control group `{seen.group}`"
+    found = f"{gib(seen.available_bytes)} available of the {gib(seen.total_bytes)} of {whose}"
+    if seen.total_bytes < memory.least:
+        fix = "use --engine streaming, which needs no more than --max-memory, or go where there is more memory"
+        return Check(name=_MEMORY, status="failed", found=found, wanted=wanted, fix=fix)
+    if seen.available_bytes < memory.most:
+        fix = "end other programs, or take less: --num-calibration-samples, --max-seq-length"
+        return Check(name=_MEMORY, status="warning", found=found, wanted=wanted, fix=fix)
+    return Check(name=_MEMORY, status="passed", found=found, wanted=wanted)
+
+
+def _largest_hessians(plan: Plan) -> int:
+    """Return the bytes of the Hessians of the layer that has most: a square of its inputs for each weight."""
+    layers: Counter[str] = Counter()
+    for tensor in plan.tensors:
+        if tensor.action == "quantize":
+            layer = ".".join(tensor.name.split(".")[:3])
+            layers[layer] += tensor.source.shape[-1] ** 2 * _HESSIAN_BYTES
+    return max(layers.values(), default=0)
