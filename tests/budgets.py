@@ -25,7 +25,7 @@ FRAGILE = "model.layers.1.mlp.{gate,up}_proj"
 def plant_fragility(folder: Path) -> Path:
     """Copy the bundled model and make one layer hurt under FP8, while the function stays what it was.
 
-    The norm before the MLP of layer 1 gets 2⁻¹⁶ in half of its channels, and gate_proj and up_proj 2¹⁶ in the columns
+    The norm before the MLP of layer 1 gets 2⁻¹⁸ in half of its channels, and gate_proj and up_proj 2¹⁸ in the columns
     that these meet: exact in BF16. The one scale of a row is then made for the large columns, that of a token for the
     large channels, and what they meet, which matters as much, falls to the smallest numbers of E4M3.
     """
@@ -33,7 +33,7 @@ def plant_fragility(folder: Path) -> Path:
     path = folder / "model.safetensors"
     tensors = load_file(path)
     factors = torch.ones(128, dtype=torch.bfloat16)
-    factors[::2] = 2.0**16
+    factors[::2] = 2.0**18
     tensors["model.layers.1.post_attention_layernorm.weight"] /= factors
     for part in ("gate", "up"):
         tensors[f"model.layers.1.mlp.{part}_proj.weight"] *= factors
