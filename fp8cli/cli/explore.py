@@ -40,13 +40,14 @@ def explore(
     ] = None,
     samples: Annotated[int, typer.Option("--num-calibration-samples", help="Rows to draw, for both halves.")] = 256,
     max_seq_length: Annotated[int, typer.Option(help="Tokens of a text.")] = 512,
-    seed: Annotated[int, typer.Option("--calibration-seed", help="Of the draw.")] = 1234,
+    calibration_seed: Annotated[int, typer.Option("--calibration-seed", help="Of the draw.")] = 1234,
     positions: Annotated[
         int, typer.Option(metavar="N", help="Compare next-token distributions at so many positions, at most.")
     ] = 8192,
     tasks: options.Tasks = None,
     limit: options.Limit = None,
     sample: options.Sample = None,
+    seed: options.Seed = 1234,
     include_path: options.IncludePath = None,
     python: Annotated[
         Path | None, typer.Option(help="Interpreter with transformers, and lm-eval for tasks.  [default: this one]")
@@ -76,11 +77,15 @@ def explore(
             data=calibration_data,
             column=text_column,
             samples=samples,
-            seed=seed,
+            seed=calibration_seed,
             max_seq_length=max_seq_length,
             positions=positions,
             tasks=command.TaskOptions(
-                names=tuple(tasks or ()), limit=limit, sample=sample, include_paths=tuple(include_path or ())
+                names=tuple(tasks or ()),
+                limit=limit,
+                sample=sample,
+                seed=seed,
+                include_paths=tuple(include_path or ()),
             ),
             python=python,
             device=device,

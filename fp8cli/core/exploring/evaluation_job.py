@@ -10,6 +10,7 @@ from fp8cli.core.evaluating.request import EvaluationRequest, check_request
 from fp8cli.core.evaluating.settings import choose_settings
 from fp8cli.core.evaluating.subject import open_subject
 from fp8cli.core.evaluating.task_sources import STORIES, find_sources, write_bundled
+from fp8cli.errors import UsageError
 from fp8cli.worker.protocol import Job
 
 _TASKS: Final = "tasks"
@@ -40,7 +41,10 @@ def evaluation_request(options: TaskOptions, *, device: str, python: Path | None
         python=python,
         fidelity=False,
     )
-    if not options.names:
+    if not request.task_names:
+        if options.limit is not None or options.sample is not None:
+            message = "--limit and --sample choose items of tasks, and no task is named"
+            raise UsageError(message, hint="name one with --tasks, or leave them out")
         return None
     check_request(request)
     return request

@@ -7,6 +7,7 @@ with its reason; only where all of them fail is that the end.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ LENGTH_DEFAULT: Final = 512
 POSITIONS_DEFAULT: Final = 8192
 BUDGET_BYTES: Final = 2 * 2**30
 """Of log-probabilities on disk while forms are measured."""
+
+_DEVICE: Final = re.compile(r"auto|cpu|cuda(?::\d{1,3})?", re.ASCII)
 
 Notify = Callable[[MeasuringEvent], None]
 
@@ -93,7 +96,7 @@ class _Explored:
 
 def explore(request: ExploreRequest, notify: Notify = lambda _: None) -> ExploreReport:
     """Measure the forms of a model. Raises Fp8Error with what is wrong; nothing is left behind but a log."""
-    _check_numbers(request)
+    _check_request(request)
     forms = named_forms(request.schemes) if request.schemes else default_forms()
     python = None if request.python is None else interpreter_at(request.python)
     asked = evaluation_request(request.tasks, device=request.device, python=python)
@@ -122,7 +125,9 @@ def explore(request: ExploreRequest, notify: Notify = lambda _: None) -> Explore
     )
 
 
-def _check_numbers(request: ExploreRequest) -> None:
+def _check_request(request: ExploreRequest) -> None:
+    if not _DEVICE.fullmatch(request.device):
+        raise UsageError(f"`{request.device}` is no device", hint="--device takes auto, cpu, cuda or cuda:N")
     numbers = (
         ("--num-calibration-samples", request.samples, 2, "half of the texts give scales, half are measured on"),
         ("--max-seq-length", request.max_seq_length, 2, "a text of 1 token has nothing to predict"),
