@@ -1,6 +1,6 @@
 """`fp8 quantize`: a checkpoint in, its FP8 form out, whole or not at all.
 
-    choice, source → Checkpoint (headers) → Selection → Plan → checks (→ budget → Plan) → production → report
+    choice, source → Checkpoint (headers) → Plan → orders, checks (→ budget → Plan) → production → report
 
 Everything that can be refused is refused before anything is written: options, calibration data, checkpoint, plan,
 machine. The making is core.making's.
@@ -93,6 +93,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     """Quantize a checkpoint. Raises Fp8Error with what is wrong; then nothing is published."""
     begun = time.monotonic()
     recipe, choice, engine = _choose(request)
+    _refuse_idle_resources(request, engine)
     budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
     out = request.out or Path(f"{_name(request.model)}-{choice.suffix}")
@@ -204,6 +205,14 @@ def _choose(request: QuantizeRequest) -> tuple[RecipeFile | None, Choice, Engine
     recipe = read_recipe(request.recipe)
     choice = Choice(scheme=None, kv_cache=None, recipe=recipe.name)
     return recipe, choice, choose_engine(request.engine, choice)
+
+
+def _refuse_idle_resources(request: QuantizeRequest, engine: Engine) -> None:
+    said = {"--workers": request.workers is not None, "--max-memory": request.max_memory != DEFAULT_MAX_MEMORY}
+    words = [word for word, is_said in said.items() if is_said]
+    if engine == "llmcompressor" and words:
+        message = f"{' and '.join(words)} would have no effect: llm-compressor's engine holds the whole model"
+        raise UsageError(message, hint="leave them out, or use what --engine streaming can do")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from fp8cli.core.calibrating.calibration import CalibrationFacts
 from fp8cli.core.calibrating.outlook import CalibrationReport
 from fp8cli.core.folding import fold
 from fp8cli.core.quantizing.tensor_rows import TensorRow
-from fp8cli.render import budget
+from fp8cli.render import budget, compression
 from fp8cli.render.console import Output
 from fp8cli.render.table import Column, Table
 from fp8cli.render.units import count, gb, gib, mb, percent
@@ -48,8 +48,11 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     output.line()
     output.table(_dtype_table(report.bytes_before, report.bytes_after))
     output.line()
-    output.line(_sums(report))
+    if report.bytes_after:
+        output.line(_sums(report))
     output.line(_time(report))
+    if report.compression is not None:
+        output.line(compression.sentence(report.compression))
     if report.calibration is not None:
         output.line(_calibration(report.calibration))
     if report.findings:
@@ -72,6 +75,9 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
 
 def _dtype_table(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
     names = sorted({*before, *after})
+    if not after:
+        unknown = tuple((name, mb(before[name]), "unknown") for name in names)
+        return Table(columns=_BY_DTYPE, rows=unknown, total=("total", mb(sum(before.values())), "unknown"))
     return Table(
         columns=_BY_DTYPE,
         rows=tuple((name, mb(before.get(name, 0)), mb(after.get(name, 0))) for name in names),
@@ -86,6 +92,9 @@ def _sums(report: QuantizeReport) -> str:
 
 
 def _time(report: QuantizeReport) -> str:
+    if report.compression is not None:
+        unknown = "dry run, nothing written · how long llm-compressor takes is not known"
+        return unknown if report.dry_run else f"{report.seconds:.1f} s"
     workers = f"{report.workers} worker{'' if report.workers == 1 else 's'}"
     memory = f"at most {gib(report.memory_bytes)} for tiles"
     if report.dry_run:
@@ -166,6 +175,8 @@ def _warn(report: QuantizeReport, output: Output) -> None:
         if finding.status in {"warning", "failed"}:
             output.warning(finding.found + (f"; {finding.consequence}" if finding.consequence else ""))
     for note in report.calibration.notes if report.calibration is not None else ():
+        output.note(note)
+    for note in compression.notes(report.compression) if report.compression is not None else ():
         output.note(note)
     if report.left_behind:
         output.note(f"not carried over: {', '.join(report.left_behind)}")

@@ -14,6 +14,7 @@ from fp8cli.core.calibrating.ordering import (
 )
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.sampling.data import BUNDLED_MODEL
+from fp8cli.errors import UsageError
 from fp8cli.formats.recipe_file import RecipeFile
 
 
@@ -38,6 +39,7 @@ def order_compression(
 
     Raises UsageError and BadInput as `order_calibration` does. Whether a recipe needs data only llm-compressor knows.
     """
+    _refuse_other_places(options)
     python = None if options.python is None else interpreter_at(options.python)
     if choice.needs_calibration:
         data = order_calibration(options, choice, model=model)
@@ -45,18 +47,26 @@ def order_compression(
         data = _data_of_recipe(options, model)
     else:
         # Words about data are refused there; here the interpreter is of use all the same.
-        data = order_calibration(replace(options, python=None), choice, model=model)
+        data = order_calibration(replace(options, python=None, offload=None, processes=None), choice, model=model)
     return CompressionOrder(
         choice=choice, recipe=recipe, data=data, data_is_named=options.data is not None, python=python
     )
 
 
+def _refuse_other_places(options: CalibrationOptions) -> None:
+    if options.offload is not None and options.offload != "none":
+        message = f"--offload {options.offload} is for calibration: llm-compressor's engine holds the whole model"
+        raise UsageError(message, hint="leave it out, or use what --engine streaming can do")
+    if options.processes is not None and options.processes != 1:
+        message = f"--calibration-processes {options.processes:,} is for calibration: llm-compressor's engine is one"
+        raise UsageError(message, hint="leave it out, or use what --engine streaming can do")
+
+
 def _data_of_recipe(options: CalibrationOptions, model: Path | None) -> CalibrationOrder | None:
     has_own = model is not None and model.resolve() == BUNDLED_MODEL.resolve()
-    named = [field.name for field in fields(options) if getattr(options, field.name) is not None]
-    if not has_own and set(named) <= {"python"}:
-        return None
-    return order_calibration(options, _NEEDS_DATA, model=model)
+    of_data = replace(options, python=None, offload=None, processes=None)
+    named = any(getattr(of_data, field.name) is not None for field in fields(of_data))
+    return order_calibration(options, _NEEDS_DATA, model=model) if named or has_own else None
 
 
 _NEEDS_DATA = Choice(scheme=None, kv_cache="tensor")

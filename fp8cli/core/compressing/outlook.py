@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli.core.calibrating.footprint import Memory, read_footprint
+from fp8cli.core.calibrating.ordering import CalibrationOrder
 from fp8cli.core.calibrating.outlook import check_package
 from fp8cli.core.compressing.compression import CompressionFacts
 from fp8cli.core.compressing.ordering import CompressionOrder
@@ -28,6 +29,21 @@ _MEMORY: Final = "llm-compressor memory"
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """The texts that samples are drawn from."""
+
+    source: str
+    """As they were named."""
+    fingerprint: str
+    """Of the rows that were drawn, see `data.CalibrationData`."""
+    samples: int
+    max_seq_length: int
+    """At most so many tokens a sample: what was asked for, or the positions that the model has."""
+    seed: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompressionReport:
     """What llm-compressor's engine needs, and once it is done how it went."""
 
@@ -37,6 +53,8 @@ class CompressionReport:
     """The file, by its name; None: options say what is to be done."""
     memory_bytes: int
     """Estimated, at most. With a recipe, of which it is not known how much it packs, as if it packed nothing."""
+    data: DataReport | None
+    """None where there is none, or no need of any."""
     facts: CompressionFacts | None = None
     """None with a dry run."""
     known: bool = False
@@ -50,15 +68,33 @@ def foresee_compression(order: CompressionOrder, plan: Plan, checkpoint: Checkpo
         modifiers=order.choice.modifiers.names if recipe is None else recipe.modifiers,
         recipe=None if recipe is None else recipe.name,
         memory_bytes=estimate_compression(order, plan, checkpoint).most,
+        data=_data(order, checkpoint),
     )
+
+
+def _data(order: CompressionOrder, checkpoint: Checkpoint) -> DataReport | None:
+    data = order.data
+    if data is None:
+        return None
+    return DataReport(
+        source=data.seen.source,
+        fingerprint=data.seen.fingerprint,
+        samples=data.samples,
+        max_seq_length=_length(data, checkpoint),
+        seed=data.seed,
+        notes=data.seen.notes,
+    )
+
+
+def _length(data: CalibrationOrder, checkpoint: Checkpoint) -> int:
+    longest = read_attention(checkpoint.config).longest
+    return data.max_seq_length if longest is None else min(data.max_seq_length, longest)
 
 
 def estimate_compression(order: CompressionOrder, plan: Plan, checkpoint: Checkpoint) -> Memory:
     """Estimate the main memory of the compressor, see above."""
     data = order.data
-    samples, length = (0, 0) if data is None else (data.samples, data.max_seq_length)
-    longest = read_attention(checkpoint.config).longest
-    length = length if longest is None else min(length, longest)
+    samples, length = (0, 0) if data is None else (data.samples, _length(data, checkpoint))
     loaded = read_footprint(plan, checkpoint, samples=samples, length=length).loaded()
     hessians = _largest_hessians(plan) if order.choice.modifiers.gptq else 0
     return Memory(least=loaded.least, most=loaded.most + plan.bytes_written + hessians)

@@ -70,7 +70,7 @@ class QuantizeReport:
     findings: tuple[Finding, ...]
     """Of the gate before publishing; nothing with `dry_run`."""
     seconds: float
-    """Measured, or with `dry_run` estimated from `ASSUMED_BYTES_PER_SECOND`."""
+    """Measured, or with `dry_run` estimated from `ASSUMED_BYTES_PER_SECOND`: of llm-compressor's engine the least."""
     bytes_resumed: int
     serve_command: str
     serve_note: str
