@@ -18,7 +18,15 @@ from safetensors.torch import load_file, save_file
 # Read when compressed-tensors is imported, which the reference below does.
 os.environ["CT_ENFORCE_EAGER"] = "1"
 
-from transformers import DeepseekV3Config, OPTConfig, Phi3Config, PhimoeConfig, PretrainedConfig, Qwen3MoeConfig
+from transformers import (
+    DeepseekV3Config,
+    MiniMaxConfig,
+    OPTConfig,
+    Phi3Config,
+    PhimoeConfig,
+    PretrainedConfig,
+    Qwen3MoeConfig,
+)
 
 from fp8cli.calibrator.names import rename
 from fp8cli.calibrator.protocol import FACTS, LOG, CalibrationJob, read_job
@@ -311,6 +319,24 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 }
 
 
+OPT_SIZES = {
+    "vocab_size": 1280,
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "ffn_dim": 64,
+    "num_attention_heads": 2,
+    "word_embed_proj_dim": 64,
+}
+MINIMAX_SIZES = {
+    **SIZES,
+    **ALIGNED,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "num_local_experts": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+
+
 def job_of(model: Path, **changes: object) -> CalibrationJob:
     fields: dict[str, object] = {
         "model": str(model),
@@ -388,15 +414,22 @@ def test_a_scale_that_llm_compressor_does_not_know_is_named(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_model_whose_cache_llm_compressor_cannot_calibrate_is_refused_with_its_reason(tmp_path: Path) -> None:
-    config = OPTConfig(
-        vocab_size=1280, hidden_size=64, num_hidden_layers=1, ffn_dim=64, num_attention_heads=2, word_embed_proj_dim=64
-    )
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (OPTConfig(**OPT_SIZES), "the KV cache of `opt` models (ValueError: Cannot determine num_key_value_heads"),
+        (MiniMaxConfig(**MINIMAX_SIZES), "the KV cache of `minimax` models (AttributeError: 'QuantizedKVCache'"),
+    ],
+)
+def test_a_model_whose_cache_llm_compressor_cannot_calibrate_is_refused_with_its_reason(
+    tmp_path: Path, config: PretrainedConfig, reason: str
+) -> None:
     model = save_model(tmp_path / "model", config)
     with pytest.raises(Failure) as failure:
         find_here(job_of(model))
-    assert failure.value.message.startswith("llm-compressor cannot calibrate this model (ValueError: Cannot determine")
-    assert "--kv-cache" in str(failure.value.hint)
+    assert failure.value.message.startswith(f"llm-compressor cannot calibrate {reason}")
+    assert failure.value.message.endswith((" from config)", " 'get_linear_cache')"))
+    assert failure.value.hint == "leave out --kv-cache"
 
 
 # What it refuses.

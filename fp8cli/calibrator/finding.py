@@ -19,6 +19,10 @@ from fp8cli.worker.failures import Failure, describe, sentence
 _OBSERVED: Final = ("input", "k", "v")
 """Values that are observed while samples go through: inputs of layers, keys and values."""
 
+_OF_CACHE: Final = ("Cannot determine", "QuantizedKVCache")
+"""What compressed-tensors' words have in them where it knows no heads in a config, or where a model keeps a cache of
+its own kind."""
+
 _STRATEGIES: Final = {"tensor": "tensor", "head": "attn_head"}
 _MAX_NAMED: Final = 3
 
@@ -51,11 +55,19 @@ def find_scales(
         failure = describe(error)
         if failure.kind != "other":
             raise failure from error
-        message = f"llm-compressor cannot calibrate this model ({sentence(error)})"
-        hint = None if job.kv_cache is None else "it may without --kv-cache: the layers of some models are not known"
-        raise Failure(kind="model", message=message, hint=hint) from error
+        raise _cannot(job, str(model.config.model_type), error) from error
     refuse_unreached(seen.missed)
     return seen.still
+
+
+def _cannot(job: CalibrationJob, kind: str, error: Exception) -> Failure:
+    """Say that llm-compressor fails on a model of some kind, and whether it is for the KV cache."""
+    reason = sentence(error).partition(". ")[0]
+    if job.kv_cache is not None and any(words in reason for words in _OF_CACHE):
+        message = f"llm-compressor cannot calibrate the KV cache of `{kind}` models ({reason})"
+        return Failure(kind="model", message=message, hint="leave out --kv-cache")
+    hint = None if job.kv_cache is None else "it may without --kv-cache: the layers of some models are not known"
+    return Failure(kind="model", message=f"llm-compressor cannot calibrate this `{kind}` model ({reason})", hint=hint)
 
 
 def refuse_unreached(modules: Sequence[str]) -> None:
