@@ -1,7 +1,8 @@
 """The largest magnitudes that some samples cause in a model: what scales are made of that only data can tell.
 
-Every sample goes through the unrounded model by itself, and every expert sees every token, so that with the same
-samples the scales are those that llm-compressor's calibration finds (`static_minmax`, `moe_calibrate_all_experts`).
+Every sample goes through the unrounded model by itself, with attention computed step by step (transformers' `eager`),
+and every expert sees every token. So does llm-compressor's calibration (`static_minmax`, `moe_calibrate_all_experts`):
+with the same samples and on the same device the scales are the same to the last bit.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -56,6 +57,8 @@ def observe(
             stack.callback(compute_one_by_one(experts.module, see, show_all=True))
         for name, attention in attentions.items():
             stack.callback(watch_cache(attention, partial(_keep, observed, name)))
+        stack.callback(setattr, model.config, "_attn_implementation", model.config._attn_implementation)
+        model.config._attn_implementation = "eager"
         device = model.get_input_embeddings().weight.device
         with torch.inference_mode():
             for ids in samples:
