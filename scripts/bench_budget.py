@@ -1,6 +1,6 @@
 """Mixed FP8 and BF16: what `--keep-bf16 auto --target-size` chooses, beside what ModelOpt's AutoQuantize does.
 
-    .venv/bin/python scripts/bench_budget.py --modelopt-python PATH [--texts 512] [--bits 10.5,11,12,13,14,15,15.5]
+    .venv/bin/python scripts/bench_budget.py --modelopt-python PATH [--method gradient] [--texts 512] [--bits 11,13]
 
 PATH: an interpreter that has nvidia-modelopt. At each number of effective bits ModelOpt chooses among {FP8, BF16} for
 the bundled model; ours then gets the size of ModelOpt's choice, and keeps no byte more. Both see the same texts. Both
@@ -102,13 +102,15 @@ def choose_ours(checkpoint: Checkpoint, plan: Plan, target_bytes: int, texts: Pa
     return list(decide(request, lambda _: None).kept_modules)
 
 
-def choose_theirs(python: str, texts: Sequence[Sequence[int]], bits: Sequence[str], folder: Path) -> dict[str, Any]:
+def choose_theirs(
+    python: str, texts: Sequence[Sequence[int]], method: str, bits: Sequence[str], folder: Path
+) -> dict[str, Any]:
     """Return what ModelOpt keeps, by the effective bits."""
     file = folder / "ids.json"
     file.write_text(json.dumps(texts), encoding="utf-8")
     script = Path(__file__).with_name("bench_budget_modelopt.py")
     done = subprocess.run(
-        [python, str(script), str(BUNDLED_MODEL), str(file), *bits],
+        [python, str(script), str(BUNDLED_MODEL), str(file), method, *bits],
         check=False,
         capture_output=True,
         text=True,
@@ -124,6 +126,7 @@ def main() -> None:
     """Print a row for each number of effective bits."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--modelopt-python", required=True, help="an interpreter with nvidia-modelopt")
+    parser.add_argument("--method", default="gradient", help="how ModelOpt scores: gradient, its default, or kl_div")
     parser.add_argument("--texts", type=int, default=512, help="stories that both choose with")
     parser.add_argument("--bits", default="10.5,11,12,13,14,15,15.5", help="effective bits, by commas")
     options = parser.parse_args()
@@ -138,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begun = time.monotonic()
-        theirs = choose_theirs(options.modelopt_python, ids, bits, folder)
+        theirs = choose_theirs(options.modelopt_python, ids, options.method, bits, folder)
         print(f"ModelOpt: {time.monotonic() - begun:.0f} s for {len(bits)} sizes")
         texts = folder / "texts.jsonl"
         texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in choosing), encoding="utf-8")

@@ -1,8 +1,9 @@
-"""ModelOpt's choice for bench_budget.py, under an interpreter that has it: MODEL TEXTS EFFECTIVE_BITS… → JSON.
+"""ModelOpt's choice for bench_budget.py, under an interpreter that has it: MODEL TEXTS METHOD BITS… → JSON.
 
-MODEL: a folder. TEXTS: a JSON file of token ids, [[1, 5, …], …]. For each number of effective bits its `auto_quantize`
-searches {FP8_DEFAULT_CFG, no quantization} for every Linear but the output head, with its own scores (by gradients,
-the default), on all texts. Written to standard output: the names of the Linears that it leaves in 16 bits.
+MODEL: a folder. TEXTS: a JSON file of token ids, [[1, 5, …], …]. METHOD: how ModelOpt scores, `gradient` (its default)
+or `kl_div`. Its `auto_quantize` searches {FP8_DEFAULT_CFG, no quantization} for every Linear but the output head, on
+all texts, and its own solver is asked again for each number of effective bits. Written to standard output: for each,
+the names of the Linears that it leaves in 16 bits.
 """
 
 import contextlib
@@ -16,17 +17,21 @@ import torch
 from transformers import AutoModelForCausalLM
 
 
-def kept_by_modelopt(folder: str, texts: list[torch.Tensor], effective_bits: float) -> list[str]:
-    """Return the Linears that `auto_quantize` leaves alone."""
+def search(folder: str, texts: list[torch.Tensor], method: str, effective_bits: float) -> tuple[list[str], Any]:
+    """Return the Linears that may be quantized, and the state of a search."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    linears = [
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    ]
 
     def forward_step(model: Any, ids: torch.Tensor) -> Any:
-        return model(input_ids=ids, use_cache=False)
+        output = model(input_ids=ids, use_cache=False)
+        return output.logits if method == "kl_div" else output
 
     def loss_func(output: Any, ids: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(output.logits[0, :-1].float(), ids[0, 1:])
 
-    model, _ = mtq.auto_quantize(
+    _, state = mtq.auto_quantize(
         model,
         constraints={"effective_bits": effective_bits},
         quantization_formats=[mtq.FP8_DEFAULT_CFG],
@@ -36,24 +41,22 @@ def kept_by_modelopt(folder: str, texts: list[torch.Tensor], effective_bits: flo
         disabled_layers=["*lm_head*"],
         num_calib_steps=len(texts),
         num_score_steps=len(texts),
+        method=method,
     )
-    return [name for name, module in model.named_modules() if _is_left(name, module)]
-
-
-def _is_left(name: str, module: Any) -> bool:
-    return isinstance(module, torch.nn.Linear) and name != "lm_head" and not _is_quantized(module)
-
-
-def _is_quantized(module: Any) -> bool:
-    return bool(module.weight_quantizer.is_enabled)
+    return linears, state
 
 
 def main() -> None:
     """Answer for every number of effective bits."""
-    folder, texts_file, *bits = sys.argv[1:]
+    folder, texts_file, method, *bits = sys.argv[1:]
     texts = [torch.tensor([ids]) for ids in json.loads(Path(texts_file).read_text("utf-8"))]
+    found = {}
     with contextlib.redirect_stdout(sys.stderr):
-        found = {each: kept_by_modelopt(folder, texts, float(each)) for each in bits}
+        linears, state = search(folder, texts, method, float(bits[0]))
+        for each in bits:
+            config = mtq.get_auto_quantize_config(state, {"effective_bits": float(each)})
+            quantized = {entry["quantizer_name"] for entry in config["quant_cfg"] if entry.get("enable")}
+            found[each] = [name for name in linears if f"{name}.weight_quantizer" not in quantized]
     print(json.dumps(found))
 
 
