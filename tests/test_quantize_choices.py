@@ -12,7 +12,8 @@ import yaml
 
 from fp8cli.commands.quantize import CalibrationOptions, QuantizeReport, QuantizeRequest, run
 from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of, order_calibration
-from fp8cli.core.calibrating.outlook import Memory, check_memory
+from fp8cli.core.calibrating.footprint import Memory
+from fp8cli.core.calibrating.outlook import Needs, check_memory
 from fp8cli.core.quantizing.choices import choose
 from fp8cli.core.serving.command_line import serve_note
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, UsageError
@@ -175,8 +176,9 @@ def test_memory_is_estimated_from_headers_and_config(tiny: Path) -> None:
     config = json.loads((tiny / "config.json").read_text())
     parameters = (tiny / "model.safetensors").stat().st_size // 2
     length = min(2048, config["max_position_embeddings"])
-    handed_on = 512 * length * config["hidden_size"] * 2
-    logits = length * config["vocab_size"] * 4
+    heads, head_size = config["num_attention_heads"], config["head_dim"]
+    handed_on = 512 * (length * (config["hidden_size"] + 2 * head_size) + length**2) * 2
+    logits = length * config["vocab_size"] * 4 + heads * length**2 * 10
     assert report.calibration is not None
     assert report.calibration.max_seq_length == length
     assert report.calibration.memory_bytes == pytest.approx(10**9 + 2 * parameters + handed_on + logits, rel=1e-4)
@@ -194,7 +196,9 @@ def test_too_little_memory_for_the_weights_fails_and_too_little_for_the_samples_
     (tmp_path / "proc" / "self").mkdir()
     (tmp_path / "proc" / "self" / "cgroup").write_text("")
     (tmp_path / "proc" / "self" / "mountinfo").write_text("")
-    check = check_memory(Memory(least=least, most=most), tmp_path)
+    memory = Memory(least=least, most=most)
+    needs = Needs(loaded=memory, offloaded=memory, offload=True, why="--offload disk", files_bytes=0)
+    check = check_memory(needs, tmp_path)
     assert (check.status, check.fix is None) == (status, status == "passed")
 
 
