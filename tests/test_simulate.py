@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from fp8cli.commands.compare import CompareRequest
 from fp8cli.commands.compare import run as compare
 from fp8cli.commands.evaluate import CalibrationOptions, EvaluateRequest
 from fp8cli.commands.evaluate import run as evaluate
+from fp8cli.core.comparing.sides import name_side
+from fp8cli.core.comparing.simulations import data_of
 from fp8cli.core.evaluating.eval_events import EvalEvent
 from fp8cli.core.evaluating.worker_events import Observing
 from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES
@@ -179,20 +181,20 @@ def test_other_data_is_another_simulation_and_a_label_is_gone_on_with_as_it_was(
     records = [read_record(path) for path in (compared.runs / "sim-FP8+KV").glob("run_*.json")]
     digests = {record.simulated.token_ids_sha256 for record in records if record.simulated is not None}
     assert len(records) == len(digests) == 2
-    # Without a word on data those of its newest run are taken again.
-    plain = evaluate_like(request, sample=20)
-    assert plain.comparison.contests[0].other.simulated == "FP8+KV"
-    newest = max(map(read_record, (compared.runs / "sim-FP8+KV").glob("run_*.json")), key=lambda each: each.created)
-    assert newest.simulated is not None
-    assert newest.simulated.samples == ROWS // 2
-    assert newest.simulated.token_ids_sha256 in digests
 
 
-def evaluate_like(request: CompareRequest, *, sample: int) -> Any:
-    evaluation = EvaluateRequest(
-        tasks=request.evaluation.tasks, sample=sample, runs=request.evaluation.runs, fidelity=False
-    )
-    return compare(CompareRequest(sides=request.sides, evaluation=evaluation))
+def test_data_that_is_not_named_is_that_of_the_newest_run(tmp_path: Path) -> None:
+    facts = SimulationFacts(scheme="FP8+KV", predicted_bytes=7, data="t.jsonl", source="t.jsonl", samples=3, seed=9)
+    rows = [likelihood_sample(n, right=True, loss=1.0) for n in range(3)]
+    write_run(tmp_path, "sim-FP8+KV", {"fp8_stories": rows}, simulated=facts)
+    side = name_side("sim-FP8+KV", tmp_path)
+    assert side.simulate == "FP8+KV"
+    nothing = EvaluateRequest(tasks=("t",))
+    assert data_of(side, nothing) == CalibrationOptions(data="t.jsonl", samples=3, seed=9)
+    named = replace(nothing, calibration=CalibrationOptions(samples=8))
+    assert data_of(side, named) == CalibrationOptions(samples=8)
+    assert data_of(replace(side, simulate="MXFP8"), named) == CalibrationOptions()
+    assert data_of(replace(side, simulate=None), named) == CalibrationOptions()
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY_SCHEME if not name.endswith("KV_HEAD")])
