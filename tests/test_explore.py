@@ -129,7 +129,7 @@ def explore_here(model: Any, words: str, modules: Sequence[str], folder: Path) -
     job = MeasureJob(model="", dtype="", device="cpu", samples=None, positions=1000, budget_bytes=10**9, work=work)
     texts = Encoded(ids=((1, 5, 9, 30), (1, 8, 70, 11), (4, 5, 6)), max_seq_length=4, conversations=False)
     heard = _Heard(folder)
-    return dict(explore(job, work, model, texts, folder, heard)), heard.steps
+    return dict(explore(job, work, model, texts, None, folder, heard)), heard.steps
 
 
 def tiny_model() -> Any:

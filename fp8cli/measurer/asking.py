@@ -15,24 +15,28 @@ from fp8cli.measurer.explore_protocol import RESULTS
 from fp8cli.samples.encoding import load_tokenizer
 from fp8cli.worker.protocol import Job
 from fp8cli.worker.results import Results
-from fp8cli.worker.tasks import load_tasks
+from fp8cli.worker.tasks import LoadedTasks, load_tasks
 
 _OF_LOADING: Final = ("pretrained", "dtype")
 """Arguments of lm-eval's model class that a model in memory has no use for."""
 
 
-class Asking:
-    """The tasks of an evaluation, ready to be asked."""
+def load_asked(evaluation: Job) -> LoadedTasks:
+    """Load the tasks of an evaluation. Raises Failure for a name nobody knows, a broken task, a missing data set."""
+    # As lm-eval does before tasks are loaded, which may draw from either.
+    random.seed(evaluation.seeds["random"])
+    np.random.seed(evaluation.seeds["numpy"])  # noqa: NPY002 - it is this generator that tasks use
+    return load_tasks(evaluation)
 
-    def __init__(self, evaluation: Job, model: Any, folder: Path) -> None:
-        """Load the tasks. folder: what is answered goes into folders of it. Raises Failure for what is no task."""
+
+class Asking:
+    """The tasks of an evaluation, ready to be asked of a model."""
+
+    def __init__(self, evaluation: Job, loaded: LoadedTasks, model: Any, folder: Path) -> None:
+        """Take the model. folder: what is answered goes into folders of it."""
         from lm_eval.models.huggingface import HFLM
 
-        # As lm-eval does before tasks are loaded, which may draw from either.
-        random.seed(evaluation.seeds["random"])
-        np.random.seed(evaluation.seeds["numpy"])  # noqa: NPY002 - it is this generator that tasks use
-        self._job, self._folder = evaluation, folder
-        self._loaded = load_tasks(evaluation)
+        self._job, self._loaded, self._folder = evaluation, loaded, folder
         arguments = {name: value for name, value in evaluation.model_args.items() if name not in _OF_LOADING}
         self._lm = HFLM(
             pretrained=model,

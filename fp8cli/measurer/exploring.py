@@ -8,9 +8,8 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fp8cli.measurer.asking import Asking
 from fp8cli.measurer.explore_protocol import ExploreWork
 from fp8cli.measurer.protocol import MeasureJob
 from fp8cli.measurer.reference import Reference
@@ -21,13 +20,24 @@ from fp8cli.simulator.scheme import SimulatedScheme
 from fp8cli.worker.failures import Failure, describe
 from fp8cli.worker.progress import Progress
 
+if TYPE_CHECKING:
+    # lm-eval, which not everyone has, comes with them.
+    from fp8cli.measurer.asking import Asking
+    from fp8cli.worker.tasks import LoadedTasks
+
 Ids = Sequence[Sequence[int]]
 
 
 def explore(
-    job: MeasureJob, work: ExploreWork, model: Any, encoded: Encoded, folder: Path, progress: Progress
+    job: MeasureJob,
+    work: ExploreWork,
+    model: Any,
+    encoded: Encoded,
+    tasks: "LoadedTasks | None",
+    folder: Path,
+    progress: Progress,
 ) -> Mapping[str, object]:
-    """Measure all forms; see `explore_protocol` for what is returned.
+    """Measure all forms; see `explore_protocol` for what is returned. tasks: those of the work, loaded.
 
     Raises Failure where none can be measured.
     """
@@ -44,7 +54,7 @@ def explore(
         notify=lambda done, total: progress.tell("reference", done=done, total=total),
     )
     observations = _Observations(model, work.modules, calibration)
-    asking = None if work.evaluation is None else Asking(work.evaluation, model, folder)
+    asking = None if tasks is None else _asking(work, tasks, model, folder)
     steps = len(work.schemes) + (asking is not None)
     base_answers = None
     if asking is not None:
@@ -73,13 +83,20 @@ def explore(
     }
 
 
+def _asking(work: ExploreWork, tasks: "LoadedTasks", model: Any, folder: Path) -> "Asking":
+    from fp8cli.measurer.asking import Asking
+
+    assert work.evaluation is not None  # noqa: S101 - where there are tasks, it names them
+    return Asking(work.evaluation, tasks, model, folder)
+
+
 def _measure(
     scheme: SimulatedScheme,
     work: ExploreWork,
     model: Any,
     reference: Reference,
     observations: "_Observations",
-    asking: Asking | None,
+    asking: "Asking | None",
 ) -> dict[str, object]:
     observed = observations.of(scheme)
     with simulated(model, scheme, () if scheme.weights is None else work.modules, observed) as simulation:

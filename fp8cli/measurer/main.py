@@ -64,13 +64,15 @@ def _work(folder: Path, progress: Progress) -> None:
     if encoded is not None:
         progress.tell("texts", samples=len(encoded.ids), tokens=encoded.tokens)
 
+    tasks = _load_tasks(job)
+
     from fp8cli.measurer.model import load
 
     progress.tell("loading")
     _seed(0 if job.samples is None else job.samples.seed)
     model = load(job)
     progress.tell("loaded", device=str(model.device), seconds=time.perf_counter() - started)
-    found = _measure(job, model, encoded, folder, progress)
+    found = _measure(job, model, encoded, tasks, folder, progress)
     _write_result(
         folder,
         {
@@ -95,15 +97,27 @@ def _encode(job: protocol.MeasureJob, folder: Path) -> Any:
     return encode_samples(job.samples, folder, load_tokenizer(job.model), positions_of(job.model))
 
 
+def _load_tasks(job: protocol.MeasureJob) -> Any:
+    """Load the tasks that the work asks for, None if it asks for none: a wrong name is to be told before the model."""
+    if not isinstance(job.work, ExploreWork) or job.work.evaluation is None:
+        return None
+    from fp8cli.measurer.asking import load_asked
+
+    return load_asked(job.work.evaluation)
+
+
 def _measure(
-    job: protocol.MeasureJob, model: Any, encoded: Any, folder: Path, progress: Progress
+    job: protocol.MeasureJob, model: Any, encoded: Any, tasks: Any, folder: Path, progress: Progress
 ) -> Mapping[str, object]:
-    """Do the work of the job, and return what it found. encoded: the texts as token ids, None if there are none."""
+    """Do the work of the job, and return what it found.
+
+    encoded: the texts as token ids, None if there are none; so for tasks.
+    """
     match job.work:
         case ExploreWork():
             from fp8cli.measurer.exploring import explore
 
-            return explore(job, job.work, model, encoded, folder, progress)
+            return explore(job, job.work, model, encoded, tasks, folder, progress)
         case BudgetWork():
             from fp8cli.measurer.budget import choose
 
