@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fp8cli.core.budgeting.decision import BUDGET
+from fp8cli.core.budgeting.work_place import BUDGET
 from fp8cli.core.measuring.measuring_events import StepBegins
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.staging import partial_folder

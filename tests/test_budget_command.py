@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fp8cli.core.budgeting.decision import BUDGET
+from fp8cli.core.budgeting.work_place import BUDGET
 from fp8cli.formats.staging import partial_folder
 from tests.calibrated import MODEL
 from tests.starting import Run, fp8

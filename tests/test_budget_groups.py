@@ -12,6 +12,7 @@ from fp8cli.core.model.patterns import matches
 from fp8cli.core.model.roster import Roster
 from fp8cli.core.model.selection import rules_for
 from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
+from tests.budgets import decide_on
 from tests.calibrated import MODEL, plan_of
 
 LAYER = "model.layers.3"
@@ -117,6 +118,30 @@ def test_experts_are_named_by_one_pattern_which_is_exact() -> None:
     # With a part of them kept already by the user, the pattern would say too much.
     rest = Group(name=group.name, modules=tuple(experts[3:]), tensors=(), saved_bytes=1)
     assert patterns_of([rest], linears) == tuple(experts[3:])
+
+
+def test_a_layer_of_experts_stays_whole_and_its_neighbours_do_not(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 64, "head_dim": 16, "vocab_size": 96}
+    counts = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 3}
+    config = Qwen3MoeConfig(**sizes, **counts, num_experts_per_tok=2)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    # In one expert nearly all lies halfway between two numbers of E4M3, 416 and 448: 28.6 dB.
+    with torch.no_grad():
+        weight = model.get_parameter("model.layers.1.mlp.experts.down_proj")
+        weight[2] = 432 / 1024
+        weight[2, :, 0] = 448 / 1024
+    model.save_pretrained(tmp_path / "moe")
+    report = decide_on(tmp_path / "moe", tmp_path / "out", dry_run=True, min_sqnr=31.0)
+    assert report.groups[0].name == "model.layers.1.mlp.experts"
+    assert report.ignore == (r"re:^model\.layers\.1\.mlp\.experts\.",)
+    ignored = plan_of(tmp_path / "moe", "FP8_DYNAMIC", ignore=report.ignore).ignored_modules
+    assert sorted(set(ignored) - {"lm_head", *(f"model.layers.{layer}.mlp.gate" for layer in range(2))}) == sorted(
+        f"model.layers.1.mlp.experts.{number}.{part}_proj" for number in range(3) for part in ("gate", "up", "down")
+    )
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from fp8cli.core.budgeting.groups import Group
 from fp8cli.core.budgeting.weight_choice import choose_by_weights
 from fp8cli.core.budgeting.weight_noise import measure_weights
+from fp8cli.core.budgeting.work_place import open_work_place
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import LocalFolder
@@ -99,6 +100,21 @@ def test_a_weight_that_holds_nan_is_refused_by_its_place(tmp_path: Path, scheme:
     plan = plan_of(model, scheme)
     with pytest.raises(BadInput, match=r"layers\.0\.mlp\.down_proj\.weight` holds NaN at row 3, column 5"):
         measure_weights(plan, LocalFolder(model).resolve, workers=1, notify=lambda _: None)
+
+
+def test_two_runs_do_not_measure_for_one_output_at_once(tmp_path: Path) -> None:
+    with open_work_place(tmp_path / "out", restart=False, dry_run=False) as place:
+        place.keep("one", {"kept": [1]})
+        with (
+            pytest.raises(CannotRun, match="another run is measuring what stays in 16 bits"),
+            open_work_place(tmp_path / "out", restart=False, dry_run=False),
+        ):
+            pass
+    with open_work_place(tmp_path / "out", restart=False, dry_run=False) as place:
+        assert place.known("one") == {"kept": [1]}
+        assert place.known("other") is None
+    with open_work_place(tmp_path / "out", restart=True, dry_run=False) as place:
+        assert place.known("one") is None
 
 
 def test_without_the_kernel_it_is_said_that_weights_cannot_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,8 @@ class BudgetNote:
 
     def sentence(self) -> str:
         """What was chosen, and what it came to."""
-        chosen = f"{self.said}: {self.kept:,} of {self.groups:,} groups of Linears stay in 16 bits"
+        stay = "stays" if self.kept == 1 else "stay"
+        chosen = f"{self.said}: {self.kept:,} of {self.groups:,} groups of Linears {stay} in 16 bits"
         if self.data is None or self.kl is None:
             return f"{chosen}, chosen by the noise of their weights alone; no KL was measured"
         error = 0.0 if self.kl_se is None else self.kl_se

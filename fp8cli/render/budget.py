@@ -12,12 +12,12 @@ from fp8cli.render.units import count, number, size
 _MOST_POINTS: Final = 12
 """Lines of the curve on the screen; `--json` has all."""
 
-_BAR: Final = 16
+_BAR: Final = 12
 """Cells of the longest bar."""
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 
 _CURVE: Final = (
-    Column(title="groups in 16 bits", right=True),
+    Column(title="16-bit groups", right=True),
     Column(title="tensors", right=True),
     Column(title="KL (nats)", right=True),
     Column(title="± se", right=True, rank=1),
@@ -26,7 +26,7 @@ _CURVE: Final = (
     Column(title=""),
 )
 _NOISE_CURVE: Final = (
-    Column(title="groups in 16 bits", right=True),
+    Column(title="16-bit groups", right=True),
     Column(title="tensors", right=True),
     Column(title="lowest SQNR in FP8 (dB)", right=True),
     Column(title=""),

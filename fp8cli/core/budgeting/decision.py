@@ -7,20 +7,20 @@ was cut off later need not measure again.
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Final
 
+from fp8cli import __version__
 from fp8cli.core.budgeting.assembling import assemble
 from fp8cli.core.budgeting.groups import Group, find_groups
 from fp8cli.core.budgeting.ordering import POSITIONS, REFERENCE_BYTES, BudgetOrder
 from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.budgeting.weight_choice import choose_by_weights, decibels, worst_ratio
 from fp8cli.core.budgeting.weight_noise import measure_weights
+from fp8cli.core.budgeting.work_place import WorkPlace, open_work_place
 from fp8cli.core.calibrating.ordering import environment_of
 from fp8cli.core.doctor.environment import Check, guard
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
@@ -34,22 +34,19 @@ from fp8cli.core.quantizing.resources import Resources
 from fp8cli.errors import CannotRun, Interrupted
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder
 from fp8cli.formats.safetensors import DTYPES
-from fp8cli.formats.staging import disk_errors, partial_folder
+from fp8cli.formats.staging import disk_errors
 from fp8cli.measurer.budget_protocol import BudgetGroup, BudgetWork, Goal
 from fp8cli.measurer.protocol import MeasureJob
 from fp8cli.simulator.scheme import SIMULATED, with_kv_cache
-
-FOUND: Final = "found.json"
-"""Beside the work: what was found, and the key of what it was found for."""
-
-BUDGET: Final = "budget"
-"""The folder of the work, beside the output in the making."""
 
 MOST_BESIDES: Final = 66
 """Sets that may be measured besides two for every group: the ends, the curve, the bisection, neighbours."""
 
 BudgetEvent = MeasuringEvent | ReadingBegins | BytesRead
 Notify = Callable[[BudgetEvent], None]
+
+Found = Mapping[str, Any]
+"""As `measurer.budget_protocol` has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +76,8 @@ def decide(request: BudgetRequest, notify: Notify) -> BudgetReport:
     Raises CannotRun where no choice meets the budget, or all of it would stay as it is; what `core.measuring` raises
     where nothing can be measured; Interrupted on Ctrl-C, which leaves nothing behind.
     """
-    if request.dry_run:
-        work = Path(mkdtemp(prefix="fp8-")) / BUDGET
-        report = _decide(request, work, notify)
-        # Only now: an error names the log that lies there.
-        _leave_nothing(work)
-        return report
-    work = partial_folder(request.out) / BUDGET
-    if request.restart:
-        shutil.rmtree(work, ignore_errors=True)
-    return _decide(request, work, notify)
+    with open_work_place(request.out, restart=request.restart, dry_run=request.dry_run) as place:
+        return _decide(request, place, notify)
 
 
 def check_budget(order: BudgetOrder, plan: Plan) -> tuple[Check, ...]:
@@ -99,18 +88,18 @@ def check_budget(order: BudgetOrder, plan: Plan) -> tuple[Check, ...]:
     return (guard("memory", lambda: check_memory(memory)),)
 
 
-def _decide(request: BudgetRequest, work: Path, notify: Notify) -> BudgetReport:
+def _decide(request: BudgetRequest, place: WorkPlace, notify: Notify) -> BudgetReport:
     begun = time.monotonic()
     roster = _roster(request.checkpoint)
     fixed, groups = _split(request, roster)
     goal = _goal(request, fixed, groups)
     key = _key(request, groups, goal)
-    found = _known(work / FOUND, key)
+    found = place.known(key)
     known = found is not None
     if found is None:
-        found = _find(request, work, groups, goal, notify)
+        found = _find(request, place, groups, goal, notify)
         with disk_errors(request.out):
-            _keep(work / FOUND, key, found)
+            place.keep(key, found)
     report = assemble(
         request.order,
         request.plan,
@@ -122,7 +111,7 @@ def _decide(request: BudgetRequest, work: Path, notify: Notify) -> BudgetReport:
         seconds=time.monotonic() - begun,
     )
     if report is None or all(group.kept for group in report.groups):
-        _leave_nothing(work)
+        place.leave_nothing()
         raise (_unmet if report is None else _all_kept)(request, found, groups)
     return report
 
@@ -165,6 +154,7 @@ def _key(request: BudgetRequest, groups: Sequence[Group], goal: Goal) -> str:
     order, plan = request.order, request.plan
     data = None if order.data is None else (order.data.fingerprint, order.samples, order.max_seq_length, order.seed)
     parts = [
+        __version__,
         dict(request.state),
         plan.fingerprint(),
         plan.kv_cache,
@@ -177,25 +167,20 @@ def _key(request: BudgetRequest, groups: Sequence[Group], goal: Goal) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _find(request: BudgetRequest, work: Path, groups: Sequence[Group], goal: Goal, notify: Notify) -> Mapping[str, Any]:
+def _find(request: BudgetRequest, place: WorkPlace, groups: Sequence[Group], goal: Goal, notify: Notify) -> Found:
     try:
         with disk_errors(request.out):
-            work.mkdir(parents=True, exist_ok=True)
             if request.order.data is None:
                 return _look_at_weights(request, groups, goal, notify)
-            return _measure(request, work, groups, goal, notify)
+            return _measure(request, place.folder, groups, goal, notify)
     except KeyboardInterrupt:
-        _leave_nothing(work)
         raise Interrupted("interrupted while weights were measured, of which nothing is kept") from None
     except Interrupted:
-        _leave_nothing(work)
         message = "interrupted while sensitivities were measured, of which nothing is kept"
         raise Interrupted(message, hint="run the same command again; fewer or shorter texts take less time") from None
 
 
-def _measure(
-    request: BudgetRequest, work: Path, groups: Sequence[Group], goal: Goal, notify: Notify
-) -> Mapping[str, Any]:
+def _measure(request: BudgetRequest, work: Path, groups: Sequence[Group], goal: Goal, notify: Notify) -> Found:
     order, plan, device = request.order, request.plan, request.resources.device
     assert plan.scheme is not None  # noqa: S101 - `read_budget` refuses a budget without one
     assert order.data is not None  # noqa: S101 - see `_find`
@@ -221,7 +206,7 @@ def _measure(
     return measure(job, order.data, work, python=order.python, notify=notify, environ=environ)
 
 
-def _look_at_weights(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify: Notify) -> Mapping[str, Any]:
+def _look_at_weights(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify: Notify) -> Found:
     """Return what the weights say, in the words of the measurer."""
     noise = measure_weights(request.plan, request.folder.resolve, workers=request.resources.workers, notify=notify)
     choice = choose_by_weights(groups, noise, goal)
@@ -235,34 +220,7 @@ def _look_at_weights(request: BudgetRequest, groups: Sequence[Group], goal: Goal
     }
 
 
-def _known(path: Path, key: str) -> Mapping[str, Any] | None:
-    try:
-        kept = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(kept, dict) or kept.get("key") != key:
-        return None
-    found: Mapping[str, Any] = kept["found"]
-    return found
-
-
-def _keep(path: Path, key: str, found: Mapping[str, Any]) -> None:
-    """Write what was found whole or not at all."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({"key": key, "found": found}), encoding="utf-8")
-    fresh.replace(path)
-
-
-def _leave_nothing(work: Path) -> None:
-    """Remove the folder of the work, and that around it unless something else of an unfinished run lies there."""
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        work.parent.rmdir()
-    except OSError:
-        return
-
-
-def _unmet(request: BudgetRequest, found: Mapping[str, Any], groups: Sequence[Group]) -> CannotRun:
+def _unmet(request: BudgetRequest, found: Found, groups: Sequence[Group]) -> CannotRun:
     floor = next(each["kl"] for each in found["sets"] if len(each["kept"]) == len(groups))
     message = (
         f"{request.order.budget.said} cannot be met: the FP8 KV cache alone, with every Linear in 16 bits, has a KL of "
@@ -271,7 +229,7 @@ def _unmet(request: BudgetRequest, found: Mapping[str, Any], groups: Sequence[Gr
     return CannotRun(message, hint="leave out --kv-cache, or allow a higher --max-kl")
 
 
-def _all_kept(request: BudgetRequest, found: Mapping[str, Any], groups: Sequence[Group]) -> CannotRun:
+def _all_kept(request: BudgetRequest, found: Found, groups: Sequence[Group]) -> CannotRun:
     said = request.order.budget.said
     message = f"{said} leaves every Linear in 16 bits, so nothing would be quantized"
     if request.order.budget.kind == "kl":
