@@ -28,10 +28,11 @@ SEED: Final = 1234
 
 def main(folder: Path) -> NoReturn:
     """Do the job of a folder, and leave: 0 after `finished`, 1 after `failed`."""
-    run_job(folder, _work)
+    run_job(folder, compress_job)
 
 
-def _work(folder: Path, progress: Progress) -> None:
+def compress_job(folder: Path, progress: Progress) -> None:
+    """Do the job of a folder; its facts are written last. Raises Failure and UnfitData."""
     job = protocol.read_job(folder)
     here = tell_started(progress)
     started = time.perf_counter()
@@ -47,7 +48,7 @@ def _work(folder: Path, progress: Progress) -> None:
     progress.tell("loading")
     seed_all(SEED if job.samples is None else job.samples.seed)
     model = load_model(job.model, job.dtype, offload=None)
-    _compress(modifiers, model, tokenizer, encoded, progress.tell)
+    compress_model(modifiers, model, tokenizer, encoded, progress.tell)
     progress.tell("saving")
     renamed = _save(model, job.model, folder / protocol.RESULT)
     write_facts(
@@ -68,7 +69,7 @@ def _work(folder: Path, progress: Progress) -> None:
     )
 
 
-def _compress(
+def compress_model(
     modifiers: Sequence[Any], model: Any, tokenizer: Any, encoded: Encoded | None, tell: Callable[..., None]
 ) -> None:
     """Run `oneshot`: the model is quantized afterwards, but not packed yet.
@@ -103,9 +104,18 @@ def _compress(
         if failure.kind != "other":
             raise failure from error
         named = " and ".join(f"`{type(modifier).__name__}`" for modifier in modifiers)
-        raise Failure(kind="model", message=f"{named} cannot be applied to this model ({sentence(error)})") from error
+        raise Failure(
+            kind="model", message=f"{named} cannot be applied to this model ({sentence(_first(error))})"
+        ) from error
     if encoded is not None:
         refuse_unreached(missed)
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return what an error comes from: pipelines wrap those of a model in ones that name nothing but a place."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextmanager

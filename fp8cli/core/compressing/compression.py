@@ -117,7 +117,7 @@ def compress(
     Raises BadInput for data, a recipe or a checkpoint that it cannot take; CannotRun where this machine does not allow
     it; Interrupted on Ctrl-C. However it ends, the log is kept and no process is left.
     """
-    job = _make_job(request)
+    job = make_job(request)
     key = _key(job, request)
     folder = request.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,8 @@ def compress(
     return found
 
 
-def _make_job(request: CompressionRequest) -> protocol.CompressionJob:
+def make_job(request: CompressionRequest) -> protocol.CompressionJob:
+    """Return what the compressor is told."""
     order, choice, data = request.order, request.order.choice, request.order.data
     samples = None
     if data is not None:
