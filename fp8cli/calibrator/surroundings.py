@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
 
 from fp8cli.samples.rows import UnfitData
+from fp8cli.worker.facts import peak_memory_bytes
 from fp8cli.worker.failures import Failure, describe
 from fp8cli.worker.parent_watch import watch_parent
 from fp8cli.worker.progress import Progress
@@ -64,6 +65,18 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - it is this generator that libraries draw from
     torch.manual_seed(seed)
+
+
+def peak_bytes(status: Path = Path("/proc/self/status")) -> int:
+    """Return the most resident memory that this process had.
+
+    What `getrusage` says begins with that of the process which started this one, as large as it may have been.
+    """
+    try:
+        lines = status.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return peak_memory_bytes(0)
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def peak_gpu_bytes() -> int | None:
