@@ -121,7 +121,15 @@ def explore(request: ExploreRequest, notify: Notify = lambda _: None) -> Explore
         measured = read_measured(result, folder / LOG)
         changes = _read_changes(measured, folder)
     return _report(
-        request, explored, measured, changes, data=data, commit=commit, gpu=gpu, notes=(*explored.notes, *warnings)
+        request,
+        explored,
+        measured,
+        changes,
+        data=data,
+        commit=commit,
+        gpu=gpu,
+        # That the tasks ask about the texts matters only where there are tasks.
+        notes=(*explored.notes, *warnings, *(data.notes if changes else ())),
     )
 
 
