@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,22 @@ from safetensors import safe_open
 
 from fp8cli.commands.compare import CompareRequest
 from fp8cli.commands.compare import run as compare
-from fp8cli.commands.evaluate import CalibrationOptions, EvaluateRequest
+from fp8cli.commands.evaluate import CalibrationOptions, EvaluateReport, EvaluateRequest
+from fp8cli.commands.evaluate import _of_simulation as note_of
 from fp8cli.commands.evaluate import run as evaluate
 from fp8cli.core.comparing.sides import name_side
 from fp8cli.core.comparing.simulations import data_of
-from fp8cli.core.evaluating.eval_events import EvalEvent
+from fp8cli.core.evaluating.eval_events import EvalEvent, Prepared
 from fp8cli.core.evaluating.worker_events import Observing
 from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES
 from fp8cli.core.simulating.planning import plan_simulation
 from fp8cli.errors import Fp8Error
 from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
 from fp8cli.formats.run_record import RunRecord, SimulationFacts, read_record
+from fp8cli.render.comparison_tables import cost_table
+from fp8cli.render.console import Channel, Output
+from fp8cli.render.evaluation import show
+from fp8cli.render.progress import EvalBar
 from fp8cli.samples.request import SampleRequest
 from fp8cli.simulator.job import SimulationJob
 from fp8cli.simulator.scheme import EVERY_SCHEME, SIMULATED
@@ -30,6 +37,7 @@ from fp8cli.worker.failures import Failure
 from fp8cli.worker.protocol import Job, read_job, write_job
 from fp8cli.worker.simulation import read_samples
 from tests.calibrated import made_up, plan_of, write
+from tests.comparisons import contest, simple
 from tests.hand_made_records import a_record
 from tests.lm_eval_files import likelihood_sample
 from tests.planting import STORIES, quantize_stories
@@ -394,3 +402,71 @@ def test_records_without_a_simulation_are_read_as_ever(tmp_path: Path) -> None:
     facts = SimulationFacts(scheme="MXFP8+KV", predicted_bytes=7, source="s", tokens=5)
     (tmp_path / "run_y.json").write_text(json.dumps(asdict(a_record(simulated=facts))), encoding="utf-8")
     assert read_record(tmp_path / "run_y.json").simulated == facts
+
+
+# Screens.
+
+
+def drawn(draw: Callable[[Output], None], *, terminal: bool = True) -> str:
+    paper = StringIO()
+    channel = Channel(stream=paper, terminal=terminal, width=80, color=False, unicode=True)
+    draw(Output(out=channel, err=channel))
+    return paper.getvalue()
+
+
+def test_the_screen_of_an_evaluation_says_simulated() -> None:
+    facts = SimulationFacts(scheme="MXFP8+KV", predicted_bytes=820_000, source="\x1b[31mtexts", samples=9, tokens=1234)
+    record = a_record(
+        simulated=facts, executed_as="simulated", executed_by="MXFP8+KV in 21 Linears", label="sim-MXFP8+KV"
+    )
+    report = EvaluateReport(
+        checkpoint="./stories",
+        label="sim-MXFP8+KV",
+        answered=False,
+        folder=Path("fp8-runs/sim-MXFP8+KV"),
+        record=record,
+        record_file=Path("fp8-runs/sim-MXFP8+KV/run_x.json"),
+        results=(),
+        earlier=(),
+        notes=(note_of(facts),),
+        next_command="fp8 compare base sim-MXFP8+KV",
+    )
+    screen = drawn(lambda output: show(report, output))
+    assert max(map(len, screen.splitlines())) <= 80
+    assert "\x1b" not in screen
+    words = " ".join(screen.split())
+    assert "./stories · MXFP8+KV, simulated" in words
+    assert "weights 0.00164 GB · 0.000820 GB predicted" in words
+    assert "simulated: weights and activations rounded to 8 bits and back" in words
+    assert "its scales are of 9 samples of" in words
+
+
+def test_the_screen_of_a_comparison_sets_predicted_sizes_beside_those_on_disk() -> None:
+    other = contest("sim-MXFP8", *simple().contests[0].tasks)
+    simulated = replace(
+        other.other, simulated="MXFP8", predicted_bytes=1_000_000, bytes_on_disk=None, executed_as="simulated"
+    )
+    base = replace(simple().base, bytes_on_disk=2_000_000)
+    table = cost_table(replace(simple(), base=base, contests=(replace(other, other=simulated),)))
+    assert table is not None
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["size on disk"][1] == "-"
+    assert rows["size, predicted"] == ("-", "1.00 MB (×0.50)")
+    assert rows["executed as"][1] == "simulated"
+    plain = cost_table(simple())
+    assert plain is not None
+    assert "size, predicted" not in {row[0] for row in plain.rows}
+
+
+def test_the_bar_counts_the_texts_that_give_scales() -> None:
+    def draw(output: Output) -> None:
+        with EvalBar(output).running() as bar:
+            bar.notify(
+                Prepared(checkpoint="m", label="l", backend="hf", why="w", tasks=("t",), known=(), simulated="FP8")
+            )
+            for done in range(3):
+                bar.notify(Observing(done=done, total=2))
+
+    lines = drawn(draw, terminal=False).splitlines()
+    assert lines[0] == "m (l), FP8 simulated: t on transformers, because w"
+    assert "0/2 texts observed for the scales" in lines

@@ -192,15 +192,17 @@ def test_a_head_that_is_tied_to_the_embedding_leaves_the_embedding_as_it_is(tmp_
     assert base.lm_head.weight is embedding
 
 
-def test_weights_are_rounded_in_the_dtype_of_the_checkpoint(llama: Path) -> None:
-    narrow, wide = load(llama), load(llama).float()
-    with (
-        simulated(narrow, SIMULATED["FP8_DYNAMIC"], linears(narrow)),
-        simulated(wide, SIMULATED["FP8_DYNAMIC"], linears(wide), dtype=torch.bfloat16),
-    ):
-        for name in linears(narrow):
-            ours = dict(narrow.named_modules())[name].weight
-            assert torch.equal(ours.float(), dict(wide.named_modules())[name].weight)
+def test_in_a_wider_dtype_a_simulation_is_the_checkpoint_in_that_dtype(llama: Path, tmp_path: Path) -> None:
+    base = load(llama)
+    observed = observe(base, linears(base), "tensor", IDS)
+    real = write_real(llama, tmp_path / "real", "FP8", "tensor", observed)
+    theirs = logits(AutoModelForCausalLM.from_pretrained(real, dtype=torch.float32).eval())
+    wide = base.float()
+    scheme = with_kv_cache(SIMULATED["FP8"], "tensor")
+    with simulated(wide, scheme, linears(wide), observed, dtype=torch.bfloat16):
+        assert same(logits(wide), theirs)
+    with simulated(wide, scheme, linears(wide), observed):
+        assert not same(logits(wide), theirs)
 
 
 def test_a_simulation_for_good_computes_the_same(llama: Path) -> None:
@@ -293,6 +295,7 @@ def test_every_expert_is_observed_on_every_token(mixture: Path) -> None:
     modules = model_names(base, quantized_weights(mixture, "FP8"))
     observed = observe(base, modules, None, IDS[:1])
     assert observed.inputs.keys() == set(modules)
+    assert base.config._attn_implementation == "sdpa"
     assert same(logits(base), plain)
     name = next(each for each in modules if each.endswith(".experts.0.gate_proj"))
     inputs = {float(observed.inputs[name.replace(".0.gate", f".{n}.{p}")]) for n in range(4) for p in ("gate", "up")}
@@ -388,3 +391,18 @@ def test_names_without_the_prefix_of_the_bare_model_are_found(llama: Path) -> No
     weights = [f"{name}.weight" for name in linears(base)]
     assert list(model_names(base, weights)) == linears(base)
     assert list(model_names(base, [name.removeprefix("model.") for name in weights])) == linears(base)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.zeros(2, 2, dtype=torch.int8), "is int8, so it is quantized already"),
+        (torch.zeros(2, 2, dtype=torch.float8_e4m3fn), "is float8_e4m3fn, so it is quantized already"),
+        (torch.zeros(2, 2, device="meta"), "is not in memory"),
+    ],
+)
+def test_weights_that_cannot_be_rounded_are_named(weight: torch.Tensor, message: str) -> None:
+    layer = torch.nn.Linear(2, 2)
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(Failure, match=f"the weight of `0` {message}"):
+        simulate(torch.nn.Sequential(layer), SIMULATED["FP8_DYNAMIC"], ["0"])

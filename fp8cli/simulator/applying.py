@@ -48,9 +48,10 @@ def simulated(
 ) -> Iterator[Simulation]:
     """Simulate a scheme in these Linears (see `find_layers`), and in the KV cache of all attention if it has one.
 
-    observed: for schemes that need data, see `observe`. dtype: in which weights and their scales are computed, that of
-    the checkpoint; None: the one they have. While it lasts, the weights that are named are in memory twice; on leaving,
-    the model is bit for bit what it was. Raises Failure for a module that is not there or cannot be simulated.
+    observed: for schemes that need data, see `observe`. dtype: that of the checkpoint, in which all stored scales are
+    and weights are divided by theirs; None: the one that the model computes in. While it lasts, the weights that are
+    named are in memory twice; on leaving, the model is bit for bit what it was. Raises Failure for a module that is not
+    there or cannot be simulated.
     """
     with ExitStack() as undo:
         yield _apply(model, scheme, modules, observed, dtype, undo)
@@ -78,7 +79,7 @@ def _apply(
 ) -> Simulation:
     # First all that can be refused, then the changes.
     layers = find_layers(model, modules)
-    scales = _Scales(scheme=scheme, observed=observed)
+    scales = _Scales(scheme=scheme, observed=observed, dtype=dtype)
     scales.check(modules)
     attentions = find_attentions(model) if scheme.kv_cache is not None else {}
     noise: dict[str, tuple[float, float]] = {}
@@ -128,6 +129,7 @@ class _Scales:
 
     scheme: SimulatedScheme
     observed: Observed | None
+    dtype: torch.dtype | None
 
     def check(self, modules: Collection[str]) -> None:
         """Refuse a scheme that needs data which nobody observed."""
@@ -142,10 +144,10 @@ class _Scales:
         rounding = self.scheme.activations
         if rounding is None:
             return values
-        amax = None
+        scale = None
         if not rounding.dynamic and self.observed is not None:
-            amax = self.observed.inputs[name].to(device=values.device, dtype=values.dtype)
-        return round_activation(values, rounding, amax)
+            scale = scale_of(self._stored(self.observed.inputs[name]), rounding)
+        return round_activation(values, rounding, scale)
 
     def of_cache(self, attention: str) -> tuple[Tensor, Tensor]:
         """Return the scales of keys and values, [1] or [KV heads, 1, 1]."""
@@ -153,8 +155,11 @@ class _Scales:
             message = f"{self.scheme.name} needs the keys and values of `{attention}` observed with data"
             raise Failure(kind="data", message=message)
         of_heads = self.observed.keys[attention], self.observed.values[attention]
-        keys, values = (scale_of(_shared(each, self.scheme.kv_cache), _CACHE) for each in of_heads)
+        keys, values = (scale_of(_shared(self._stored(each), self.scheme.kv_cache), _CACHE) for each in of_heads)
         return keys, values
+
+    def _stored(self, amax: Tensor) -> Tensor:
+        return amax if self.dtype is None else amax.to(self.dtype)
 
 
 def _shared(amax: Tensor, kv_cache: KvRounding) -> Tensor:
@@ -188,7 +193,7 @@ def _round(
     name: str, weight: Tensor, rounding: Rounding, dtype: torch.dtype | None, noise: dict[str, tuple[float, float]]
 ) -> Tensor:
     """Round one weight, and note what that changed. Raises Failure for one that is not finite."""
-    rounded = round_weight(weight if dtype is None else weight.to(dtype), rounding).to(weight.dtype)
+    rounded = round_weight(weight if dtype is None else weight.to(dtype), rounding, into=weight.dtype)
     signal = error = 0.0
     for begin in range(0, len(weight), _ROWS_AT_ONCE):
         rows = weight[begin : begin + _ROWS_AT_ONCE].double()

@@ -70,7 +70,7 @@ def find_layers(model: torch.nn.Module, modules: Collection[str]) -> Found:
     for name in modules:
         module = there.get(name)
         if isinstance(module, torch.nn.Linear):
-            _need_memory(name, module.weight)
+            _need_values(name, module.weight)
             linears[name] = module
         elif module is not None:
             raise Failure(kind="model", message=f"`{name}` is a {type(module).__name__}, and no nn.Linear")
@@ -149,10 +149,13 @@ def _need_plain_experts(name: str, module: Any) -> None:
     if not plain:
         message = f"the experts in `{name}` are a {type(module).__name__}, which cannot be simulated yet"
         raise Failure(kind="model", message=message, hint="quantize it and evaluate the checkpoint: fp8 quantize")
-    _need_memory(name, module.gate_up_proj)
+    _need_values(name, module.gate_up_proj)
 
 
-def _need_memory(name: str, weight: torch.Tensor) -> None:
+def _need_values(name: str, weight: torch.Tensor) -> None:
     if weight.is_meta:
         message = f"the weight of `{name}` is not in memory"
         raise Failure(kind="memory", message=message, hint="a simulation needs the whole model in memory")
+    if weight.dtype not in {torch.bfloat16, torch.float16, torch.float32}:
+        message = f"the weight of `{name}` is {str(weight.dtype).removeprefix('torch.')}, so it is quantized already"
+        raise Failure(kind="model", message=message, hint="load the model as it is: leave such arguments of it out")

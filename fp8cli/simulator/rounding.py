@@ -30,42 +30,37 @@ _E8M0: Final = (-127, 127)
 """Exponents that a scale of 8 bits and no sign can have."""
 
 
-def round_weight(weight: Tensor, rounding: Rounding) -> Tensor:
-    """Return a weight as its FP8 codes decode to it. weight: [out, in], any float; returns the same shape and dtype.
+def round_weight(weight: Tensor, rounding: Rounding, *, into: torch.dtype | None = None) -> Tensor:
+    """Return a weight as its FP8 codes decode to it. weight: [out, in], any float; returns the same shape.
 
-    What is missing in a block or a group at the edge counts as zero.
+    into: the dtype that codes and scales are decoded in, and of what is returned; None: that of the weight. What is
+    missing in a block or a group at the edge counts as zero.
     """
     match rounding.sharing:
         case "tensor":
-            return _round(weight, weight.abs().amax().view(1, 1), rounding)
+            return _round(weight, weight.abs().amax().view(1, 1), rounding, into)
         case "block":
             rows, columns = weight.shape
             padded = torch.nn.functional.pad(weight, (0, -columns % BLOCK, 0, -rows % BLOCK))
             blocks = padded.view(len(padded) // BLOCK, BLOCK, -1, BLOCK)
-            rounded = _round(blocks, blocks.abs().amax(dim=(1, 3), keepdim=True), rounding)
+            rounded = _round(blocks, blocks.abs().amax(dim=(1, 3), keepdim=True), rounding, into)
             return rounded.reshape(padded.shape)[:rows, :columns].contiguous()
         case "row" | "group":
-            return round_activation(weight, rounding)
+            return _round_last(weight, rounding, into)
 
 
-def round_activation(values: Tensor, rounding: Rounding, amax: Tensor | None = None) -> Tensor:
+def round_activation(values: Tensor, rounding: Rounding, scale: Tensor | None = None) -> Tensor:
     """Return an activation as it is after FP8. values: […, features], any float; returns the same shape and dtype.
 
-    amax: the largest magnitude that calibration saw, [1] in the dtype of the values, where scales are not dynamic.
+    scale: the one that calibration found, [1], where scales are not dynamic.
     """
     if values.numel() == 0:
         return values
+    if scale is not None:
+        return round_with(values, scale.to(device=values.device, dtype=values.dtype), rounding.number)
     if rounding.sharing == "tensor":
-        return _round(values, values.abs().amax().view(1) if amax is None else amax, rounding)
-    if rounding.sharing == "row":
-        return _round(values, values.abs().amax(dim=-1, keepdim=True), rounding)
-    if rounding.sharing == "group":
-        features = values.shape[-1]
-        padded = torch.nn.functional.pad(values, (0, -features % rounding.group)).contiguous()
-        groups = padded.view(*padded.shape[:-1], -1, rounding.group)
-        rounded = _round(groups, groups.abs().amax(dim=-1, keepdim=True), rounding)
-        return rounded.flatten(start_dim=-2)[..., :features]
-    raise ValueError(f"activations have no scale for each {rounding.sharing}")
+        return _round(values, values.abs().amax().view(1), rounding)
+    return _round_last(values, rounding)
 
 
 def scale_of(amax: Tensor, rounding: Rounding) -> Tensor:
@@ -81,13 +76,27 @@ def scale_of(amax: Tensor, rounding: Rounding) -> Tensor:
     return torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
 
 
-def round_with(values: Tensor, scale: Tensor, number: Number) -> Tensor:
-    """Round values with a scale that multiplies to decode and has their dtype or float32; returns their dtype."""
+def round_with(values: Tensor, scale: Tensor, number: Number, into: torch.dtype | None = None) -> Tensor:
+    """Round values with a scale that multiplies to decode and has their dtype or float32; returns `into`, or theirs."""
+    wide = scale.dtype if into is None else torch.promote_types(scale.dtype, into)
     quotient = values.to(scale.dtype) / scale
     # Adding zero turns −0 into +0, as the zero point of compressed-tensors does.
     quotient.add_(0.0).clamp_(-LARGEST[number], LARGEST[number])
-    return quotient.to(FORMATS[number]).to(scale.dtype).mul_(scale).to(values.dtype)
+    return quotient.to(FORMATS[number]).to(wide).mul_(scale).to(values.dtype if into is None else into)
 
 
-def _round(values: Tensor, amax: Tensor, rounding: Rounding) -> Tensor:
-    return round_with(values, scale_of(amax, rounding), rounding.number)
+def _round_last(values: Tensor, rounding: Rounding, into: torch.dtype | None = None) -> Tensor:
+    """Round with a scale for each row of the last dimension, or for each group of values in it."""
+    if rounding.sharing == "row":
+        return _round(values, values.abs().amax(dim=-1, keepdim=True), rounding, into)
+    if rounding.sharing != "group":
+        raise ValueError(f"activations have no scale for each {rounding.sharing}")
+    features = values.shape[-1]
+    padded = torch.nn.functional.pad(values, (0, -features % rounding.group)).contiguous()
+    groups = padded.view(*padded.shape[:-1], -1, rounding.group)
+    rounded = _round(groups, groups.abs().amax(dim=-1, keepdim=True), rounding, into)
+    return rounded.flatten(start_dim=-2)[..., :features]
+
+
+def _round(values: Tensor, amax: Tensor, rounding: Rounding, into: torch.dtype | None = None) -> Tensor:
+    return round_with(values, scale_of(amax, rounding), rounding.number, into)
