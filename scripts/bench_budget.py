@@ -4,7 +4,8 @@
 
 PATH: an interpreter that has nvidia-modelopt. At each number of effective bits ModelOpt chooses among {FP8, BF16} for
 the bundled model; ours then gets the size of ModelOpt's choice, and keeps no byte more. Both see the same texts. Both
-choices are measured alike, by this tool's simulation of static FP8, on other texts than either chose with.
+choices are measured alike, by this tool's simulation of static FP8, on other texts than either chose with. Ours is the
+choice of `--target-size` with all positions of the texts, whose search is the measurer's.
 """
 
 import argparse
@@ -21,18 +22,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fp8cli.core.budgeting.budgets import Budget
-from fp8cli.core.budgeting.decision import BudgetRequest, decide
-from fp8cli.core.budgeting.groups import find_groups
-from fp8cli.core.budgeting.ordering import BudgetOrder
+from fp8cli.core.budgeting.groups import Group, find_groups
 from fp8cli.core.model.roster import Roster
 from fp8cli.core.model.selection import rules_for, select
 from fp8cli.core.quantizing.model_dtype import model_dtype
-from fp8cli.core.quantizing.plan import Plan, build_plan
-from fp8cli.core.quantizing.resources import plan_resources
-from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES, read_calibration
-from fp8cli.errors import CannotRun
-from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
+from fp8cli.core.quantizing.plan import build_plan
+from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES
+from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
+from fp8cli.measurer.budget_choosing import Candidate, Measured, costs, least_kl
 from fp8cli.measurer.reference import Divergence, Reference
 from fp8cli.schemes import FP8
 from fp8cli.simulator.applying import simulated
@@ -50,56 +47,54 @@ def read_stories() -> tuple[list[str], list[str]]:
 
 
 class Judge:
-    """Measures which Linears in 16 bits come to what, on texts that nobody chose with."""
+    """Measures on some texts what leaving some Linears in 16 bits comes to."""
 
-    def __init__(self, chosen_with: Sequence[Sequence[int]], others: Sequence[Sequence[int]], folder: Path) -> None:
-        """Load the model, find the static scales on the texts that both choose with, and keep the reference."""
-        self._model = AutoModelForCausalLM.from_pretrained(BUNDLED_MODEL, dtype=torch.bfloat16).eval()
-        self._linears = [
-            name
-            for name, module in self._model.named_modules()
-            if isinstance(module, torch.nn.Linear) and name != "lm_head"
-        ]
-        self._observed: Observed = observe(self._model, self._linears, None, chosen_with)
-        self._reference = Reference(self._model, others, folder, positions=10**6, budget_bytes=2**32)
+    def __init__(self, model: Any, observed: Observed, texts: Sequence[Sequence[int]], folder: Path) -> None:
+        """Keep what the model says of the texts. observed: inputs of all its Linears, for static scales."""
+        folder.mkdir()
+        self._model, self._observed = model, observed
+        self._reference = Reference(model, texts, folder, positions=10**6, budget_bytes=2**32)
 
     def measure(self, kept: Collection[str]) -> Divergence:
         """Return how far the model is with all Linears in static FP8 but these."""
-        rounded = [name for name in self._linears if name not in kept]
+        rounded = [name for name in self._observed.inputs if name not in kept]
         with simulated(self._model, SIMULATED["FP8"], rounded, self._observed):
             return self._reference.divergence(self._model)
 
 
-def plan_all(checkpoint: Checkpoint) -> tuple[Plan, Roster]:
-    """Plan static FP8 for everything."""
+class Ours:
+    """This tool's choice, as `measurer.budget` makes it; what is measured for one size is known for the next."""
+
+    def __init__(self, groups: Sequence[Group], judge: Judge) -> None:
+        """Measure the sensitivities."""
+        self._groups = groups
+        self._measured = Measured(measure=lambda kept: judge.measure(self.modules(kept)).kl, most=10**6)
+        costs_found = costs(len(groups), self._measured)
+        self._candidates = [
+            Candidate(saved_bytes=group.saved_bytes, cost=cost) for group, cost in zip(groups, costs_found, strict=True)
+        ]
+
+    def modules(self, kept: Collection[int]) -> list[str]:
+        """Return the Linears of some groups."""
+        return [module for number in sorted(kept) for module in self._groups[number].modules]
+
+    def choose(self, room_bytes: int) -> list[str]:
+        """Return the Linears that stay in 16 bits where that may cost so many bytes."""
+        return self.modules(least_kl(self._candidates, room_bytes, self._measured).kept)
+
+    @property
+    def sets(self) -> int:
+        """How many sets were measured."""
+        return len(self._measured.known)
+
+
+def all_groups() -> tuple[Group, ...]:
+    """Return the decisions that static FP8 of the bundled model leaves."""
+    checkpoint = open_checkpoint(LocalFolder(BUNDLED_MODEL))
     tensors = {info.name: (info.dtype, info.shape) for info in checkpoint.tensors.values()}
     rules = rules_for(checkpoint.config, tensors)
     plan = build_plan(checkpoint, FP8, select(checkpoint.config, tensors, rules=rules), model_dtype(checkpoint))
-    return plan, Roster(config=checkpoint.config, tensors=tensors, rules=rules)
-
-
-def choose_ours(checkpoint: Checkpoint, plan: Plan, target_bytes: int, texts: Path, count: int, out: Path) -> list[str]:
-    """Return what `--keep-bf16 auto --target-size` keeps."""
-    order = BudgetOrder(
-        budget=Budget(kind="size", value=target_bytes, said=f"--target-size {target_bytes}"),
-        data=read_calibration(str(texts), samples=count),
-        samples=count,
-        max_seq_length=2048,
-        seed=1234,
-        python=None,
-    )
-    request = BudgetRequest(
-        order=order,
-        checkpoint=checkpoint,
-        folder=LocalFolder(BUNDLED_MODEL),
-        plan=plan,
-        state={},
-        resources=plan_resources(plan, device="cpu", workers=1, max_memory="1GiB", cpus=1),
-        out=out,
-        restart=False,
-        dry_run=True,
-    )
-    return list(decide(request, lambda _: None).kept_modules)
+    return find_groups(plan, checkpoint, Roster(config=checkpoint.config, tensors=tensors, rules=rules))
 
 
 def choose_theirs(
@@ -128,44 +123,41 @@ def main() -> None:
     parser.add_argument("--modelopt-python", required=True, help="an interpreter with nvidia-modelopt")
     parser.add_argument("--method", default="gradient", help="how ModelOpt scores: gradient, its default, or kl_div")
     parser.add_argument("--texts", type=int, default=512, help="stories that both choose with")
-    parser.add_argument("--bits", default="10.5,11,12,13,14,15,15.5", help="effective bits, by commas")
+    parser.add_argument("--bits", default="10.5,11,12,13,14,15", help="effective bits, by commas")
     options = parser.parse_args()
     bits = options.bits.split(",")
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
     choosing, others = read_stories()
-    choosing = choosing[: options.texts]
-    ids = [tokenizer(text)["input_ids"] for text in choosing]
-    checkpoint = open_checkpoint(LocalFolder(BUNDLED_MODEL))
-    plan, roster = plan_all(checkpoint)
-    sizes = {module: group for group in find_groups(plan, checkpoint, roster) for module in group.modules}
+    ids = [tokenizer(text)["input_ids"] for text in choosing[: options.texts]]
+    groups = all_groups()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begun = time.monotonic()
         theirs = choose_theirs(options.modelopt_python, ids, options.method, bits, folder)
-        print(f"ModelOpt: {time.monotonic() - begun:.0f} s for {len(bits)} sizes")
-        texts = folder / "texts.jsonl"
-        texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in choosing), encoding="utf-8")
-        judge = Judge(ids, [tokenizer(text)["input_ids"] for text in others], folder)
+        print(f"ModelOpt: {time.monotonic() - begun:.0f} s for {len(bits)} sizes", flush=True)
+        begun = time.monotonic()
+        model = AutoModelForCausalLM.from_pretrained(BUNDLED_MODEL, dtype=torch.bfloat16).eval()
+        observed = observe(model, [module for group in groups for module in group.modules], None, ids)
+        ours = Ours(groups, Judge(model, observed, ids, folder / "choosing"))
+        chosen = {each: ours.choose(cost_of(theirs[each], groups)) for each in bits}
+        print(f"ours: {time.monotonic() - begun:.0f} s for {len(bits)} sizes, {ours.sets} sets measured", flush=True)
+        judge = Judge(model, observed, [tokenizer(text)["input_ids"] for text in others], folder / "others")
         print("bits  kept (bytes): theirs    ours   KL (nats): theirs      ours   ratio   paired difference ± se")
         for each in bits:
-            kept = theirs[each]
-            cost = sum(group.saved_bytes for group in {sizes[module].name: sizes[module] for module in kept}.values())
-            # What the plan of everything takes, the room that is reserved for headers, and what theirs keeps.
-            room = plan.bytes_written + sum(2 * len(shard.header.tensors) + 8 for shard in plan.shards) + cost
-            try:
-                mine = choose_ours(checkpoint, plan, room, texts, len(choosing), folder / "out")
-            except CannotRun as refusal:
-                print(f"{each:>4}  {refusal.message}")
-                continue
-            spent = sum(group.saved_bytes for group in {sizes[module].name: sizes[module] for module in mine}.values())
-            one, other = judge.measure(kept), judge.measure(mine)
+            one, other = judge.measure(theirs[each]), judge.measure(chosen[each])
             differences = torch.tensor(other.per_sample) - torch.tensor(one.per_sample)
             error = float(differences.std() / len(differences) ** 0.5)
             print(
-                f"{each:>4}  {cost:>20,} {spent:>7,}   {one.kl:>17.3e} {other.kl:>9.3e}   {other.kl / one.kl:>5.3f}"
+                f"{each:>4}  {cost_of(theirs[each], groups):>20,} {cost_of(chosen[each], groups):>7,}"
+                f"   {one.kl:>17.3e} {other.kl:>9.3e}   {other.kl / one.kl:>5.3f}"
                 f"   {float(differences.mean()):+.2e} ± {error:.1e}",
                 flush=True,
             )
+
+
+def cost_of(kept: Collection[str], groups: Sequence[Group]) -> int:
+    """Return the bytes that keeping some Linears costs; a group is kept whole."""
+    return sum(group.saved_bytes for group in groups if group.modules[0] in kept)
 
 
 main()

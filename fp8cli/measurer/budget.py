@@ -32,11 +32,13 @@ from fp8cli.simulator.finding import model_names
 from fp8cli.simulator.observing import Observed, observe
 from fp8cli.worker.progress import Progress
 
-TEXTS: Final = 64
+TEXTS: Final = 128
 """At least so many texts are measured on, if there are as many: positions of one text resemble each other."""
 
 _GOLDEN: Final = (5**0.5 - 1) / 2
 """Multiples of it, without their whole part, are spread evenly, however many there are (Weyl)."""
+
+_FLOAT32_BYTES: Final = 4
 
 Sums = list[list[float]]
 
@@ -47,7 +49,7 @@ def choose(
     """Measure and choose; see `budget_protocol` for what is returned. Raises Failure where nothing can be measured."""
     reference = Reference(
         model,
-        enough(encoded.ids, job.positions),
+        enough(encoded.ids, min(job.positions, job.budget_bytes // (_FLOAT32_BYTES * _vocabulary(model)))),
         folder,
         positions=job.positions,
         budget_bytes=job.budget_bytes,
@@ -106,6 +108,10 @@ def enough(ids: Sequence[Sequence[int]], positions: int) -> Sequence[Sequence[in
         taken.append(place)
         left -= min(max(len(ids[place]) - 1, 0), share)
     return [ids[place] for place in sorted(taken)]
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)
 
 
 def _search(goal: Goal, work: BudgetWork, shares: Sequence[float], measured: Measured) -> Found | None:

@@ -11,11 +11,12 @@ from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.sampling.data import BUNDLED_MODEL, SAMPLES_DEFAULT, SEED_DEFAULT, CalibrationData, read_calibration
 from fp8cli.errors import BadInput, UsageError
 
-POSITIONS: Final = 8192
-"""Next-token distributions that every set is measured on; the reference takes 4 bytes for each and token."""
+POSITIONS: Final = 32_768
+"""Next-token distributions that every set is measured on. With 9,757 of them of the bundled model, two sets whose KL
+differs by 6 % on other texts came out in the wrong order."""
 
-REFERENCE_BYTES: Final = 2**30
-"""At most so much of the disk for them."""
+REFERENCE_BYTES: Final = 2**32
+"""At most so much of the disk for them: 4 bytes for each and every token of the vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
