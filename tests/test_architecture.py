@@ -69,6 +69,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "datasets",
         "safetensors",
         "numpy",
+        "pydantic",
     ),
     "fp8cli/calibrator/compressing_protocol.py": ("fp8cli.samples.request",),
     "fp8cli/calibrator/protocol.py": ("fp8cli.samples.request",),

@@ -46,7 +46,8 @@ def texts(folder: Path, rows: int = 8) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((MODEL / name).read_bytes())
     path = folder.parent / f"{folder.name}.jsonl"
-    path.write_text("".join((MODEL / "heldout.jsonl").open(encoding="utf-8").readline() for _ in range(rows)))
+    lines = (MODEL / "heldout.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:rows]
+    path.write_text("".join(lines), encoding="utf-8")
     return path
 
 

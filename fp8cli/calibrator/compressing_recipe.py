@@ -80,11 +80,22 @@ def _from_recipe(path: Path) -> Sequence[Any]:
         modifiers = Recipe.create_instance(str(path)).modifiers
     except Exception as error:
         # Which fields a modifier has, only llm-compressor knows.
-        message = f"llm-compressor does not take the recipe ({sentence(error)})"
+        message = f"llm-compressor does not take the recipe ({_reason(error)})"
         raise Failure(
             kind="data", message=message, hint="docs.vllm.ai/projects/llm-compressor lists modifiers"
         ) from error
     return tuple(modifiers)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a recipe is not taken: of pydantic, which fills a page, the first field and what it says of it."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return sentence(error)
+    first = error.errors()[0]
+    where = ".".join(map(str, (error.title, *first["loc"])))
+    return f"`{where}`: {first['msg']}".rstrip(".")
 
 
 def _refuse_other_formats(modifiers: Sequence[Any]) -> None:
