@@ -1,5 +1,6 @@
 """Mixed FP8 and 16 bits within a budget, by the real command: what hurts is kept, and what is said of it holds."""
 
+import itertools
 import json
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fp8cli.core.budgeting.work_place import BUDGET
@@ -202,6 +204,25 @@ def test_a_run_ended_while_it_measures_publishes_nothing_and_leaves_no_process(
 
 
 @pytest.mark.slow
+def test_a_mixed_static_checkpoint_has_scales_where_it_is_fp8_and_the_kl_that_is_said(
+    fragile: Path, texts: Path, tmp_path: Path
+) -> None:
+    budget = [*"--scheme FP8 --keep-bf16 auto --target-size 1.3MB --num-calibration-samples".split(), ROWS]
+    run = fp8(tmp_path, "quantize", fragile, "-o", tmp_path / "out", "--json", *budget, "--calibration-data", texts)
+    assert run.code == 0, run.err
+    found = run.report["budget"]
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size <= 1_300_000
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    inputs = {name.removesuffix(".input_scale") for name in stored if name.endswith(".input_scale")}
+    in_fp8 = {module for group in found["groups"] if not group["kept"] for module in group["modules"]}
+    assert inputs == in_fp8
+    assert FRAGILE in [group["name"] for group in found["groups"] if group["kept"]]
+    base, other = log_probabilities(fragile, texts), log_probabilities(tmp_path / "out", texts)
+    each = np.concatenate([(np.exp(p) * (p - q)).sum(-1) for p, q in zip(base, other, strict=True)])
+    assert each.mean() == pytest.approx(found["chosen"]["kl"], rel=0.02)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded modules")
 def test_vllm_serves_a_mixed_checkpoint_and_names_what_it_runs(made: tuple[Path, Run], tmp_path: Path) -> None:
     from tests.test_serving import LARGEST_MEAN_SHIFT, in_vllm, prompts
@@ -219,6 +240,18 @@ def test_vllm_serves_a_mixed_checkpoint_and_names_what_it_runs(made: tuple[Path,
         base = logits.gather(-1, ids[0, 1:, None]).squeeze(-1).tolist()
         shifts += [abs(one - two) for one, two in zip(answer["prompt_logprobs"], base, strict=True)]
     assert 0 < sum(shifts) / len(shifts) < LARGEST_MEAN_SHIFT
+
+
+def test_as_few_texts_as_needed_are_asked_about_and_from_all_over() -> None:
+    from fp8cli.measurer.budget import TEXTS, enough
+
+    texts = [(number,) * 101 for number in range(1000)]
+    taken = enough(texts, 5000)
+    # A text has 100 positions, and its share of 5,000 is 40.
+    assert len(taken) == TEXTS - 3
+    assert [text[0] for text in taken] == sorted(text[0] for text in taken)
+    assert max(two[0] - one[0] for one, two in itertools.pairwise(taken)) < 3 * 1000 / len(taken)
+    assert enough(texts[:3], 5000) == texts[:3]
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:

@@ -16,6 +16,7 @@ _SCHEME_NAMES = ", ".join(SCHEMES)
 EXAMPLES = (
     "Examples: fp8 quantize ./Llama-3-8B · fp8 quantize Qwen/Qwen3-8B --scheme FP8_BLOCK -o out · "
     "fp8 quantize ./model --scheme FP8 --kv-cache fp8 --calibration-data texts.jsonl · "
+    "fp8 quantize ./model --keep-bf16 auto --target-size 4.5GB · "
     "fp8 quantize ./model --dry-run --details"
 )
 
@@ -73,7 +74,7 @@ def quantize(
         str | None,
         typer.Option(
             metavar="FILE|HUB",
-            help="Texts or conversations for FP8 and --kv-cache: .jsonl, .json, .txt, .parquet, or org/name[:split].",
+            help="Texts or conversations for what needs them: .jsonl, .json, .txt, .parquet, or org/name[:split].",
         ),
     ] = None,
     text_column: Annotated[
