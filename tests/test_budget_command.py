@@ -54,6 +54,10 @@ def test_no_group_in_fp8_has_less_than_the_sqnr(model: Path, tmp_path: Path) -> 
     assert all(group["kept"] == (group["weight_sqnr_db"] < 31.65) for group in groups)
     assert 0 < sum(group["kept"] for group in groups) < 12
     assert [group["weight_sqnr_db"] for group in groups] == sorted(group["weight_sqnr_db"] for group in groups)
+    reasons = {tensor["name"].removesuffix(".weight"): tensor["reason"] for tensor in run.report["tensors"]}
+    assert {reasons[module] for module in run.report["budget"]["kept_modules"]} == {
+        "kept in 16 bits by --min-sqnr 31.65"
+    }
     ignore = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))["quantization_config"]["ignore"]
     assert set(ignore) == {"lm_head", *run.report["budget"]["kept_modules"]}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from fp8cli.core.budgeting.assembling import say_why
 from fp8cli.core.budgeting.budgets import BudgetOptions, read_budget
 from fp8cli.core.budgeting.decision import BudgetEvent, BudgetRequest, check_budget, decide
 from fp8cli.core.budgeting.ordering import order_budget
@@ -143,6 +144,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         decided = decide(wish, notify)
         request = replace(request, ignore=(*request.ignore, *decided.ignore))
         plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
+        plan = say_why(plan, decided)
         orders, foreseen, _ = _foresee(orders, plan, checkpoint)
     seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
     if not request.dry_run:

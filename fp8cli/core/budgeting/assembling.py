@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from fp8cli.core.budgeting.groups import Group, patterns_of
@@ -70,6 +71,16 @@ def assemble(
         seconds=seconds,
         known=known,
         notes=tuple(notes),
+    )
+
+
+def say_why(plan: Plan, report: BudgetReport) -> Plan:
+    """Return a plan made with `report.ignore` with the budget as the reason for what that keeps: no user named it."""
+    ours = {f"ignored by `{pattern}`" for pattern in report.ignore}
+    reason = f"kept in 16 bits by {report.said}"
+    return replace(
+        plan,
+        tensors=tuple(replace(tensor, reason=reason) if tensor.reason in ours else tensor for tensor in plan.tensors),
     )
 
 
