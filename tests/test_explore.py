@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
 
 from fp8cli.commands import explore as command
 from fp8cli.commands.explore import ExploreRequest, TaskOptions
@@ -125,7 +125,9 @@ class _Heard(Progress):
 
 def explore_here(model: Any, words: str, modules: Sequence[str], folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Explore a model in this process, on a few token ids."""
-    work = ExploreWork(schemes=tuple(map(simulated_scheme, words.split(","))), modules=tuple(modules))
+    work = ExploreWork(
+        schemes=tuple(map(simulated_scheme, words.split(","))), weights=tuple(f"{name}.weight" for name in modules)
+    )
     job = MeasureJob(model="", dtype="", device="cpu", samples=None, positions=1000, budget_bytes=10**9, work=work)
     texts = Encoded(ids=((1, 5, 9, 30), (1, 8, 70, 11), (4, 5, 6)), max_seq_length=4, conversations=False)
     heard = _Heard(folder)
@@ -140,15 +142,29 @@ def tiny_model() -> Any:
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj")
 
 
-def test_the_model_is_bit_for_bit_what_it_was_after_all_forms(tmp_path: Path) -> None:
-    model = tiny_model()
+def tiny_mixtral() -> Any:
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2}
+    config = MixtralConfig(vocab_size=320, hidden_size=128, intermediate_size=128, **sizes)
+    torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(config).to(torch.bfloat16).eval()
+
+
+EXPERTS = tuple(f"model.layers.0.block_sparse_moe.experts.{number}.w{part}" for number in (0, 1) for part in (1, 2, 3))
+
+
+@pytest.mark.parametrize(("make", "modules"), [(tiny_model, MODULES), (tiny_mixtral, EXPERTS)])
+def test_the_model_is_bit_for_bit_what_it_was_after_all_forms(
+    make: Callable[[], Any], modules: Sequence[str], tmp_path: Path
+) -> None:
+    model = make()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     said = model(torch.tensor([[1, 5, 9]])).logits
     found, steps = explore_here(
-        model, "fp8_dynamic,fp8_block,fp8+kv,e5m2_dynamic,mxfp8,none+kv-head", MODULES, tmp_path
+        model, "fp8_dynamic,fp8_block,fp8+kv,e5m2_dynamic,mxfp8,none+kv-head", modules, tmp_path
     )
     assert steps == [form["name"] for form in found["forms"]]
     assert not any(form["failure"] for form in found["forms"])
+    assert all(len(form["noise"]) == len(modules) for form in found["forms"][:-1])
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

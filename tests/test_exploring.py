@@ -108,7 +108,7 @@ def test_the_size_of_a_form_that_is_never_written_is_what_safetensors_would_writ
     assert isinstance(form, PlannedForm)
     tensors = {}
     for name, tensor in load_file(model / "model.safetensors").items():
-        if name.removesuffix(".weight") in form.modules:
+        if name in form.weights:
             rows, columns = tensor.shape
             tensors[name] = torch.zeros(rows, columns, dtype=codes)
             shape = (rows, math.ceil(columns / 32)) if word == "mxfp8" else (rows, 1)
@@ -155,7 +155,7 @@ def candidate(name: str, kl: float, size: int = 1000, **changes: object) -> Cand
 
 
 def test_the_lowest_kl_is_taken_where_it_can_be_told_from_the_others() -> None:
-    found = pick([candidate("worse", 0.002, size=500), candidate("best", 0.001)], LENGTHS)
+    found = pick([candidate("worse", 0.002, size=500), candidate("best", 0.001)], LENGTHS, weights_wanted=True)
     assert found is not None
     assert (found.name, found.best, found.as_good) == ("best", "best", ("best",))
 
@@ -163,7 +163,7 @@ def test_the_lowest_kl_is_taken_where_it_can_be_told_from_the_others() -> None:
 def test_the_smallest_is_taken_of_those_that_are_as_good() -> None:
     noisy = (0.0002, 0.0024, 0.0004, 0.0016)
     small = candidate("small", 0.0013, size=500, per_sample=noisy)
-    found = pick([candidate("best", 0.001), small], LENGTHS)
+    found = pick([candidate("best", 0.001), small], LENGTHS, weights_wanted=True)
     assert found is not None
     assert (found.name, found.best, found.as_good) == ("small", "best", ("best", "small"))
 
@@ -175,7 +175,7 @@ def test_of_forms_alike_in_size_the_one_for_older_gpus_is_taken_and_then_the_one
         candidate("dynamic", 0.001, size=1009),
         candidate("larger", 0.001, size=1011, native_from=(7, 5)),
     ]
-    found = pick(forms, LENGTHS)
+    found = pick(forms, LENGTHS, weights_wanted=True)
     assert found is not None
     assert found.name == "dynamic"
 
@@ -188,21 +188,23 @@ def test_what_cannot_be_written_is_not_taken_and_a_cache_only_where_nothing_else
     for forms, name in (
         ([simulated, cached, alone, plain], "plain"),
         ([simulated, cached, alone], "cached"),
-        ([simulated, alone], "cache alone"),
+        ([alone], "cache alone"),
     ):
-        found = pick(forms, LENGTHS)
+        found = pick(forms, LENGTHS, weights_wanted=len(forms) > 1)
         assert found is not None
         assert found.name == name
-    assert pick([simulated], LENGTHS) is None
+    assert pick([simulated], LENGTHS, weights_wanted=True) is None
+    # Where all forms of weights failed, the cache alone is no answer to what was asked.
+    assert pick([alone], LENGTHS, weights_wanted=True) is None
 
 
 def test_what_the_gpu_here_computes_in_fp8_goes_first_if_there_is_any() -> None:
     block, dynamic = candidate("block", 0.0005, native=False), candidate("dynamic", 0.001, native=True)
-    found = pick([block, dynamic], LENGTHS)
+    found = pick([block, dynamic], LENGTHS, weights_wanted=True)
     assert found is not None
     assert found.name == "dynamic"
     assert "the GPU here computes in FP8" in found.rule
-    none_is = pick([block, candidate("dynamic", 0.001, native=False)], LENGTHS)
+    none_is = pick([block, candidate("dynamic", 0.001, native=False)], LENGTHS, weights_wanted=True)
     assert none_is is not None
     assert none_is.name == "block"
 

@@ -5,7 +5,8 @@ The result has one entry for each form, in their order, under `forms`:
     name        of the form
     failure     null, or {message, hint}: why it could not be measured; nothing else is there then
     kl, kl_se, same_top, per_sample     see `reference.Divergence`
-    noise       {module: [sum of squares of its weight, of its rounding error]}; empty where weights stay as they are
+    noise       {module of the model: [sum of squares of its weight, of its rounding error]}; empty where weights stay
+                as they are
     answers     folder of what it answered to tasks: lm-eval's `results.json`, and `samples_TASK.jsonl` for each; null
                 where none is asked
     seconds
@@ -29,8 +30,8 @@ class ExploreWork:
     """Forms of one model that are to be measured one after another."""
 
     schemes: tuple[SimulatedScheme, ...]
-    modules: tuple[str, ...]
-    """The Linears that a scheme of weights rounds, by their names in the model."""
+    weights: tuple[str, ...]
+    """Tensors of the checkpoint that a scheme of weights rounds, each with the input of its Linear."""
     evaluation: Job | None = None
     """Tasks that the model as it is and every form of it are to be asked; it names the checkpoint, which is in memory
     already."""
@@ -44,7 +45,7 @@ def read_explore_work(fields: Mapping[str, Any]) -> ExploreWork:
         asked = {**asked, "tasks": tuple(asked["tasks"]), "include_paths": tuple(asked["include_paths"])}
     return ExploreWork(
         schemes=tuple(map(read_scheme, fields["schemes"])),
-        modules=tuple(fields["modules"]),
+        weights=tuple(fields["weights"]),
         evaluation=None if asked is None else Job(**asked),
     )
 

@@ -15,6 +15,7 @@ from fp8cli.measurer.protocol import MeasureJob
 from fp8cli.measurer.reference import Reference
 from fp8cli.samples.encoding import Encoded
 from fp8cli.simulator.applying import simulated
+from fp8cli.simulator.finding import model_names
 from fp8cli.simulator.observing import Observed, observe
 from fp8cli.simulator.scheme import SimulatedScheme
 from fp8cli.worker.failures import Failure, describe
@@ -53,7 +54,8 @@ def explore(
         budget_bytes=job.budget_bytes,
         notify=lambda done, total: progress.tell("reference", done=done, total=total),
     )
-    observations = _Observations(model, work.modules, calibration)
+    modules = model_names(model, work.weights)
+    observations = _Observations(model, modules, calibration)
     asking = None if tasks is None else _asking(work, tasks, model, folder)
     steps = len(work.schemes) + (asking is not None)
     base_answers = None
@@ -66,7 +68,7 @@ def explore(
         progress.tell("step", number=number, of=steps, name=scheme.name)
         started = time.perf_counter()
         try:
-            found = _measure(scheme, work, model, reference, observations, asking)
+            found = _measure(scheme, modules, model, reference, observations, asking)
             forms.append({"name": scheme.name, "failure": None, **found, "seconds": time.perf_counter() - started})
         except Exception as error:  # noqa: BLE001 - a form that cannot be is a row of the table, not its end
             traceback.print_exc()
@@ -92,14 +94,14 @@ def _asking(work: ExploreWork, tasks: "LoadedTasks", model: Any, folder: Path) -
 
 def _measure(
     scheme: SimulatedScheme,
-    work: ExploreWork,
+    modules: Sequence[str],
     model: Any,
     reference: Reference,
     observations: "_Observations",
     asking: "Asking | None",
 ) -> dict[str, object]:
     observed = observations.of(scheme)
-    with simulated(model, scheme, () if scheme.weights is None else work.modules, observed) as simulation:
+    with simulated(model, scheme, () if scheme.weights is None else modules, observed) as simulation:
         divergence = reference.divergence(model)
         noise = {name: list(sums) for name, sums in simulation.noise.items()}
         answers = None if asking is None else asking.ask()

@@ -5,8 +5,9 @@ from typing import Any, Final
 from fp8cli.measurer.protocol import MeasureJob
 from fp8cli.worker.failures import Failure
 
-ROOM: Final = 1.25
-"""A GPU is chosen where this many times the weights are free: a rounded layer and what layers hand on want room too."""
+ROOM: Final = 2.25
+"""A GPU is chosen where this many times the weights are free: while a form is measured, the weights that it rounds lie
+beside what they were, and what layers hand on wants room too."""
 
 
 def load(job: MeasureJob) -> Any:

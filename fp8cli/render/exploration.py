@@ -60,9 +60,9 @@ def _sections(report: ExploreReport) -> Iterator[Section]:
     yield Section(title="Forms", parts=(_table(report), *_LEGEND, *older))
     if any(row.tasks for row in report.rows):
         yield Section(title="Tasks", parts=tuple(_tasks(report)))
-    failed = [row for row in report.rows if row.failure is not None]
-    if failed:
-        yield Section(title="Not measured", parts=tuple(map(_failure, failed)))
+    failures = tuple(_failures(report))
+    if failures:
+        yield Section(title="Not measured", parts=failures)
     yield Section(title="To take", parts=tuple(_pick(report)))
     yield Section(title="How it was measured", parts=tuple(_method(report)))
 
@@ -129,10 +129,14 @@ def _tasks(report: ExploreReport) -> Iterator[Part]:
     yield "the metric that decides, over the same items, paired one by one; --json has all of them"
 
 
-def _failure(row: FormRow) -> str:
-    assert row.failure is not None  # noqa: S101 - only such rows come here
-    hint = "" if row.failure.hint is None else f"; {row.failure.hint}"
-    return f"{row.name}: {row.failure.message}{hint}"
+def _failures(report: ExploreReport) -> Iterator[str]:
+    """Say what failed and why, forms with one reason together."""
+    names: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.failure is not None:
+            hint = "" if row.failure.hint is None else f"; {row.failure.hint}"
+            names.setdefault(f"{row.failure.message}{hint}", []).append(row.name)
+    return (f"{', '.join(forms)}: {why}" for why, forms in names.items())
 
 
 def _pick(report: ExploreReport) -> Iterator[Part]:

@@ -112,7 +112,7 @@ def explore(request: ExploreRequest, notify: Notify = lambda _: None) -> Explore
         evaluation = None if asked is None else make_job(asked, place.path, folder)
         work = ExploreWork(
             schemes=tuple(each.form.scheme for each in explored.planned),
-            modules=next((each.modules for each in explored.planned if each.modules), ()),
+            weights=next((each.weights for each in explored.planned if each.weights), ()),
             evaluation=evaluation,
         )
         job = _make_job(request, explored, data, place.path, work)
@@ -294,7 +294,11 @@ def _report(
         for plan in explored.forms
     }
     candidates = (candidate_of(rows[plan.form.name], plan, found[plan.form.name]) for plan in explored.planned)
-    picked = pick([each for each in candidates if each is not None], measured.lengths)
+    picked = pick(
+        [each for each in candidates if each is not None],
+        measured.lengths,
+        weights_wanted=any(plan.form.scheme.weights is not None for plan in explored.forms),
+    )
     return ExploreReport(
         model=request.model,
         revision=commit,

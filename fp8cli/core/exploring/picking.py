@@ -60,12 +60,13 @@ class Pick:
     """What counted, and what decided, in words."""
 
 
-def pick(candidates: Sequence[Candidate], lengths: Sequence[int]) -> Pick | None:
+def pick(candidates: Sequence[Candidate], lengths: Sequence[int], *, weights_wanted: bool) -> Pick | None:
     """Choose by the rule above; None if nothing that was measured can be written.
 
-    lengths: positions of each text.
+    lengths: positions of each text. weights_wanted: whether any form quantizes weights, be it one that could not be
+    measured; if none does, the KV cache alone counts.
     """
-    counted, words = _counted(candidates)
+    counted, words = _counted(candidates, weights_wanted=weights_wanted)
     if not counted:
         return None
     best = min(counted, key=lambda each: each.kl)
@@ -99,12 +100,10 @@ def is_worse(other: Candidate, best: Candidate, lengths: Sequence[int]) -> bool:
     return difference > 0 if interval is None else math.log(interval.low) > 0
 
 
-def _counted(candidates: Sequence[Candidate]) -> tuple[list[Candidate], str]:
+def _counted(candidates: Sequence[Candidate], *, weights_wanted: bool) -> tuple[list[Candidate], str]:
     """Return the candidates that count, and what they have in common, in words."""
-    counted = [each for each in candidates if each.written and each.has_weights]
+    counted = [each for each in candidates if each.written and each.has_weights is weights_wanted]
     words = "that fp8 quantize writes"
-    if not counted:
-        return [each for each in candidates if each.written], words
     native = [each for each in counted if each.native]
     if native:
         counted, words = native, f"{words} and the GPU here computes in FP8"

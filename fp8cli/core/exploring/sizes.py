@@ -17,8 +17,6 @@ from fp8cli.formats.safetensors import Header, TensorInfo, lay_out
 from fp8cli.schemes import FP8_DYNAMIC
 from fp8cli.simulator.scheme import Rounding
 
-_WEIGHT = ".weight"
-
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedForm:
@@ -30,8 +28,8 @@ class PlannedForm:
     tensor_bytes: int
     parameters: int
     """Numbers of the model, scales not counted."""
-    modules: tuple[str, ...]
-    """The Linears that are rounded."""
+    weights: tuple[str, ...]
+    """The tensors that are rounded, by their names in the checkpoint."""
 
     @property
     def bits_per_parameter(self) -> float:
@@ -63,7 +61,7 @@ def plan_form(form: Form, checkpoint: Checkpoint, selection: Selection, dtype: s
         file_bytes=sum(header.file_bytes for header in headers),
         tensor_bytes=sum(info.bytes for header in headers for info in header.tensors),
         parameters=sum(tensor.weight.elements for tensor in plan.tensors if tensor.weight is not None),
-        modules=tuple(each.name.removesuffix(_WEIGHT) for each in plan.tensors if each.action == "quantize"),
+        weights=tuple(each.name for each in plan.tensors if each.action == "quantize"),
     )
 
 
