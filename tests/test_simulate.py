@@ -121,6 +121,7 @@ def test_the_report_says_simulated_and_that_sizes_are_predicted(compared: Compar
         assert simulated["bytes_on_disk"] is None
         assert simulated["predicted_bytes"] == written["bytes_on_disk"]
         assert written["predicted_bytes"] is None
+        assert ("data of the scales" in simulated["settings"]) == (real == "static")
         assert simulated["tokens_per_second"] is simulated["peak_memory_bytes"] is None
     assert [each["verdict"] for each in compared.run.report["comparison"]["contests"]][:2] == [
         each["verdict"] for each in compared.run.report["comparison"]["contests"]

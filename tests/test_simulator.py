@@ -16,7 +16,17 @@ os.environ["CT_ENFORCE_EAGER"] = "1"
 from compressed_tensors.quantization import preset_name_to_scheme
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import calculate_qparams
-from transformers import AutoModelForCausalLM, DeepseekV3Config, MixtralConfig, PretrainedConfig, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV3Config,
+    Gemma2Config,
+    MixtralConfig,
+    OPTConfig,
+    Phi3Config,
+    PretrainedConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from fp8cli.schemes import KvCache
 from fp8cli.simulator.applying import simulate, simulated
@@ -127,6 +137,38 @@ def test_a_simulation_is_the_written_checkpoint_to_the_last_bit(
         weights = dict(real.named_modules())
         assert all(torch.equal(dict(base.named_modules())[each].weight, weights[each].weight) for each in modules)
     assert same(logits(base), plain)
+
+
+OTHERS: dict[str, PretrainedConfig] = {
+    "fused keys": Phi3Config(**SIZES, **ALIGNED, num_key_value_heads=2, pad_token_id=0),
+    "normed keys": Qwen3Config(**SIZES, **ALIGNED, num_key_value_heads=2, head_dim=32),
+    "a sliding window": Gemma2Config(**SIZES, **ALIGNED, num_key_value_heads=2, head_dim=32, sliding_window=4),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_kinds_of_attention_are_rounded_as_in_the_written_checkpoint(kind: str, tmp_path: Path) -> None:
+    source = save_model(tmp_path / "base", OTHERS[kind])
+    base = load(source)
+    modules = model_names(base, quantized_weights(source, "FP8"))
+    scheme = with_kv_cache(SIMULATED["FP8"], "tensor")
+    observed = observe(base, modules, "tensor", IDS)
+    theirs = logits(load(write_real(source, tmp_path / "real", "FP8", "tensor", observed)))
+    with simulated(base, scheme, modules, observed):
+        assert same(logits(base), theirs)
+
+
+def test_where_a_model_flattens_its_tokens_each_has_a_scale_of_its_own_all_the_same(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 320, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    config = OPTConfig(**sizes, hidden_size=128, ffn_dim=256, word_embed_proj_dim=128)
+    source = save_model(tmp_path / "base", config)
+    base, real = load(source), load(write_real(source, tmp_path / "real", "FP8_DYNAMIC", None, None))
+    modules = model_names(base, quantized_weights(source, "FP8_DYNAMIC"))
+    one, many = torch.tensor([[7]]), torch.tensor([IDS[0]])
+    with torch.inference_mode(), simulated(base, SIMULATED["FP8_DYNAMIC"], modules):
+        assert torch.equal(base(one).logits, real(one).logits)
+        # compressed-tensors takes one scale for all tokens there, and vLLM, like the simulation, one for each.
+        assert not torch.equal(base(many).logits, real(many).logits)
 
 
 def test_generated_tokens_read_the_rounded_cache(llama: Path, tmp_path: Path) -> None:

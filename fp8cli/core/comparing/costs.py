@@ -8,7 +8,7 @@ from typing import Final
 from fp8cli.core.comparing.comparability import KEYS, VERSIONS, facts_of
 from fp8cli.core.comparing.comparison import Side
 from fp8cli.core.comparing.sides import ReadySide
-from fp8cli.formats.run_record import RunRecord, Settings
+from fp8cli.formats.run_record import RunRecord, Settings, SimulationFacts
 
 _SHOWN: Final = (
     *"backend dtype batch-size max-length bos chat-template system-instruction gen-kwargs".split(),
@@ -91,8 +91,16 @@ def _settings(side: ReadySide) -> Mapping[str, str]:
     )
     shown["items"] = _one(_items(record.settings) for record in side.records)
     shown["executed by"] = _one(record.executed_by for record in side.records if record.executed_by is not None)
+    shown["data of the scales"] = _one(filter(None, (_data(record.simulated) for record in side.records)))
     shown["fp8"] = _one(record.fp8_version for record in side.records if record.fp8_version)
     return {what: text for what, text in shown.items() if text is not None}
+
+
+def _data(simulated: SimulationFacts | None) -> str | None:
+    """What the scales of a simulation were found with; None where it needed nothing."""
+    if simulated is None or simulated.source is None or simulated.samples is None:
+        return None
+    return f"{simulated.samples:,} samples of {simulated.source}"
 
 
 def _said(texts: Iterable[str | None]) -> str | None:
