@@ -160,4 +160,5 @@ def cost_of(kept: Collection[str], groups: Sequence[Group]) -> int:
     return sum(group.saved_bytes for group in groups if group.modules[0] in kept)
 
 
-main()
+if __name__ == "__main__":
+    main()
