@@ -8,12 +8,13 @@
 --recipe FILE                              NAME-recipe
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from fp8cli.core.quantizing.modifiers import Modifiers
-from fp8cli.errors import UsageError, showable
+from fp8cli.errors import UsageError
 from fp8cli.schemes import SCHEMES, KvCache, Scheme
 
 NO_SCHEME: Final = "none"
@@ -23,6 +24,8 @@ KV_CACHES: Final[Mapping[str, KvCache]] = {"fp8": "tensor", "fp8-head": "head"}
 """The words of --kv-cache."""
 
 NO_MODIFIERS: Final = Modifiers()
+
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,79}", re.ASCII)
 
 _SUFFIXES: Final[Mapping[KvCache, str]] = {"tensor": "KV", "head": "KV-head"}
 _SUMMARIES: Final[Mapping[KvCache, str]] = {
@@ -70,7 +73,9 @@ class Choice:
     def summary(self) -> str:
         """The choice in a sentence."""
         cache = None if self.kv_cache is None else _SUMMARIES[self.kv_cache]
-        recipe = self.recipe and f"as `{showable(self.recipe)}` has it, by llm-compressor"
+        # What is no plain name would be markup in a card.
+        named = f"`{self.recipe}`" if self.recipe and _PLAIN_NAME.fullmatch(self.recipe) else "the recipe"
+        recipe = self.recipe and f"as {named} has it, by llm-compressor"
         how = ("weights by " + " and ".join(self.modifiers.names)) if self.modifiers.names else None
         return "; ".join(part for part in (recipe, self.scheme and self.scheme.summary, how, cache) if part)
 
