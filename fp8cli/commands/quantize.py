@@ -116,7 +116,9 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     )
     orders, foreseen, checks = _foresee(orders, plan, checkpoint)
     copies = 1 if orders.compression is None else 2
-    checks = (*check_place(out, plan, copies=copies, memory_bytes=resources.memory_bytes), *checks)
+    before = 0 if foreseen.calibration is None else foreseen.calibration.offload_files_bytes
+    place_checks = check_place(out, plan, copies=copies, before_bytes=before, memory_bytes=resources.memory_bytes)
+    checks = (*place_checks, *checks)
     if limits is not None:
         checks = (*checks, *check_budget(limits, plan))
     if not request.dry_run:

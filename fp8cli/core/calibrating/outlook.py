@@ -48,6 +48,8 @@ class CalibrationReport:
     """Estimated, with all weights in memory."""
     memory_offloaded_bytes: int
     """Estimated, with the weights on disk."""
+    offload_files_bytes: int
+    """New files on disk while that lasts: copies of experts, which are fused and split again; links take nothing."""
     notes: tuple[str, ...]
     facts: CalibrationFacts | None = None
     """None with a dry run."""
@@ -124,6 +126,7 @@ def foresee(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint) -> Cali
         offload_why=needs.why,
         memory_loaded_bytes=needs.loaded.most,
         memory_offloaded_bytes=needs.offloaded.most,
+        offload_files_bytes=needs.files_bytes,
         notes=order.seen.notes,
     )
 

@@ -56,11 +56,17 @@ def plan_checkpoint(checkpoint: Checkpoint, wish: Wish) -> tuple[Plan, Selection
     return build_plan(checkpoint, choice.scheme, selection, dtype, kv_cache=choice.kv_cache), selection
 
 
-def check_place(out: Path, plan: Plan, *, copies: int, memory_bytes: int) -> tuple[environment.Check, ...]:
-    """Judge disk and memory for a plan. copies: of the output, that lie on the disk at once before it is published."""
+def check_place(
+    out: Path, plan: Plan, *, copies: int, before_bytes: int, memory_bytes: int
+) -> tuple[environment.Check, ...]:
+    """Judge disk and memory for a plan.
+
+    copies: of the output, that lie on the disk at once before it is published. before_bytes: of files that are gone
+    when the output is written.
+    """
     return environment.check_quantize(
         out,
-        bytes_to_write=copies * plan.bytes_written,
+        bytes_to_write=max(copies * plan.bytes_written, before_bytes),
         bytes_already=_bytes_on_disk(partial_folder(out)),
         memory_cap_bytes=memory_bytes,
         scheme=plan.scheme,
