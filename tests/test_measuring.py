@@ -1,6 +1,8 @@
 """A measurement: what a model says, kept and compared, against numpy; the process that does it, with the real model."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fp8cli.measurer.reference import Reference, clustered_error, share_out
+from fp8cli.core.measuring.measurement import measure
+from fp8cli.core.measuring.outlook import Memory, check_memory, estimate_memory
+from fp8cli.core.sampling.data import BUNDLED_MODEL, read_calibration
+from fp8cli.core.simulating.words import simulated_scheme
+from fp8cli.errors import BadInput
+from fp8cli.measurer.explore_protocol import ExploreWork
+from fp8cli.measurer.model import choose_device
+from fp8cli.measurer.protocol import MeasureJob, read_job, write_job
+from fp8cli.measurer.reference import Reference, _batches, clustered_error, share_out
 from fp8cli.worker.failures import Failure
-from tests.models import llama_config
+from fp8cli.worker.protocol import Job
+from tests.calibrated import plan_of
+from tests.models import llama_config, save_model
 
 TEXTS = ((1, 5, 9, 200, 31, 7), (1, 8), (3, 3, 250, 17, 60, 2, 90, 11), (4,))
 
@@ -114,3 +126,121 @@ def test_positions_are_shared_out_evenly_and_to_the_last() -> None:
 def test_one_text_alone_has_no_spread() -> None:
     assert clustered_error([0.5], [10]) == 0
     assert clustered_error([1.0, 1.0], [10, 10]) == 0
+
+
+WORK = ExploreWork(schemes=(simulated_scheme("fp8+kv"), simulated_scheme("mxfp8")), weights=("a.weight",))
+JOB = MeasureJob(model="m", dtype="bfloat16", device="auto", samples=None, positions=10, budget_bytes=10**6, work=WORK)
+
+
+def test_a_job_comes_back_from_its_folder_as_it_was_written(tmp_path: Path) -> None:
+    data = read_calibration(None, model=BUNDLED_MODEL, samples=4)
+    asked = data.request(samples=4, max_seq_length=16, seed=7, chat_template=None)
+    evaluation = Job(
+        backend="hf",
+        model_args={"pretrained": "m", "max_length": 256},
+        tasks=("fp8_stories",),
+        include_paths=("tasks",),
+        include_defaults=False,
+        num_fewshot=None,
+        limit=5.0,
+        sample=None,
+        sample_seed=1,
+        apply_chat_template=False,
+        system_instruction=None,
+        fewshot_as_multiturn=False,
+        batch_size=16,
+        device="cpu",
+        gen_kwargs=None,
+        seeds={"random": 0},
+        confirm_unsafe_code=False,
+        fidelity=None,
+    )
+    for job in (JOB, replace(JOB, samples=asked, work=replace(WORK, evaluation=evaluation))):
+        write_job(job, tmp_path)
+        assert read_job(tmp_path) == job
+
+
+def test_a_job_of_another_version_or_with_unknown_work_is_refused(tmp_path: Path) -> None:
+    write_job(replace(JOB, version=99), tmp_path)
+    with pytest.raises(ValueError, match="version 99"):
+        read_job(tmp_path)
+    write_job(JOB, tmp_path)
+    path = tmp_path / "measurement.json"
+    path.write_text(path.read_text("utf-8").replace('"explore"', '"guess"'), encoding="utf-8")
+    with pytest.raises(ValueError, match="`guess` is no work"):
+        read_job(tmp_path)
+
+
+def test_a_gpu_that_is_not_there_is_refused_and_where_there_is_none_the_processor_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert choose_device("cpu", 10**12).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_device("auto", 10).type == "cpu"
+    with pytest.raises(Failure, match="`cuda:1` was asked for, and torch here sees 0 GPUs"):
+        choose_device("cuda:1", 10)
+
+
+@pytest.mark.parametrize(("size", "device"), [(400, "cuda"), (500, "cpu")])
+def test_a_gpu_is_taken_where_the_weights_fit_twice_and_some_room_is_left(
+    size: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 2000))
+    assert choose_device("auto", size).type == device
+
+
+def test_memory_is_what_the_weights_take_twice_with_one_batch_of_outputs() -> None:
+    plan = plan_of(BUNDLED_MODEL, "FP8_DYNAMIC")
+    rounded = sum(tensor.source.bytes for tensor in plan.tensors if tensor.action == "quantize")
+    weights = sum(tensor.source.bytes for tensor in plan.tensors)
+    needed = estimate_memory(plan, 1024)
+    assert needed.least == 10**9 + weights
+    assert needed.most == needed.least + rounded + 1024 * 1280 * 12
+    assert estimate_memory(plan, 16).most == needed.least + rounded + 512 * 1280 * 12
+
+
+@pytest.mark.parametrize(("total", "available", "status"), [(1, 1, "failed"), (8, 1, "warning"), (8, 4, "passed")])
+def test_memory_that_can_never_do_is_refused_and_memory_that_is_taken_now_is_warned_of(
+    total: int, available: int, status: str, tmp_path: Path
+) -> None:
+    gib = 2**30
+    (tmp_path / "proc").mkdir()
+    meminfo = f"MemTotal: {total * gib // 1024} kB\nMemAvailable: {available * gib // 1024} kB\n"
+    (tmp_path / "proc/meminfo").write_text(meminfo)
+    check = check_memory(Memory(least=2 * gib, most=3 * gib), tmp_path)
+    assert check.status == status
+    assert check.found.startswith(f"{available}.00 GiB available of the {total}.00 GiB")
+
+
+def test_texts_of_one_batch_are_no_wider_than_it_may_be() -> None:
+    lengths = [3, 500, 100, 90, 2, 513, 80, 240]
+    batches = _batches(lengths)
+    assert sorted(text for batch in batches for text in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[text] for text in batch) <= 512
+    assert [5] in batches
+    assert len(batches) == 4
+
+
+@pytest.mark.slow
+def test_a_measurement_that_fails_keeps_its_log_and_takes_what_it_kept_away(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", llama_config())
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(BUNDLED_MODEL / name, model)
+    data = read_calibration(None, model=BUNDLED_MODEL, samples=4)
+    job = replace(
+        JOB,
+        model=str(model),
+        device="cpu",
+        samples=data.request(samples=4, max_seq_length=16, seed=7, chat_template=None),
+        work=replace(WORK, schemes=WORK.schemes[1:]),
+    )
+    heard: list[object] = []
+    with pytest.raises(BadInput, match=r"the tokenizer made a token .* and the model has 320 tokens") as refusal:
+        measure(job, data, tmp_path / "work", python=None, notify=heard.append)
+    assert "the whole log: " in str(refusal.value.hint)
+    assert "measurement.log" in {path.name for path in (tmp_path / "work").iterdir()}
+    assert not (tmp_path / "work" / "reference.f32").exists()
+    assert not (tmp_path / "work" / "result.json").exists()

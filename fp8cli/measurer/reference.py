@@ -70,7 +70,8 @@ class Reference:
         them: of each text its beginning, short texts whole and long ones cut at one length. notify: positions that are
         done, and all there are.
 
-        Raises Failure where there is nothing to predict, or the model says what is no number.
+        Raises Failure where there is nothing to predict, for tokens that the model does not have, or if the model says
+        what is no number.
         """
         vocabulary = _vocabulary(model)
         most = min(positions, budget_bytes // (vocabulary * _FLOAT32_BYTES))
@@ -79,6 +80,7 @@ class Reference:
         if not kept:
             message = f"of {len(samples):,} texts none has a token to predict within {most:,} positions"
             raise Failure(kind="data", message=message, hint="name longer texts, or allow more positions")
+        _check_tokens(model, kept)
         # The last token of a text is predicted, and nothing is asked about it.
         self.samples: tuple[tuple[int, ...], ...] = tuple(tuple(sample[:length]) for sample, length in kept)
         """The token ids of each text that the model is shown."""
@@ -157,6 +159,14 @@ def _vocabulary(model: Any) -> int:
     """Return how many tokens the model chooses from: what its output layer has rows for."""
     head = model.get_output_embeddings()
     return int(model.config.get_text_config().vocab_size if head is None else head.weight.shape[0])
+
+
+def _check_tokens(model: Any, kept: Sequence[tuple[Sequence[int], int]]) -> None:
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    largest = max(max(sample) for sample, _ in kept)
+    if largest >= rows:
+        message = f"the tokenizer made a token {largest:,} of the texts, and the model has {rows:,} tokens"
+        raise Failure(kind="model", message=message, hint="the tokenizer is not the model's; copy that of the original")
 
 
 def _batches(lengths: Sequence[int]) -> list[list[int]]:
