@@ -300,6 +300,14 @@ def test_experts_are_counted_with_the_copies_that_are_made_of_them(tmp_path: Pat
     experts = 4 * 3 * 128 * 64 * 2
     assert footprint.files == 2 * 2 * experts
     assert footprint.part > 3 * experts
+    for offload, files in (("disk", footprint.files), ("none", 0)):
+        calibration = CalibrationOptions(data=str(BUNDLED_STORIES), offload=offload)
+        request = QuantizeRequest(
+            model=str(model), out=tmp_path / "out", scheme="FP8", calibration=calibration, dry_run=True
+        )
+        foreseen = run(request).calibration
+        assert foreseen is not None
+        assert foreseen.offload_files_bytes == files
 
 
 @pytest.mark.parametrize(
