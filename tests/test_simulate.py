@@ -176,9 +176,8 @@ def test_other_data_is_another_simulation_and_a_label_is_gone_on_with_as_it_was(
         sides=("base", "sim-FP8+KV"),
         evaluation=EvaluateRequest(
             tasks=("fp8_stories",),
-            sample=10,
+            sample=ITEMS,
             runs=compared.runs,
-            fidelity=False,
             calibration=CalibrationOptions(samples=ROWS // 2, data="texts.jsonl"),
         ),
     )
@@ -186,6 +185,8 @@ def test_other_data_is_another_simulation_and_a_label_is_gone_on_with_as_it_was(
     (contest,) = report.comparison.contests
     assert contest.other.simulated == "FP8+KV"
     assert [each.total for each in events if isinstance(each, Observing)][:1] == [ROWS // 2]
+    # The base was answered from its record.
+    assert [each.simulated for each in events if isinstance(each, Prepared)] == ["FP8+KV"]
     assert "--num-calibration-samples 12" in report.command
     records = [read_record(path) for path in (compared.runs / "sim-FP8+KV").glob("run_*.json")]
     digests = {record.simulated.token_ids_sha256 for record in records if record.simulated is not None}
