@@ -60,12 +60,15 @@ def compress_here(
     data: Path | None = None,
     samples: int = SAMPLES,
     recipe: RecipeFile | None = None,
+    offload: str = "none",
 ) -> Made:
     """Do the whole job in this process. work: a folder that is not there yet."""
     checkpoint = open_checkpoint(LocalFolder(source))
     plan, selection = plan_checkpoint(checkpoint, _wish(source, choice, ignore))
     needs = choice.needs_calibration or (recipe is not None and data is not None)
-    options = CalibrationOptions(data=None if data is None else str(data), samples=samples if needs else None)
+    options = CalibrationOptions(
+        data=None if data is None else str(data), samples=samples if needs else None, offload=offload
+    )
     order = order_compression(options, choice, recipe=recipe, model=source)
     work.mkdir(parents=True)
     request = CompressionRequest(

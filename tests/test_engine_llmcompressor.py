@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.compressing.adopting import adopt, read_saved
 from fp8cli.core.compressing.engines import choose_engine
 from fp8cli.core.compressing.ordering import order_compression
-from fp8cli.core.compressing.outlook import check_whole, estimate_compression
+from fp8cli.core.compressing.outlook import check_whole, copies_of, estimate_compression, settle_place
 from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.modifiers import Modifiers
@@ -220,11 +221,44 @@ def test_memory_counts_the_model_what_is_packed_of_it_and_the_hessians_of_a_laye
 
 def test_too_little_memory_for_the_model_fails_before_it_is_loaded(tmp_path: Path) -> None:
     here = machine(tmp_path)  # 64 GiB, of which 48 are available.
-    check = check_whole(Memory(least=65 * 2**30, most=70 * 2**30), here)
+    loaded = order_compression(CalibrationOptions(offload="none"), choose("FP8_DYNAMIC", None), recipe=None, model=None)
+    check = check_whole(loaded, Memory(least=65 * 2**30, most=70 * 2**30), here)
     assert check.status == "failed"
-    assert "--engine streaming" in (check.fix or "")
-    assert check_whole(Memory(least=2**30, most=60 * 2**30), here).status == "warning"
-    assert check_whole(Memory(least=2**30, most=2**31), here).status == "passed"
+    assert "--offload disk" in (check.fix or "")
+    on_disk = replace(loaded, offload="disk")
+    assert "--engine streaming" in (check_whole(on_disk, Memory(least=65 * 2**30, most=70 * 2**30), here).fix or "")
+    assert check_whole(loaded, Memory(least=2**30, most=60 * 2**30), here).status == "warning"
+    assert check_whole(loaded, Memory(least=2**30, most=2**31), here).status == "passed"
+
+
+def test_weights_go_where_memory_does(tmp_path: Path) -> None:
+    checkpoint, choice = open_checkpoint(LocalFolder(MODEL)), choose("FP8_DYNAMIC", None)
+    order = order_compression(CalibrationOptions(), choice, recipe=None, model=MODEL)
+    plan = plan_for(MODEL, choice)
+    roomy, cramped = machine(tmp_path / "roomy"), machine(tmp_path / "cramped")
+    (cramped / "proc" / "meminfo").write_text("MemTotal: 900000 kB\nMemFree: 900000 kB\nMemAvailable: 900000 kB\n")
+    loaded, on_disk = (settle_place(order, plan, checkpoint, root=root) for root in (roomy, cramped))
+    assert (loaded.offload, on_disk.offload) == ("none", "disk")
+    assert (copies_of(loaded), copies_of(on_disk)) == (2, 3)
+    assert estimate_compression(on_disk, plan, checkpoint).most < estimate_compression(loaded, plan, checkpoint).most
+
+
+@pytest.mark.parametrize("modifiers", [Modifiers(), Modifiers(smoothing=0.5, gptq=True)], ids=["nearest", "gptq"])
+def test_weights_that_stay_on_disk_come_to_the_same_bytes_and_the_source_is_as_it_was(
+    tmp_path: Path, modifiers: Modifiers
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(MODEL, source)
+    before = (source / "model.safetensors").read_bytes()
+    choice, data = choose("FP8_BLOCK", None, modifiers), MODEL / "heldout.jsonl"
+    data_or_none = data if choice.needs_calibration else None
+    loaded, on_disk = (
+        compress_here(source, tmp_path / place, choice, data=data_or_none, offload=place) for place in ("none", "disk")
+    )
+    assert (source / "model.safetensors").read_bytes() == before
+    assert not (on_disk.result.parent / "weights").exists()
+    for path in loaded.out.iterdir():
+        assert (on_disk.out / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.mark.parametrize(
@@ -254,7 +288,7 @@ def test_an_engine_that_cannot_do_it_or_is_none_is_refused(word: str, choice: Ch
         choose_engine(word, choice)
 
 
-@pytest.mark.parametrize("words", [("--workers", "2"), ("--max-memory", "2GiB"), ("--offload", "disk")])
+@pytest.mark.parametrize("words", [("--workers", "2"), ("--max-memory", "2GiB")])
 def test_options_of_the_streaming_engine_alone_are_refused(tmp_path: Path, words: tuple[str, str]) -> None:
     out = tmp_path / "out"
     run = fp8(tmp_path, "quantize", MODEL, "-o", out, "--gptq", "--num-calibration-samples", "4", *words)

@@ -5,6 +5,7 @@ comes out of this one is kept: it is for weights that need data too, and for rec
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from fp8cli.worker.progress import Progress
 
 SEED: Final = 1234
 """Where there is no data, and so no seed of the draw."""
+
+SHARD: Final = "1GB"
+"""Of the result, whose tensors go into the source's shards: weights that stay on disk are collected by shards."""
 
 
 def main(folder: Path) -> NoReturn:
@@ -47,10 +51,12 @@ def compress_job(folder: Path, progress: Progress) -> None:
         progress.tell("texts", samples=len(encoded.ids), tokens=encoded.tokens)
     progress.tell("loading")
     seed_all(SEED if job.samples is None else job.samples.seed)
-    model = load_model(job.model, job.dtype, offload=None)
+    weights = folder / protocol.WEIGHTS
+    model = load_model(job.model, job.dtype, offload=weights if job.offload else None)
     compress_model(modifiers, model, tokenizer, encoded, progress.tell)
     progress.tell("saving")
     renamed = _save(model, job.model, folder / protocol.RESULT)
+    shutil.rmtree(weights, ignore_errors=True)
     write_facts(
         folder / protocol.FACTS,
         {
@@ -193,7 +199,7 @@ def _save(model: Any, checkpoint: str, folder: Path) -> dict[str, str]:
 
     # The source's own file is carried over as it is; transformers refuses to write some that it reads.
     model.generation_config = GenerationConfig()
-    model.save_pretrained(folder, save_compressed=True)
+    model.save_pretrained(folder, save_compressed=True, max_shard_size=SHARD)
     weights = weights_of(Path(checkpoint))
     renamed = {}
     for path in sorted(folder.glob("*.safetensors")):

@@ -6,6 +6,7 @@
     events-0.jsonl       what happens, a line each, appended by the compressor
     compression.log      all that it and the libraries in it print
     result/              the checkpoint as llm-compressor's `save_pretrained` leaves it, under its own names
+    weights/             where the weights stay on disk: links to the checkpoint's shards, and what is new; not kept
     compressed.json      what was done; written last, so that it is there only when all is done
 
 Events are those of `calibrator.protocol`, and one more:
@@ -28,6 +29,7 @@ RECIPE: Final = "recipe.yaml"
 EVENTS: Final = "events-0.jsonl"
 LOG: Final = "compression.log"
 RESULT: Final = "result"
+WEIGHTS: Final = "weights"
 FACTS: Final = "compressed.json"
 
 
@@ -40,6 +42,8 @@ class CompressionJob:
     dtype: str
     """torch's name of the type that the model is loaded in."""
     device: Literal["auto", "cpu", "cuda"]
+    offload: bool
+    """Whether the weights stay on disk and come into memory module by module."""
     recipe: bool
     """Whether the file RECIPE says what to do."""
     scheme: str | None

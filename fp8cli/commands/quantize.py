@@ -20,7 +20,13 @@ from fp8cli.core.calibrating.ordering import CalibrationOptions, CalibrationOrde
 from fp8cli.core.calibrating.outlook import check_calibration, estimate_memory, foresee, settle
 from fp8cli.core.compressing.engines import AUTO, Engine, choose_engine
 from fp8cli.core.compressing.ordering import CompressionOrder, order_compression
-from fp8cli.core.compressing.outlook import check_compression, estimate_compression, foresee_compression
+from fp8cli.core.compressing.outlook import (
+    check_compression,
+    copies_of,
+    estimate_compression,
+    foresee_compression,
+    settle_place,
+)
 from fp8cli.core.doctor import environment
 from fp8cli.core.inspection.gate import refuse_broken_files
 from fp8cli.core.making.planning import Wish, check_place, plan_checkpoint, refuse_failed
@@ -115,7 +121,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         piece_bytes=request.piece_bytes,
     )
     orders, foreseen, checks = _foresee(orders, plan, checkpoint)
-    copies = 1 if orders.compression is None else 2
+    copies = 1 if orders.compression is None else copies_of(orders.compression)
     before = 0 if foreseen.calibration is None else foreseen.calibration.offload_files_bytes
     place_checks = check_place(out, plan, copies=copies, before_bytes=before, memory_bytes=resources.memory_bytes)
     checks = (*place_checks, *checks)
@@ -241,10 +247,10 @@ def _foresee(
 ) -> tuple[_Orders, Foreseen, tuple[environment.Check, ...]]:
     """Say what the orders need of this machine, and judge it; with the place of the weights decided."""
     if orders.compression is not None:
-        order = orders.compression
+        order = settle_place(orders.compression, plan, checkpoint)
         memory = estimate_compression(order, plan, checkpoint)
         foreseen = Foreseen(calibration=None, compression=foresee_compression(order, plan, checkpoint))
-        return orders, foreseen, check_compression(order, memory)
+        return replace(orders, compression=order), foreseen, check_compression(order, memory)
     if orders.calibration is None:
         return orders, Foreseen(calibration=None, compression=None), ()
     settled = settle(orders.calibration, plan, checkpoint)

@@ -8,7 +8,8 @@ def sentence(report: CompressionReport) -> str:
     """Say what is done, on what data, and what it takes or took."""
     facts = report.facts
     if facts is None:
-        what = "the whole model" if report.recipe is None else f"{', '.join(report.modifiers)}"
+        place = "with its weights on disk" if report.offload else "in memory"
+        what = f"the whole model {place}" if report.recipe is None else f"{', '.join(report.modifiers)}"
         memory = f"up to {gib(report.memory_bytes)} of memory (an estimate; no model was loaded)"
         return f"by llm-compressor: {what}{_foreseen(report)} · {memory}"
     by = ", ".join(report.modifiers)

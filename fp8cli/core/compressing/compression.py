@@ -124,7 +124,8 @@ def compress(
     if found := _read(request, key, known=True):
         return found
     (folder / _KEY).unlink(missing_ok=True)
-    shutil.rmtree(folder / protocol.RESULT, ignore_errors=True)
+    for name in (protocol.RESULT, protocol.WEIGHTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
     order = request.order
     if order.data is not None:
         order.data.seen.hand_over(folder)
@@ -162,6 +163,7 @@ def make_job(request: CompressionRequest) -> protocol.CompressionJob:
         model=str(request.model.absolute()),
         dtype=TORCH_DTYPES[request.dtype],
         device=kind_of_device(request.device),
+        offload=order.offload == "disk",
         recipe=order.recipe is not None,
         scheme=None if choice.scheme is None else choice.scheme.name,
         targets=request.targets,
@@ -181,7 +183,13 @@ def _key(job: protocol.CompressionJob, request: CompressionRequest) -> str:
     state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
     order = request.order
     recipe = None if order.recipe is None else order.recipe.text
-    parts = [asdict(job), None if order.data is None else order.data.seen.fingerprint, recipe, state]
+    # The place of the weights changes no bit of them.
+    parts = [
+        {**asdict(job), "offload": None},
+        None if order.data is None else order.data.seen.fingerprint,
+        recipe,
+        state,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

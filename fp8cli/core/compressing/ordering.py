@@ -7,8 +7,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from fp8cli.core.calibrating.ordering import (
+    OFFLOADS,
     CalibrationOptions,
     CalibrationOrder,
+    Offload,
     interpreter_at,
     order_calibration,
 )
@@ -30,6 +32,10 @@ class CompressionOrder:
     """Whether the user named it: then it is an error that a recipe needs none."""
     python: Path | None
     """An interpreter with llm-compressor; None: this one."""
+    offload: Offload = "auto"
+    """Where the weights lie; `auto` is settled by `outlook.settle_place`."""
+    offload_why: str = ""
+    """The reason, as the end of a sentence; empty until it is settled."""
 
 
 def order_compression(
@@ -39,7 +45,10 @@ def order_compression(
 
     Raises UsageError and BadInput as `order_calibration` does. Whether a recipe needs data only llm-compressor knows.
     """
-    _refuse_other_places(options)
+    if options.processes is not None and options.processes != 1:
+        message = f"--calibration-processes {options.processes:,} is for calibration: llm-compressor's engine is one"
+        raise UsageError(message, hint="leave it out, or use what --engine streaming can do")
+    offload = _place_of(options)
     python = None if options.python is None else interpreter_at(options.python)
     if choice.needs_calibration:
         data = order_calibration(options, choice, model=model)
@@ -49,17 +58,16 @@ def order_compression(
         # Words about data are refused there; here the interpreter is of use all the same.
         data = order_calibration(replace(options, python=None, offload=None, processes=None), choice, model=model)
     return CompressionOrder(
-        choice=choice, recipe=recipe, data=data, data_is_named=options.data is not None, python=python
+        choice=choice, recipe=recipe, data=data, data_is_named=options.data is not None, python=python, offload=offload
     )
 
 
-def _refuse_other_places(options: CalibrationOptions) -> None:
-    if options.offload is not None and options.offload != "none":
-        message = f"--offload {options.offload} is for calibration: llm-compressor's engine holds the whole model"
-        raise UsageError(message, hint="leave it out, or use what --engine streaming can do")
-    if options.processes is not None and options.processes != 1:
-        message = f"--calibration-processes {options.processes:,} is for calibration: llm-compressor's engine is one"
-        raise UsageError(message, hint="leave it out, or use what --engine streaming can do")
+def _place_of(options: CalibrationOptions) -> Offload:
+    word = "auto" if options.offload is None else options.offload.lower()
+    found = next((place for place in OFFLOADS if place == word), None)
+    if found is None:
+        raise UsageError(f"`{options.offload}` is no place for weights", hint=f"--offload takes {', '.join(OFFLOADS)}")
+    return found
 
 
 def _data_of_recipe(options: CalibrationOptions, model: Path | None) -> CalibrationOrder | None:
