@@ -21,7 +21,7 @@ os.environ["CT_ENFORCE_EAGER"] = "1"
 from transformers import AutoTokenizer, PretrainedConfig
 
 from fp8cli.calibrator.protocol import OFFLOAD
-from fp8cli.calibrator.ranks import RENDEZVOUS
+from fp8cli.calibrator.ranks import RENDEZVOUS, reason_of
 from fp8cli.commands.quantize import QuantizeReport, QuantizeRequest, run
 from fp8cli.core.calibrating.calibration import CalibrationEvent, CalibrationFacts, calibrate
 from fp8cli.core.calibrating.calibration_events import ModelLoading
@@ -198,6 +198,37 @@ def test_a_process_that_is_killed_ends_all_with_one_sentence(data: str, tmp_path
     assert failure.value.message == ("the system killed process 2 of the calibration, most often for memory (SIGKILL)")
     assert not any(map(is_alive, pids))
     assert not (work / OFFLOAD).exists()
+
+
+@pytest.mark.parametrize(
+    ("events", "code", "kind", "message"),
+    [
+        (
+            '{"event": "failed", "kind": "data", "message": "row 3 is empty", "hint": null}\n',
+            1,
+            "data",
+            "row 3 is empty",
+        ),
+        (
+            '{"event": "started", "pid": 7}\n',
+            -9,
+            "memory",
+            "the system killed process 2 of the calibration, most often",
+        ),
+        ("", 3, "other", "process 2 of the calibration ended with exit code 3, and said nothing"),
+        ("[1\n", -11, "other", "process 2 of the calibration ended with signal 11, and said nothing"),
+        ("[1]\n", 1, "other", "process 2 of the calibration ended with exit code 1, and said nothing"),
+        (None, 1, "other", "process 2 of the calibration ended with exit code 1, and said nothing"),
+    ],
+)
+def test_the_reason_is_what_a_process_said_and_else_how_it_ended(
+    tmp_path: Path, events: str | None, code: int, kind: str, message: str
+) -> None:
+    if events is not None:
+        (tmp_path / "events-1.jsonl").write_text(events)
+    reason = reason_of(tmp_path, 1, code)
+    assert reason.kind == kind
+    assert reason.message.startswith(message)
 
 
 # Where the weights go, and why.

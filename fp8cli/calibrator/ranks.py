@@ -109,7 +109,7 @@ def _start(folder: Path, rank: int) -> "subprocess.Popen[bytes]":
 def _end_with(other: "subprocess.Popen[bytes]", rank: int, folder: Path, progress: Progress) -> None:
     code = other.wait()
     if code != 0:
-        _tell_end(_reason(folder, rank, code), progress)
+        _tell_end(reason_of(folder, rank, code), progress)
 
 
 def _tell_end(failure: Failure, progress: Progress) -> NoReturn:
@@ -119,12 +119,12 @@ def _tell_end(failure: Failure, progress: Progress) -> NoReturn:
     os._exit(1)
 
 
-def _reason(folder: Path, rank: int, code: int) -> Failure:
+def reason_of(folder: Path, rank: int, code: int) -> Failure:
     """Return what a process said before it ended, or what its exit code says."""
     with suppress(OSError, ValueError):
         lines = (folder / events_file(rank)).read_text(encoding="utf-8").splitlines()
-        told = json.loads(lines[-1]) if lines else {}
-        if told.get("event") == "failed":
+        told = json.loads(lines[-1]) if lines else None
+        if isinstance(told, dict) and told.get("event") == "failed":
             return Failure(kind=told["kind"], message=told["message"], hint=told["hint"])
     if code == -signal.SIGKILL:
         message = f"the system killed process {rank + 1} of the calibration, most often for memory (SIGKILL)"
