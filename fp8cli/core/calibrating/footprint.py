@@ -10,7 +10,9 @@ every sample until the last part is done, which is the floor that no place of th
 models of transformers 5.17). `passing`: of one sample at a time, the scores of one layer (in 16 bits before and after,
 and in 32 within softmax) and the logits. Both are upper bounds, for texts may be shorter than `length`.
 
-With all weights in memory they are added to that; with the weights on disk, those of one part are. The rest is Python
+With all weights in memory they are added to that; with the weights on disk, those of one part are. Shards that are
+mapped while weights are cast into memory are resident too, but the kernel takes them back, so they are not counted. The
+rest is Python
 with torch, transformers and llm-compressor, 1 GB for each process (0.7 GB measured with 16 samples, 1.0 GB with 512, of
 a model of 2 MB; llm-compressor 0.14, CPU build of torch 2.13).
 """
