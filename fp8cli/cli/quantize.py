@@ -51,7 +51,7 @@ def quantize(
     ] = None,
     engine: Annotated[
         str,
-        typer.Option(help="auto, streaming or llmcompressor, which loads the whole model. The bytes are the same."),
+        typer.Option(help="auto, streaming or llmcompressor: the same bytes where both can, at the cost of memory."),
     ] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     dtype: Annotated[
