@@ -12,9 +12,8 @@ and in 32 within softmax) and the logits. Both are upper bounds, for texts may b
 
 With all weights in memory they are added to that; with the weights on disk, those of one part are. Shards that are
 mapped while weights are cast into memory are resident too, but the kernel takes them back, so they are not counted. The
-rest is Python
-with torch, transformers and llm-compressor, 1 GB for each process (0.7 GB measured with 16 samples, 1.0 GB with 512, of
-a model of 2 MB; llm-compressor 0.14, CPU build of torch 2.13).
+rest is Python with torch, transformers and llm-compressor, 1 GB for each process (0.7 GB measured with 16 samples,
+1.0 GB with 512, of a model of 2 MB; llm-compressor 0.14, CPU build of torch 2.13).
 """
 
 import re
@@ -78,7 +77,7 @@ def read_footprint(plan: Plan, checkpoint: Checkpoint, *, samples: int, length: 
     """Add up what a plan's calibration takes. length: tokens of a sample, at most."""
     parts: Counter[str] = Counter()
     experts: Counter[str] = Counter()
-    vocabulary = 0
+    vocabulary = width = 0
     for tensor in plan.tensors:
         if tensor.action == "drop":
             continue
@@ -89,14 +88,14 @@ def read_footprint(plan: Plan, checkpoint: Checkpoint, *, samples: int, length: 
         if _EXPERTS in tensor.name:
             experts[part] += size
         if tensor.role in _TABLES:
-            vocabulary = max(vocabulary, tensor.source.shape[0])
+            vocabulary, width = max(vocabulary, tensor.source.shape[0]), max(width, tensor.source.shape[-1])
     attention = read_attention(checkpoint.config)
     heads, head_size = attention.heads or 0, attention.head_size or 0
     number = DTYPES[plan.dtype].bits // 8
     return Footprint(
         weights=parts.total(),
         part=max((size + _EXPERT_COPIES * experts[part] for part, size in parts.items()), default=0),
-        kept=samples * (length * (heads * head_size + 2 * head_size) + length**2) * number,
+        kept=samples * (length * (width + 2 * head_size) + length**2) * number,
         passing=heads * length**2 * _SCORE_BYTES + length * vocabulary * _LOGIT_BYTES,
         files=_EXPERT_COPIES * experts.total(),
     )
