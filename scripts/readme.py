@@ -4,7 +4,7 @@
     python scripts/readme.py --check
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `help` and a command,
-`screen inspect`, `screen compare`, `exit codes`, `schemes`, `measured schemes` or `files`.
+`screen inspect`, `screen explore`, `screen compare`, `exit codes`, `schemes`, `measured schemes` or `files`.
 """
 
 import ast
@@ -14,20 +14,24 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from textwrap import fill
 from typing import Final
 
 import record_comparison
+import record_exploration
 import record_schemes
 from recording import where_and_when
 
 from fp8cli.commands.compare import CompareReport
+from fp8cli.commands.explore import ExploreReport
 from fp8cli.core.comparing.comparison import Comparison
 from fp8cli.errors import ExitCode
 from fp8cli.formats.typed_json import from_json
-from fp8cli.render.comparison import show
+from fp8cli.render import comparison as comparison_screen
+from fp8cli.render import exploration as exploration_screen
 from fp8cli.render.console import Channel, Output
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
 
@@ -46,6 +50,8 @@ def generate(name: str) -> str:
             return f"```text\n{_inspection()}```\n"
         case ["screen", "compare"]:
             return _comparison()
+        case ["screen", "explore"]:
+            return _exploration()
         case ["exit", "codes"]:
             rows = [f"| {code.value} | {code.meaning} |" for code in ExitCode]
             return "\n".join(["| code | meaning |", "|---:|---|", *rows, ""])
@@ -83,14 +89,31 @@ def _comparison() -> str:
     recorded = json.loads(record_comparison.RECORDED.read_text("utf-8"))
     report = recorded["report"]
     comparison = from_json(Comparison, report["comparison"])
-    paper = StringIO()
-    show(
-        CompareReport(comparison=comparison, command=report["command"], exit_code=ExitCode.DONE),
-        Output(out=Channel.of(paper), err=Channel.of(paper)),
+    drawn = CompareReport(comparison=comparison, command=report["command"], exit_code=ExitCode.DONE)
+    return _screen(
+        report["command"],
+        lambda output: comparison_screen.show(drawn, output),
+        where_and_when(recorded, "record_comparison.py"),
     )
-    made = where_and_when(recorded, "record_comparison.py")
+
+
+def _exploration() -> str:
+    """Draw the recorded exploration in the same way."""
+    recorded = json.loads(record_exploration.RECORDED.read_text("utf-8"))
+    report = from_json(ExploreReport, recorded["report"])
+    return _screen(
+        f"fp8 explore {report.model}",
+        lambda output: exploration_screen.show(report, output),
+        where_and_when(recorded, "record_exploration.py"),
+    )
+
+
+def _screen(command: str, draw: Callable[[Output], None], made: str) -> str:
+    """Draw a report as on a terminal's pipe. made: the sentence that says how it came to be."""
+    paper = StringIO()
+    draw(Output(out=Channel.of(paper), err=Channel.of(paper)))
     screen = "\n".join(line.rstrip() for line in paper.getvalue().splitlines())
-    return f"```text\n$ {report['command']}\n{screen}\n```\n\n{fill(made, 120)}\n"
+    return f"```text\n$ {command}\n{screen}\n```\n\n{fill(made, 120)}\n"
 
 
 def _run(words: list[str], *, cwd: str | Path) -> str:
