@@ -89,6 +89,13 @@ def test_shards_stay_those_of_the_source_where_llmcompressor_would_write_one(tmp
     assert_both_write_the_same(made, source, scheme, None, tmp_path)
 
 
+def test_a_recipe_that_lies_beside_the_source_is_no_part_of_the_new_one(tmp_path: Path) -> None:
+    source = save_model(tmp_path / "source", llama_config())
+    (source / "recipe.yaml").write_text("a_stage:\n  b_modifiers:\n    A: {x: !!python/tuple [1]}\n")
+    made = compress_here(source, tmp_path / "work", choose("FP8_DYNAMIC", None))
+    assert_both_write_the_same(made, source, "FP8_DYNAMIC", None, tmp_path)
+
+
 def test_tied_embeddings_stay_one_tensor(tmp_path: Path) -> None:
     source = save_model(tmp_path / "source", qwen2_config())
     made = compress_here(source, tmp_path / "work", choose("FP8_DYNAMIC", None))

@@ -21,6 +21,7 @@ from fp8cli.core.quantizing.choices import choose
 from fp8cli.core.quantizing.modifiers import Modifiers
 from fp8cli.errors import UsageError
 from fp8cli.samples.encoding import Encoded
+from fp8cli.worker.failures import Failure
 from tests.calibrated import MODEL
 from tests.compressed import Made, compress_here
 from tests.models import ODD, llama_config, save_model
@@ -161,6 +162,18 @@ def test_smoothing_alone_leaves_the_function_of_the_model_as_it_was() -> None:
     assert not torch.allclose(norm, model.model.layers[0].input_layernorm.weight, rtol=0.1)
     for one, other in zip(before, after, strict=True):
         assert torch.allclose(one, other, atol=2e-4, rtol=1e-4)
+
+
+def test_a_linear_that_no_sample_reaches_is_an_error_that_names_it() -> None:
+    from llmcompressor.modifiers.gptq import GPTQModifier
+
+    tokenizer, ids = AutoTokenizer.from_pretrained(MODEL), held_out()
+    encoded = Encoded(ids=(tuple(ids[0][0].tolist()),), max_seq_length=512, conversations=False)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto")
+    model.model.layers[1].mlp.spare = torch.nn.Linear(8, 8, dtype=torch.bfloat16)
+    modifier = GPTQModifier(targets=["Linear"], ignore=["lm_head"], scheme="FP8_DYNAMIC")
+    with pytest.raises(Failure, match=r"no sample reached `model\.layers\.1\.mlp\.spare`, so there is no scale"):
+        compress_model([modifier], model, tokenizer, encoded, lambda *_, **__: None)
 
 
 def test_sizes_that_no_block_divides_can_be_rounded_too(tmp_path: Path) -> None:

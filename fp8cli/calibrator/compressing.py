@@ -194,11 +194,15 @@ def _quantized(model: Any) -> list[Any]:
 
 def _save(model: Any, checkpoint: str, folder: Path) -> dict[str, str]:
     """Save the model packed, and return the names of tensors that the checkpoint has others for, with those."""
+    from llmcompressor.transformers.compression import compressed_tensors_utils
     from safetensors import safe_open
     from transformers import GenerationConfig
 
     # The source's own file is carried over as it is; transformers refuses to write some that it reads.
     model.generation_config = GenerationConfig()
+    # A recipe beside the source says how that was made. Added to this one it would be run again, and one that cannot be
+    # read would fail the saving after all the work.
+    compressed_tensors_utils.infer_recipe_from_model_path = lambda *_: None
     model.save_pretrained(folder, save_compressed=True, max_shard_size=SHARD)
     weights = weights_of(Path(checkpoint))
     renamed = {}
