@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 # Read when compressed-tensors is imported: without it a GPU machine would run another kernel, with other rounding.
 os.environ["CT_ENFORCE_EAGER"] = "1"
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
 
 from fp8cli.calibrator.compressing import compress_model
 from fp8cli.commands.quantize import choose_modifiers
@@ -162,6 +162,17 @@ def test_smoothing_alone_leaves_the_function_of_the_model_as_it_was() -> None:
     assert not torch.allclose(norm, model.model.layers[0].input_layernorm.weight, rtol=0.1)
     for one, other in zip(before, after, strict=True):
         assert torch.allclose(one, other, atol=2e-4, rtol=1e-4)
+
+
+def test_a_model_that_smoothing_would_change_is_refused(tmp_path: Path) -> None:
+    sizes = {"vocab_size": 1280, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Gemma3TextConfig(**sizes, hidden_size=128, intermediate_size=256, head_dim=32, sliding_window=16)
+    source = save_model(tmp_path / "source", config)
+    choice, data = choose("FP8_DYNAMIC", None, Modifiers(smoothing=0.5)), texts(source)
+    with pytest.raises(Failure, match="takes `post_attention_layernorm` for what feeds the MLP") as refused:
+        compress_here(source, tmp_path / "work", choice, data=data, samples=4)
+    assert refused.value.kind == "model"
+    assert not (tmp_path / "work" / "result").exists()
 
 
 def test_a_linear_that_no_sample_reaches_is_an_error_that_names_it() -> None:
