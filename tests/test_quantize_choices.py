@@ -149,8 +149,8 @@ def test_a_dry_run_says_what_calibration_will_need_and_loads_no_library_for_it(t
     words = ["quantize", str(MODEL), "-o", str(tmp_path / "out"), "--scheme", "FP8", "--kv-cache", "fp8", "--dry-run"]
     result = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert (
-        "27 scales to be calibrated on 512 samples of up to 512 tokens of the bundled stories · up to 0.998 GiB of "
-        "memory (an estimate; no model was loaded)\n"
+        "27 scales to be calibrated on 512 samples of up to 512 tokens of the bundled stories · up to 1.29 GiB of "
+        "memory with the weights in it or 1.29 GiB with them on disk (an estimate; no model was loaded); they stay "
     ) in result.stdout
     assert "✓ calibration memory: " in result.stdout
     assert "✓ llmcompressor: " in result.stdout
