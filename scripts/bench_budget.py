@@ -29,8 +29,8 @@ from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.quantizing.plan import build_plan
 from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES
 from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
-from fp8cli.measurer.budget_choosing import Candidate, Measured, costs, least_kl
-from fp8cli.measurer.reference import Divergence, Reference
+from fp8cli.measurer.budget_choosing import Candidate, Kept, Measured, costs, least_kl
+from fp8cli.measurer.reference import Divergence, Reference, clustered_error
 from fp8cli.schemes import FP8
 from fp8cli.simulator.applying import simulated
 from fp8cli.simulator.observing import Observed, observe
@@ -61,6 +61,12 @@ class Judge:
         with simulated(self._model, SIMULATED["FP8"], rounded, self._observed):
             return self._reference.divergence(self._model)
 
+    def error(self, one: Divergence, other: Divergence) -> float:
+        """Return the standard error of the difference of two, paired and clustered by text."""
+        lengths = self._reference.lengths
+        pairs = zip(one.per_sample, other.per_sample, lengths, strict=True)
+        return clustered_error([(mine - theirs) * length for mine, theirs, length in pairs], lengths)
+
 
 class Ours:
     """This tool's choice, as `measurer.budget` makes it; what is measured for one size is known for the next."""
@@ -68,11 +74,20 @@ class Ours:
     def __init__(self, groups: Sequence[Group], judge: Judge) -> None:
         """Measure the sensitivities."""
         self._groups = groups
-        self._measured = Measured(measure=lambda kept: judge.measure(self.modules(kept)).kl, most=10**6)
+        self._judge = judge
+        self._found: dict[Kept, Divergence] = {}
+        self._measured = Measured(measure=self._measure, most=10**6, error=self._error)
         costs_found = costs(len(groups), self._measured)
         self._candidates = [
             Candidate(saved_bytes=group.saved_bytes, cost=cost) for group, cost in zip(groups, costs_found, strict=True)
         ]
+
+    def _measure(self, kept: Kept) -> float:
+        self._found[kept] = self._judge.measure(self.modules(kept))
+        return self._found[kept].kl
+
+    def _error(self, one: Kept, other: Kept) -> float:
+        return self._judge.error(self._found[one], self._found[other])
 
     def modules(self, kept: Collection[int]) -> list[str]:
         """Return the Linears of some groups."""
@@ -145,12 +160,10 @@ def main() -> None:
         print("bits  kept (bytes): theirs    ours   KL (nats): theirs      ours   ratio   paired difference ± se")
         for each in bits:
             one, other = judge.measure(theirs[each]), judge.measure(chosen[each])
-            differences = torch.tensor(other.per_sample) - torch.tensor(one.per_sample)
-            error = float(differences.std() / len(differences) ** 0.5)
             print(
                 f"{each:>4}  {cost_of(theirs[each], groups):>20,} {cost_of(chosen[each], groups):>7,}"
                 f"   {one.kl:>17.3e} {other.kl:>9.3e}   {other.kl / one.kl:>5.3f}"
-                f"   {float(differences.mean()):+.2e} ± {error:.1e}",
+                f"   {other.kl - one.kl:+.2e} ± {judge.error(other, one):.1e}",
                 flush=True,
             )
 

@@ -25,7 +25,7 @@ from fp8cli.measurer.budget_choosing import (
 from fp8cli.measurer.budget_outputs import measure_outputs
 from fp8cli.measurer.budget_protocol import BudgetWork, Goal
 from fp8cli.measurer.protocol import MeasureJob
-from fp8cli.measurer.reference import Divergence, Reference
+from fp8cli.measurer.reference import Divergence, Reference, clustered_error
 from fp8cli.samples.encoding import Encoded
 from fp8cli.simulator.applying import simulated
 from fp8cli.simulator.finding import model_names
@@ -60,7 +60,7 @@ def choose(
     if work.scheme.needs_data:
         observed = observe(model, [*itertools.chain(*modules)], work.scheme.kv_cache, encoded.ids)
     sets = _Sets(work=work, model=model, reference=reference, modules=modules, observed=observed, progress=progress)
-    measured = Measured(measure=sets.kl, most=work.most)
+    measured = Measured(measure=sets.kl, most=work.most, error=sets.error)
     outputs: list[Sums] | None = None
     numbers = range(len(work.groups))
     shares: list[float] | None = None
@@ -161,6 +161,12 @@ class _Sets:
             self.found[kept] = self.reference.divergence(self.model)
             self._noise.update(simulation.noise)
         return self.found[kept].kl
+
+    def error(self, one: Kept, other: Kept) -> float:
+        """Return the standard error of the difference in KL of two sets, paired and clustered by text."""
+        lengths = self.reference.lengths
+        pairs = zip(self.found[one].per_sample, self.found[other].per_sample, lengths, strict=True)
+        return clustered_error([(mine - theirs) * length for mine, theirs, length in pairs], lengths)
 
     def noise(self, number: int) -> Sums:
         """Return the sums of squares of each weight of a group and of its rounding error: of all are known by now."""

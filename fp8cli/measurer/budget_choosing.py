@@ -15,7 +15,8 @@ interactions shared out evenly, so that all costs sum to the KL of everything qu
    there is none or the measurements are spent.
 
 What holds of the result: its KL is measured and within the budget. Unless the measurements ran out, no single decision
-can be given back (for a KL), and no set one exchange away that fits has less KL (for a size); beyond `NEAR` decisions
+can be given back (for a KL), and no set one exchange away that fits has less KL by more than the standard error of the
+difference (for a size); beyond `NEAR` decisions
 only exchanges among the `NEAR` most promising are tried. Where costs add up it is the best set of all. In general that
 is promised by nobody who does not measure all 2ⁿ sets.
 """
@@ -65,6 +66,8 @@ class Measured:
     measure: Callable[[Kept], float]
     most: int
     """Measurements that may be made."""
+    error: Callable[[Kept, Kept], float] = lambda _one, _other: 0.0
+    """Standard error of the difference in KL between two sets that were measured."""
     known: dict[Kept, float] = field(default_factory=dict)
 
     def kl(self, kept: Kept) -> float:
@@ -72,6 +75,13 @@ class Measured:
         if kept not in self.known:
             self.known[kept] = self.measure(kept)
         return self.known[kept]
+
+    def is_less(self, one: Kept, other: Kept) -> bool:
+        """Whether the KL of one set is less than that of another by more than the error of the difference.
+
+        Of many sets that are as good, one always measures best; on other texts it is another one.
+        """
+        return self.kl(one) < self.kl(other) and self.kl(one) + self.error(one, other) < self.kl(other)
 
     @property
     def spent(self) -> bool:
@@ -129,12 +139,14 @@ def least_kl(candidates: Sequence[Candidate], room_bytes: int, measured: Measure
     for place in curve(path, candidates):
         measured.kl(path[place])
     fitting = [kept for kept in path if size(kept, candidates) <= room_bytes]
-    # The sum of costs is no more than a guess: of the last sets that fit, the one that measures best is the start.
-    start = min(fitting[-3:], key=measured.kl)
+    start = fitting[-1]
+    # The sum of costs is no more than a guess: one of the sets before may be better.
+    for other in fitting[-3:-1]:
+        start = other if measured.is_less(other, start) else start
     return _improve(
         start,
         lambda kept: _closer(kept, candidates, room_bytes),
-        better=lambda other, kept: measured.kl(other) < measured.kl(kept),
+        better=measured.is_less,
         measured=measured,
     )
 
