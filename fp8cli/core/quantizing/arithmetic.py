@@ -24,8 +24,14 @@ class Hands(Protocol):
         """Quantize some rows; return how many scales do harm, and the row of the first."""
 
 
-class CastingHands(Hands, Protocol):
-    """Can change dtypes too."""
+class TorchHands(Protocol):
+    """Can change dtypes and undo codes too. `scales`: the open file with the scale of codes; None without codes."""
+
+    def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int | None = None) -> Harm:
+        """Quantize some rows; return how many scales do harm, and the row of the first."""
+
+    def dequantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int) -> None:
+        """Turn the codes of some rows into numbers."""
 
     def cast(self, tensor: PlannedTensor, elements: range, source: int, target: int) -> None:
         """Convert some elements to the dtype they are stored in."""
@@ -40,7 +46,7 @@ class Arithmetic:
         self._resources = resources
         self._kernel = None if resources.device.startswith("cuda") else kernel.load()
         self._torch_is_loaded = threading.Event()
-        self._new_torch_hands: Callable[[], CastingHands] | None = None
+        self._new_torch_hands: Callable[[], TorchHands] | None = None
 
     def needs_torch(self, tensor: PlannedTensor) -> bool:
         """Whether a tensor is work for torch; what is only copied is work for no one here."""
@@ -78,7 +84,7 @@ class Arithmetic:
         elements = kernel_tiles.tile_elements(self._resources.memory_per_worker, self._plan.widest_tile_elements)
         return kernel_tiles.KernelWorker(self._kernel, scheme=self._plan.scheme, tile_elements=elements)
 
-    def torch_hands(self) -> CastingHands | None:
+    def torch_hands(self) -> TorchHands | None:
         """Return new hands that use torch once it is loaded; None if the run stops before."""
         self._torch_is_loaded.wait()
         return None if self._new_torch_hands is None else self._new_torch_hands()
@@ -91,17 +97,25 @@ class Worker:
         """Take what the run computes with."""
         self._arithmetic = arithmetic
         self._kernel: Hands | None = None
-        self._torch: CastingHands | None = None
+        self._torch: TorchHands | None = None
 
-    def convert(self, tensor: PlannedTensor, part: range, source: int, target: int) -> Harm | None:
-        """Quantize or cast a part of a tensor: rows, or elements. None: the run stops, nothing was done."""
+    def convert(self, tensor: PlannedTensor, part: range, source: int, target: int, scales: int | None) -> Harm | None:
+        """Quantize, dequantize or cast a part of a tensor: rows, or elements. None: the run stops, nothing was done.
+
+        scales: the open file with the scale of what is codes in the source.
+        """
         if not self._arithmetic.needs_torch(tensor):
             self._kernel = self._kernel or self._arithmetic.kernel_hands()
             return self._kernel.quantize(tensor, part, source, target)
         self._torch = self._torch or self._arithmetic.torch_hands()
         if self._torch is None:
             return None
-        if tensor.action == "quantize":
-            return self._torch.quantize(tensor, part, source, target)
-        self._torch.cast(tensor, part, source, target)
+        match tensor.action:
+            case "quantize" | "requantize":
+                return self._torch.quantize(tensor, part, source, target, scales)
+            case "dequantize":
+                assert scales is not None  # noqa: S101 - the plan gives codes their scale
+                self._torch.dequantize(tensor, part, source, target, scales)
+            case _:
+                self._torch.cast(tensor, part, source, target)
         return (0, -1)

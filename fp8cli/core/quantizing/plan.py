@@ -9,7 +9,7 @@ headers, and a dry run is the same plan as the real one.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal
@@ -17,16 +17,17 @@ from typing import Final, Literal
 from fp8cli.core.model.attention import read_attention
 from fp8cli.core.model.selection import Decision, Selection
 from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
+from fp8cli.core.quantizing.decoding import Decoding
+from fp8cli.core.quantizing.layout import Placed, PlannedShard, index_of, lay_out_shards
 from fp8cli.core.quantizing.model_dtype import named_dtype
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
-from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, lay_out
+from fp8cli.formats.safetensors import DTYPES, TensorInfo
 from fp8cli.schemes import BLOCK, KvCache, Scheme
 
-Action = Literal["quantize", "copy", "cast", "drop"]
-
-METADATA: Final = {"format": "pt"}
-"""What transformers and llm-compressor write into every shard."""
+Action = Literal["quantize", "requantize", "dequantize", "copy", "cast", "drop"]
+FROM_ROWS: Final = frozenset({"quantize", "requantize", "dequantize"})
+"""What is done to a matrix row by row, because rows have scales."""
 
 _FP8: Final = "F8_E4M3"
 
@@ -49,20 +50,13 @@ class PlannedTensor:
     compute_dtype: str
     weight: TensorInfo | None = None
     scale: TensorInfo | None = None
+    decoding: Decoding | None = None
+    """How the codes that the source holds become numbers; None where it holds numbers."""
 
     @property
     def bytes_out(self) -> int:
         """Bytes this tensor takes in the output, its scale included."""
         return sum(part.bytes for part in (self.weight, self.scale) if part is not None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedShard:
-    """One file of the output: the bytes before its data, and where every tensor goes."""
-
-    name: str
-    head: bytes
-    header: Header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +110,7 @@ class Plan:
     def widest_tile_elements(self) -> int:
         """Elements of the smallest tile that the widest quantized tensor allows: a row, or a band of blocks."""
         rows = BLOCK if self.scheme is not None and self.scheme.weights == "block" else 1
-        widths = [tensor.source.shape[-1] for tensor in self.tensors if tensor.action == "quantize"]
+        widths = [tensor.source.shape[-1] for tensor in self.tensors if tensor.action in FROM_ROWS]
         return rows * max(widths, default=1)
 
     def fingerprint(self) -> str:
@@ -128,6 +122,8 @@ class Plan:
         for tensor in self.tensors:
             source = tensor.source
             words = [tensor.name, tensor.action, tensor.source_shard, source.name, source.begin, tensor.compute_dtype]
+            if tensor.decoding is not None:
+                words += [tensor.decoding.shard, tensor.decoding.scale.name, *tensor.decoding.block]
             digest.update(json.dumps([*words, self.scheme and self.scheme.name]).encode())
         return digest.hexdigest()
 
@@ -150,20 +146,20 @@ def build_plan(
         raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows the reason for each tensor")
     scales = _draft_scales(checkpoint, drafts, scheme, dtype, kv_cache)
     tied = checkpoint.config.get("tie_word_embeddings", selection.rules.tie_word_embeddings)
-    shards = _lay_out_shards(checkpoint, drafts, scales)
+    shards = lay_out_shards(checkpoint, (*parts_of(drafts), *map(_placed_scale, scales)))
     placed = {info.name: info for shard in shards for info in shard.header.tensors}
     return Plan(
         scheme=scheme,
         kv_cache=kv_cache,
         dtype=dtype,
-        tensors=tuple(_place(draft, placed) for draft in drafts),
+        tensors=tuple(place(draft, placed) for draft in drafts),
         calibrated=tuple(replace(scale, info=placed[scale.name]) for scale in scales),
         shards=shards,
         ignored_modules=selection.ignored_modules,
         dtype_is_new=named_dtype(checkpoint.config) != dtype,
         new_tie_word_embeddings=None if selection.tie_word_embeddings == tied else selection.tie_word_embeddings,
         duplicates=selection.duplicates,
-        index=_index(shards) if checkpoint.has_index else None,
+        index=index_of(shards) if checkpoint.has_index else None,
     )
 
 
@@ -237,29 +233,20 @@ def _draft_scales(
     return scales
 
 
-def _lay_out_shards(
-    checkpoint: Checkpoint, drafts: Sequence[PlannedTensor], scales: Sequence[PlannedScale]
-) -> tuple[PlannedShard, ...]:
-    contents: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {shard.name: [] for shard in checkpoint.shards}
-    seen: set[str] = set()
-    parts = [(draft.name, draft.shard, part) for draft in drafts for part in (draft.weight, draft.scale)]
-    for owner, shard, part in [*parts, *((scale.module, scale.shard, scale.info) for scale in scales)]:
-        if part is None:
-            continue
-        if part.name in seen:
-            message = f"`{part.name}` exists in the checkpoint already, so `{owner}` cannot be given a scale"
-            raise BadInput(message, hint="the checkpoint looks quantized already: fp8 inspect shows what it is")
-        seen.add(part.name)
-        contents[shard].append((part.name, part.dtype, part.shape))
-    shards = []
-    for name, content in contents.items():
-        if content:  # A shard whose only tensor was dropped has nothing left to hold.
-            head, header = lay_out(content, METADATA)
-            shards.append(PlannedShard(name=name, head=head, header=header))
-    return tuple(shards)
+def parts_of(drafts: Iterable[PlannedTensor]) -> Iterator[Placed]:
+    """Yield what the output holds of some tensors: each weight, then its scale."""
+    for draft in drafts:
+        for part in (draft.weight, draft.scale):
+            if part is not None:
+                yield Placed(owner=draft.name, shard=draft.shard, info=part)
 
 
-def _place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTensor:
+def _placed_scale(scale: PlannedScale) -> Placed:
+    return Placed(owner=scale.module, shard=scale.shard, info=scale.info)
+
+
+def place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTensor:
+    """Return a tensor with its place in the output: that of its weight and its scale among the `placed`, by name."""
     # Not `replace`, which looks at every field by name: this runs once for each of 100,000 tensors.
     return PlannedTensor(
         name=draft.name,
@@ -272,13 +259,8 @@ def _place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTen
         compute_dtype=draft.compute_dtype,
         weight=placed[draft.weight.name] if draft.weight else None,
         scale=placed[draft.scale.name] if draft.scale else None,
+        decoding=draft.decoding,
     )
-
-
-def _index(shards: tuple[PlannedShard, ...]) -> Mapping[str, object]:
-    weight_map = {info.name: shard.name for shard in shards for info in shard.header.tensors}
-    total = sum(info.bytes for shard in shards for info in shard.header.tensors)
-    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
 
 
 def _bytes_by_dtype(infos: Iterator[TensorInfo]) -> Mapping[str, int]:
