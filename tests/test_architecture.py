@@ -112,6 +112,12 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     ),
     "fp8cli/core/sampling/": ("fp8cli.core.sampling", "fp8cli.samples.request", "fp8cli.samples.rows", *BELOW_CORE),
     "fp8cli/core/making/": ("fp8cli.core.making", "fp8cli.core.calibrating", "fp8cli.core.doctor", *QUANTIZING),
+    "fp8cli/core/converting/": (
+        "fp8cli.core.converting",
+        "fp8cli.core.doctor",
+        "fp8cli.core.making",
+        *QUANTIZING,
+    ),
     "fp8cli/core/calibrating/": (
         "fp8cli.core.calibrating",
         "fp8cli.core.doctor",

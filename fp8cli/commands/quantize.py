@@ -146,7 +146,10 @@ def _plan(checkpoint: Checkpoint, choice: Choice, request: QuantizeRequest) -> P
     quantized = recognise(checkpoint.config, checkpoint.side_files, tags)
     if quantized is not None:
         message = f"`{request.model}` is quantized already: {quantized}"
-        hint = "start from the original BF16 or FP16 checkpoint; fp8 inspect shows what this one holds"
+        hint = (
+            "start from the original BF16 or FP16 checkpoint; fp8 convert takes FP8 from one dialect to another, "
+            "fp8 dequantize back to 16 bits"
+        )
         raise BadInput(message, hint=hint)
     selection = select(
         checkpoint.config,

@@ -7,7 +7,7 @@ stop the run early; config.json comes last, because it is what makes a folder a 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,10 +42,13 @@ class Provenance:
     """Where the scales come from that only data can tell."""
 
 
-def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging) -> None:
-    """Copy tokenizer, templates, licences and code. Raises BadInput for one that cannot be read, or OSError."""
+def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, without: Collection[str] = ()) -> None:
+    """Copy tokenizer, templates, licences and code. Raises BadInput for one that cannot be read, or OSError.
+
+    without: files that say of the source what the output is not.
+    """
     for name in checkpoint.side_files:
-        if name not in {_CARD, _RECIPE}:
+        if name not in {_CARD, _RECIPE, *without}:
             staging.write_file(name, folder.read(name))
 
 
