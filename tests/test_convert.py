@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from fp8cli.commands.convert import ConversionReport, ConvertRequest, Options, run
+from fp8cli.commands.dequantize import DequantizeRequest
+from fp8cli.commands.dequantize import run as dequantize
 from fp8cli.commands.inspect import InspectRequest
 from fp8cli.commands.inspect import run as inspect
 from fp8cli.core.converting.targets import TARGETS
 from fp8cli.errors import BadInput, Fp8Error, UsageError
+from tests.checkpoints import change_tensors
 from tests.dialects import CONFIG, HEADS, KV, MODULES, SHAPES, SOURCES, Tensors, decoded, load, make, same
 from tests.starting import fp8
 
@@ -264,8 +267,6 @@ def test_the_bound_of_fbgemms_activations_is_said_to_go(tmp_path: Path) -> None:
 
 def test_a_weight_without_its_scale_is_refused(tmp_path: Path) -> None:
     source = make(tmp_path / "source", "deepseek")
-    from tests.checkpoints import change_tensors
-
     change_tensors(source, lambda tensors: tensors.pop(f"{MODULES[3]}.weight_scale_inv"))
     with pytest.raises(BadInput, match=f"`{MODULES[3]}.weight` has no scale, so its codes mean nothing"):
         convert(source, tmp_path / "out", "compressed-tensors")
@@ -274,9 +275,6 @@ def test_a_weight_without_its_scale_is_refused(tmp_path: Path) -> None:
 def test_an_unquantized_checkpoint_is_refused_with_the_way_to_quantize_it(tmp_path: Path) -> None:
     source = make(tmp_path / "source", "deepseek")
     convert(source, tmp_path / "ct", "compressed-tensors")
-    from fp8cli.commands.dequantize import DequantizeRequest
-    from fp8cli.commands.dequantize import run as dequantize
-
     dequantize(DequantizeRequest(options=Options(model=str(source), out=tmp_path / "plain")))
     with pytest.raises(BadInput, match="is not quantized: unquantized BF16") as refused:
         convert(tmp_path / "plain", tmp_path / "out", "deepseek")
@@ -284,8 +282,6 @@ def test_an_unquantized_checkpoint_is_refused_with_the_way_to_quantize_it(tmp_pa
 
 
 def test_a_scale_that_is_nan_is_not_published(tmp_path: Path) -> None:
-    from tests.checkpoints import change_tensors
-
     source = make(tmp_path / "source", "deepseek")
     change_tensors(source, lambda tensors: tensors[f"{MODULES[0]}.weight_scale_inv"].fill_(float("nan")))
     with pytest.raises(BadInput, match="not sound and is not published"):

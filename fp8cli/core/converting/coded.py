@@ -16,6 +16,7 @@ from fp8cli.core.inspection.dialect import Dialect, Granularity, QuantizedWeight
 from fp8cli.core.inspection.scale_names import kind_of
 from fp8cli.core.inspection.survey import StoredTensor, Survey
 from fp8cli.core.quantizing.decoding import Decoding
+from fp8cli.core.quantizing.plan import FP8_TAG
 from fp8cli.errors import BadInput
 
 Activations = Literal["static", "token", "group", "tensor at run time", "left alone", "unknown"]
@@ -23,7 +24,6 @@ Activations = Literal["static", "token", "group", "tensor at run time", "left al
 DialectName = Literal["compressed-tensors", "fp8", "deepseek", "modelopt", "fbgemm"]
 """The words of `fp8 convert --to`."""
 
-_E4M3: Final = "F8_E4M3"
 _DECODABLE: Final = frozenset({"F32", "BF16", "F16", "F8_E8M0", "U8"})
 _INPUT_SCALES: Final = ("input_scale", "activation_scale")
 _BOUND: Final = "input_scale_ub"
@@ -162,8 +162,8 @@ def _refuse_what_is_not_fp8(survey: Survey, dialect: Dialect, anatomy: Anatomy) 
 def _weight(weight: QuantizedWeight, survey: Survey, dialect: Dialect) -> CodedWeight:
     codes = survey.tensors[weight.name]
     info = codes.info
-    if info.dtype != _E4M3 or len(info.shape) != 2:
-        message = f"`{weight.name}` is {info.dtype} {list(info.shape)}, where only matrices of {_E4M3} can be decoded"
+    if info.dtype != FP8_TAG or len(info.shape) != 2:
+        message = f"`{weight.name}` is {info.dtype} {list(info.shape)}, where only matrices of {FP8_TAG} can be decoded"
         raise BadInput(message, hint=f"fp8 inspect {survey.label} shows what it holds")
     if weight.scale is None or weight.granularity is None:
         what = "has no scale" if weight.scale is None else f"has a scale `{weight.scale}` that fits no way of scaling"
@@ -243,7 +243,7 @@ def _kept(anatomy: Anatomy) -> Iterator[str]:
         matrix = len(part.tensor.info.shape) == 2 and name.endswith(".weight")
         if part.role == "fused experts":
             seen.setdefault(part.module.rpartition(".")[0])
-        elif part.is_linear or part.role == "router" or (matrix and not part.is_known and part.role == "other"):
+        elif part.is_linear or part.role == "router" or (matrix and part.role == "other"):
             seen.setdefault(part.module)
     head = anatomy.rules.output_head
     if head is not None and head not in {part.module for part in anatomy.parts.values()}:

@@ -29,7 +29,8 @@ Action = Literal["quantize", "requantize", "dequantize", "copy", "cast", "drop"]
 FROM_ROWS: Final = frozenset({"quantize", "requantize", "dequantize"})
 """What is done to a matrix row by row, because rows have scales."""
 
-_FP8: Final = "F8_E4M3"
+FP8_TAG: Final = "F8_E4M3"
+"""Safetensors tag of the codes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,7 +181,7 @@ def _draft(
             assert scheme is not None  # noqa: S101 - see `_keep_all`
             action = "quantize"
             rows, columns = source.shape
-            weight = TensorInfo(decision.name, _FP8, source.shape, 0, 0)
+            weight = TensorInfo(decision.name, FP8_TAG, source.shape, 0, 0)
             scale_shape = scheme.scale_shape(rows, columns)
             scale = TensorInfo(f"{decision.name}_scale", dtype, scale_shape, 0, 0)
         case "keep":
