@@ -96,7 +96,7 @@ def test_a_scheme_that_cannot_be_is_a_usage_error(tmp_path: Path, to: str, schem
 
 def test_another_scheme_without_permission_is_refused(tmp_path: Path) -> None:
     source = make(tmp_path / "source", "deepseek")
-    with pytest.raises(BadInput, match=r"E4M3 weights per channel.* would round every weight again"):
+    with pytest.raises(BadInput, match=r"per 128×128 block.*, and FP8_DYNAMIC would round every weight a second time"):
         convert(source, tmp_path / "out", "compressed-tensors", scheme="FP8_DYNAMIC")
 
 

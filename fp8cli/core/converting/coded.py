@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from shlex import quote
 from typing import Final, Literal
 
 from fp8cli.core.inspection.anatomy import Anatomy, dissect
@@ -25,6 +26,8 @@ DialectName = Literal["compressed-tensors", "fp8", "deepseek", "modelopt", "fbge
 """The words of `fp8 convert --to`."""
 
 _DECODABLE: Final = frozenset({"F32", "BF16", "F16", "F8_E8M0", "U8"})
+_DIGITS: Final = 10
+"""So many digits are no number of a layer, but a name from a stranger."""
 _INPUT_SCALES: Final = ("input_scale", "activation_scale")
 _BOUND: Final = "input_scale_ub"
 # Where quantizers put the scales of keys and values; the last is one for both.
@@ -127,7 +130,7 @@ def read_coded(survey: Survey) -> Coded:
             cache += found
         else:
             message = f"`{name}` undoes codes in a way that is not known here"
-            raise BadInput(message, hint=f"fp8 inspect {survey.label} shows what it is")
+            raise BadInput(message, hint=f"fp8 inspect {quote(survey.label)} shows what it is")
     declaration = dialect.declaration
     return Coded(
         label=survey.label,
@@ -138,7 +141,7 @@ def read_coded(survey: Survey) -> Coded:
         cache=tuple(cache),
         bounds=tuple(bounds),
         unused=tuple(unused),
-        kept=tuple(_kept(anatomy)),
+        kept=_kept(anatomy),
         roles={name: part.role for name, part in anatomy.parts.items()},
         powers_of_two=declaration is not None
         and declaration.method == "fp8"
@@ -149,7 +152,7 @@ def read_coded(survey: Survey) -> Coded:
 def _refuse_what_is_not_fp8(survey: Survey, dialect: Dialect, anatomy: Anatomy) -> None:
     if not dialect.is_quantized:
         message = f"`{survey.label}` is not quantized: {dialect.name}"
-        raise BadInput(message, hint=f"fp8 quantize {survey.label} takes it to FP8")
+        raise BadInput(message, hint=f"fp8 quantize {quote(survey.label)} takes it to FP8")
     known = {weight.name for weight in dialect.weights}
     others = [name for name, part in anatomy.parts.items() if part.is_codes and name not in known]
     cache_alone = dialect.declaration is not None and dialect.declaration.is_cache_alone
@@ -164,11 +167,11 @@ def _weight(weight: QuantizedWeight, survey: Survey, dialect: Dialect) -> CodedW
     info = codes.info
     if info.dtype != FP8_TAG or len(info.shape) != 2:
         message = f"`{weight.name}` is {info.dtype} {list(info.shape)}, where only matrices of {FP8_TAG} can be decoded"
-        raise BadInput(message, hint=f"fp8 inspect {survey.label} shows what it holds")
+        raise BadInput(message, hint=f"fp8 inspect {quote(survey.label)} shows what it holds")
     if weight.scale is None or weight.granularity is None:
         what = "has no scale" if weight.scale is None else f"has a scale `{weight.scale}` that fits no way of scaling"
         message = f"`{weight.name}` {what}, so its codes mean nothing"
-        raise BadInput(message, hint=f"fp8 inspect {survey.label} shows all that is missing; fetch it again")
+        raise BadInput(message, hint=f"fp8 inspect {quote(survey.label)} shows all that is missing; fetch it again")
     scale = survey.tensors[weight.scale]
     rows, columns = info.shape
     blocks = {"tensor": (rows, columns), "channel": (1, columns)}
@@ -178,7 +181,7 @@ def _weight(weight: QuantizedWeight, survey: Survey, dialect: Dialect) -> CodedW
         message = (
             f"`{scale.name}` is {scale.info.dtype} {list(scale.info.shape)}, which does not scale {list(info.shape)}"
         )
-        raise BadInput(message, hint=f"fp8 inspect {survey.label} says what it should be")
+        raise BadInput(message, hint=f"fp8 inspect {quote(survey.label)} says what it should be")
     activations = _activations(dialect.finder.group_of(weight.module))
     inputs = (survey.tensors.get(f"{weight.module}.{ending}") for ending in _INPUT_SCALES)
     input_scale = next((tensor for tensor in inputs if tensor is not None), None)
@@ -234,21 +237,25 @@ def _name(dialect: Dialect) -> DialectName | None:
     return _METHODS.get(declaration.method)
 
 
-def _kept(anatomy: Anatomy) -> Iterator[str]:
-    """Yield modules for a list of ignored ones, by their full names, in the order of the tensors."""
-    seen: dict[str, None] = {}
+def _kept(anatomy: Anatomy) -> tuple[str, ...]:
+    """Return modules for a list of ignored ones, by their full names, layers in the order of their numbers."""
+    kept: set[str] = set()
     for name, part in anatomy.parts.items():
         if part.is_codes:
             continue
         matrix = len(part.tensor.info.shape) == 2 and name.endswith(".weight")
         if part.role == "fused experts":
-            seen.setdefault(part.module.rpartition(".")[0])
-        elif part.is_linear or part.role == "router" or (matrix and part.role == "other"):
-            seen.setdefault(part.module)
+            kept.add(part.module.rpartition(".")[0])
+        elif part.is_linear or (matrix and part.role in {"router", "other"}):
+            kept.add(part.module)
     head = anatomy.rules.output_head
     if head is not None and head not in {part.module for part in anatomy.parts.values()}:
-        seen.setdefault(head)  # Tied to the embedding, it is no tensor of its own; its module is there all the same.
-    yield from seen
+        kept.add(head)  # Tied to the embedding, it is no tensor of its own; its module is there all the same.
+    return tuple(sorted(kept, key=_by_numbers))
+
+
+def _by_numbers(module: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() and len(part) < _DIGITS else (-1, part) for part in module.split(".")]
 
 
 def _says_powers_of_two(config: Mapping[str, object]) -> bool:

@@ -63,15 +63,18 @@ def _own_scheme(coded: Coded, target: Target) -> Scheme | None:
 
 
 def _cannot_say(coded: Coded, target: Target, wanted: Scheme | None) -> BadInput:
-    model = shlex.quote(coded.label)
-    if wanted is None:
-        has = "; or ".join(each.summary for each in target.schemes)
-        message = f"{target.called} has no words for what `{coded.label}` is ({coded.words}): it has {has}"
-    else:
-        message = f"`{coded.label}` is {coded.words}, and {wanted.summary} would round every weight again"
+    again = "round every weight a second time with --requantize"
+    if wanted is not None:
+        message = f"`{coded.label}` has {coded.words}, and {wanted.name} would round every weight a second time"
+        return BadInput(message, hint=f"leave --scheme out, or {again}")
+    has = "; or ".join(each.summary for each in target.schemes)
+    message = f"{target.called} has no words for what `{coded.label}` is ({coded.words}): it has {has}"
     fitting = [name for name, each in TARGETS.items() if name != coded.name and _own_scheme(coded, each) is not None]
-    exact = f"fp8 convert {model} --to {' or '.join(fitting)} keeps every bit; " if fitting else ""
-    return BadInput(message, hint=f"{exact}--requantize rounds every weight a second time")
+    if not fitting:
+        return BadInput(message, hint=again)
+    others = f" (or {', '.join(fitting[1:])})" if fitting[1:] else ""
+    exact = f"keep every bit with fp8 convert {shlex.quote(coded.label)} --to {fitting[0]}{others}"
+    return BadInput(message, hint=f"{exact}, or {again}")
 
 
 def _refuse_lost_caches(coded: Coded, target: Target) -> None:
