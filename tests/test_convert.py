@@ -262,6 +262,21 @@ def test_the_bound_of_fbgemms_activations_is_said_to_go(tmp_path: Path) -> None:
     assert not [key for key in load(tmp_path / "out") if key.endswith("_ub")]
 
 
+def test_what_transformers_saves_with_one_scale_per_tensor_is_understood(tmp_path: Path) -> None:
+    """Its FineGrainedFP8 without blocks: `weight_scale_inv` and `activation_scale`, each a number that multiplies."""
+    source = make(tmp_path / "source", "fp8, static", weight_block_size=None)
+    names = {"weight_scale": "weight_scale_inv", "input_scale": "activation_scale"}
+
+    def rename(tensors: Tensors) -> None:
+        for key in [key for key in tensors if key.rpartition(".")[2] in names]:
+            parent, _, last = key.rpartition(".")
+            tensors[f"{parent}.{names[last]}"] = tensors.pop(key)
+
+    change_tensors(source, rename)
+    out = load(convert(source, tmp_path / "out", "modelopt").out)
+    same(out, load(convert(make(tmp_path / "usual", "fp8, static"), tmp_path / "other", "modelopt").out))
+
+
 # What cannot be understood
 
 

@@ -94,6 +94,11 @@ def test_a_scheme_that_cannot_be_is_a_usage_error(tmp_path: Path, to: str, schem
     assert refused.value.hint
 
 
+def test_a_scheme_that_it_has_already_may_be_named_and_costs_nothing(tmp_path: Path) -> None:
+    source = make(tmp_path / "source", "compressed-tensors, static")
+    assert convert(source, tmp_path / "out", "modelopt", scheme="fp8").bit_exact
+
+
 def test_another_scheme_without_permission_is_refused(tmp_path: Path) -> None:
     source = make(tmp_path / "source", "deepseek")
     with pytest.raises(BadInput, match=r"per 128×128 block.*, and FP8_DYNAMIC would round every weight a second time"):

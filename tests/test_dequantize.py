@@ -14,7 +14,7 @@ from fp8cli.commands.quantize import QuantizeRequest
 from fp8cli.commands.quantize import run as quantize
 from fp8cli.errors import BadInput, UsageError
 from tests.checkpoints import BUNDLED, change_tensors, quantize_bundled, write
-from tests.dialects import CONFIG, KV, MODULES, SOURCES, Tensors, decoded, load, make, model_tensors, same
+from tests.dialects import CONFIG, KV, MODULES, SOURCES, Tensors, compressed, decoded, load, make, model_tensors, same
 from tests.models import ODD, llama_config, save_model
 from tests.starting import fp8
 
@@ -166,6 +166,18 @@ def test_scales_of_cache_and_activations_go_and_this_is_said(tmp_path: Path) -> 
         f"{len(MODULES)} calibrated scales of activations are dropped",
     )
     assert not [key for key in load(report.out) if "scale" in key]
+
+
+def test_a_kv_cache_alone_is_dropped_and_has_no_other_dialect(tmp_path: Path) -> None:
+    cache = {f"model.layers.{layer}.self_attn.{kind}_scale": torch.ones(1) for layer in range(2) for kind in "kv"}
+    tensors = model_tensors(lambda weight: {"weight": weight.to(torch.bfloat16)})
+    block = compressed("tensor", None, format="dense", config_groups={}, ignore=[], **KV)
+    source = write(tmp_path / "source", tensors | cache, CONFIG | {"quantization_config": block})
+    report = dequantize(source, tmp_path / "out")
+    same(tensors, load(report.out))
+    assert report.notes == ("4 scales of an FP8 KV cache are dropped: the result keeps its cache in 16 bits",)
+    with pytest.raises(BadInput, match="has a quantized KV cache alone, for which ModelOpt has no words"):
+        run_convert(ConvertRequest(options=Options(model=str(source), out=tmp_path / "no"), to="modelopt"))
 
 
 def test_files_of_the_quantizer_go_and_others_stay(tmp_path: Path) -> None:

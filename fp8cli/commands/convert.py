@@ -45,7 +45,7 @@ def run(request: ConvertRequest, notify: Notify = lambda _: None) -> ConversionR
         notes=tuple(notes_on_conversion(coded, conversion, plan)),
         quantization=target.block(conversion.scheme, coded.kept, kv_cache),
         side_files=target.side_files(conversion.scheme, coded.kept, kv_cache),
-        tags=("fp8", "vllm", target.name),
+        tags=tuple(dict.fromkeys(("fp8", "vllm", target.name))),
         serve_note=serve_note(
             conversion.scheme,
             kv_cache if target.cache_is_declared else None,

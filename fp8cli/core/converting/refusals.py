@@ -31,6 +31,7 @@ def decide(coded: Coded, target: Target, *, scheme: str | None, requantize: bool
         chosen, again = own, False
     elif requantize:
         chosen, again = wanted or next(each for each in target.schemes if not each.needs_calibration), True
+        _refuse_what_takes_data(chosen)
     else:
         raise _cannot_say(coded, target, wanted)
     _refuse_what_vllm_cannot_load(coded, target, chosen)
@@ -44,10 +45,13 @@ def _scheme_named(word: str, target: Target) -> Scheme:
         known = ", ".join(each.name for each in target.schemes if each.name in SCHEMES)
         message = f"{target.called} has no scheme `{word}`"
         raise UsageError(message, hint=f"with --to {target.name}, --scheme takes {known}, or leave it out")
-    if found.needs_calibration:
-        message = f"`{found.name}` needs scales of activations, which only calibration finds"
-        raise UsageError(message, hint="fp8 dequantize, then fp8 quantize --scheme FP8 with --calibration-data")
     return found
+
+
+def _refuse_what_takes_data(scheme: Scheme) -> None:
+    if scheme.needs_calibration:
+        message = f"`{scheme.name}` needs scales of activations, which only calibration finds"
+        raise UsageError(message, hint="fp8 dequantize, then fp8 quantize --scheme FP8 with --calibration-data")
 
 
 def _own_scheme(coded: Coded, target: Target) -> Scheme | None:
