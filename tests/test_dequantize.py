@@ -95,6 +95,38 @@ def test_blocks_that_end_within_a_weight_are_decoded_to_its_edge(tmp_path: Path)
         assert torch.equal(after[f"{module}.weight"], decoded(before, module).float().bfloat16()), module
 
 
+FUSED = {"tensor": [4, 1, 1], "all": [1], "channel": [4, 256, 1], "block": [4, 2, 3]}
+
+
+@pytest.mark.parametrize("sharing", FUSED)
+def test_experts_in_one_tensor_are_decoded_each_with_its_own_scales(tmp_path: Path, sharing: str) -> None:
+    """As Qwen3-VL's: `experts.gate_up_proj` [experts, rows, columns] beside `gate_up_proj_scale_inv`."""
+    torch.manual_seed(4)
+    codes = torch.randn(4, 256, 320).to(torch.float8_e4m3fn)
+    scale = torch.rand(FUSED[sharing]) + 0.1
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    ending = "_scale_inv" if sharing == "block" else "_scale"
+    source = make(
+        tmp_path / "source",
+        "deepseek" if sharing == "block" else "fp8, dynamic",
+        {name: codes, f"{name}{ending}": scale},
+    )
+    after = load(dequantize(source, tmp_path / "out", piece_bytes=7000).out)
+    if sharing == "block":
+        scale = scale.repeat_interleave(128, 1).repeat_interleave(128, 2)[:, :256, :320]
+    assert torch.equal(after[name], (codes.float() * scale).bfloat16())
+    assert f"{name}{ending}" not in after
+    with pytest.raises(BadInput, match="holds all experts of a layer in one tensor"):
+        run_convert(ConvertRequest(options=Options(model=str(source), out=tmp_path / "no"), to="compressed-tensors"))
+
+
+def test_blocks_that_reach_from_one_expert_into_the_next_are_refused(tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    fused = {name: torch.ones(4, 200, 128).to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.ones(4, 2, 1)}
+    with pytest.raises(BadInput, match=r"is F32 \[4, 2, 1\], which is not understood as the scale of \[4, 200, 128\]"):
+        dequantize(make(tmp_path / "source", "deepseek", fused), tmp_path / "out")
+
+
 # What is refused
 
 

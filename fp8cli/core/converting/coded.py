@@ -4,6 +4,7 @@ core.inspection reads the dialects; here its reading is made strict. What cannot
 refused, because a scale that is overlooked is a loss that nobody sees.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def _refuse_what_is_not_fp8(survey: Survey, dialect: Dialect, anatomy: Anatomy) 
 def _weight(weight: QuantizedWeight, survey: Survey, dialect: Dialect) -> CodedWeight:
     codes = survey.tensors[weight.name]
     info = codes.info
-    if info.dtype != FP8_TAG or len(info.shape) != 2:
+    if info.dtype != FP8_TAG or len(info.shape) not in {2, 3}:
         message = f"`{weight.name}` is {info.dtype} {list(info.shape)}, where only matrices of {FP8_TAG} can be decoded"
         raise BadInput(message, hint=f"fp8 inspect {quote(survey.label)} shows what it holds")
     if weight.scale is None or weight.granularity is None:
@@ -173,14 +174,12 @@ def _weight(weight: QuantizedWeight, survey: Survey, dialect: Dialect) -> CodedW
         message = f"`{weight.name}` {what}, so its codes mean nothing"
         raise BadInput(message, hint=f"fp8 inspect {quote(survey.label)} shows all that is missing; fetch it again")
     scale = survey.tensors[weight.scale]
-    rows, columns = info.shape
-    blocks = {"tensor": (rows, columns), "channel": (1, columns)}
-    high, wide = blocks.get(weight.granularity) or weight.block or (1, columns)
-    decoding = Decoding(scale=scale.info, shard=scale.file, block=(max(high, 1), max(wide, 1)))
-    if scale.info.dtype not in _DECODABLE or not decoding.fits(rows, columns):
-        message = (
-            f"`{scale.name}` is {scale.info.dtype} {list(scale.info.shape)}, which does not scale {list(info.shape)}"
-        )
+    decoding = Decoding(scale=scale.info, shard=scale.file, block=_block(weight, info.shape, scale.info.shape))
+    rows, columns = flat_shape(info.shape)
+    experts_end_in_blocks = len(info.shape) == 2 or info.shape[1] % decoding.block[0] == 0 or rows == decoding.block[0]
+    if scale.info.dtype not in _DECODABLE or not decoding.fits(rows, columns) or not experts_end_in_blocks:
+        what = f"{scale.info.dtype} {list(scale.info.shape)}"
+        message = f"`{scale.name}` is {what}, which is not understood as the scale of {list(info.shape)}"
         raise BadInput(message, hint=f"fp8 inspect {quote(survey.label)} says what it should be")
     activations = _activations(dialect.finder.group_of(weight.module))
     inputs = (survey.tensors.get(f"{weight.module}.{ending}") for ending in _INPUT_SCALES)
@@ -194,6 +193,27 @@ def _weight(weight: QuantizedWeight, survey: Survey, dialect: Dialect) -> CodedW
         activations=activations,
         input_scale=input_scale if activations == "static" else None,
     )
+
+
+def flat_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Shape of a matrix in which the rows of one expert follow those of another."""
+    return math.prod(shape[:-1]), shape[-1]
+
+
+def _block(weight: QuantizedWeight, shape: tuple[int, ...], scale: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns that share one value, of the flat matrix."""
+    rows, columns = flat_shape(shape)
+    match weight.granularity:
+        case "tensor":
+            one_for_all = math.prod(scale) == 1
+            high, wide = rows if one_for_all else shape[-2], columns
+        case "channel" if len(shape) == 3 and scale[-1] == columns != 1:
+            high, wide = 1, 1  # Of the columns of stored-transposed experts: that fits no flat matrix.
+        case "channel":
+            high, wide = 1, columns
+        case _:
+            high, wide = weight.block or (1, columns)
+    return max(high, 1), max(wide, 1)
 
 
 def _activations(group: Group | None) -> Activations:

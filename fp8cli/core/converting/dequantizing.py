@@ -4,8 +4,9 @@ What was never quantized is copied bit for bit. What quantizing took away does n
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from fp8cli.core.converting.coded import Coded, CodedWeight
+from fp8cli.core.converting.coded import Coded, CodedWeight, flat_shape
 from fp8cli.core.converting.planning import draft_tensor, finish_plan, unplaced
 from fp8cli.core.quantizing.plan import Plan, PlannedTensor
 from fp8cli.formats.checkpoint import Checkpoint
@@ -36,7 +37,9 @@ def _drafts(checkpoint: Checkpoint, coded: Coded, dtype: str) -> Iterator[Planne
 def _decode(weight: CodedWeight, info: TensorInfo, shard: str, dtype: str) -> PlannedTensor:
     reason = f"codes with a scale per {weight.granularity}: `{weight.scale.name.rpartition('.')[2]}` multiplies"
     becomes = unplaced(info.name, dtype, info.shape)
-    return draft_tensor(info, shard, "dequantize", "linear", reason, becomes=becomes, decoding=weight.decoding)
+    # The engine knows matrices; experts that are stored as one tensor are one, row after row.
+    flat = replace(info, shape=flat_shape(info.shape))
+    return draft_tensor(flat, shard, "dequantize", "linear", reason, becomes=becomes, decoding=weight.decoding)
 
 
 def _what_goes(coded: Coded) -> dict[str, str]:

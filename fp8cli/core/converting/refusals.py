@@ -27,6 +27,10 @@ def decide(coded: Coded, target: Target, *, scheme: str | None, requantize: bool
         message = f"`{coded.label}` has a quantized KV cache alone, for which {target.called} has no words"
         raise BadInput(message, hint=f"fp8 dequantize {shlex.quote(coded.label)} drops its scales")
     _refuse_lost_caches(coded, target)
+    fused = next((weight.codes for weight in coded.weights if len(weight.codes.info.shape) != 2), None)
+    if fused is not None:
+        message = f"`{fused.name}` holds all experts of a layer in one tensor, which is converted in no dialect"
+        raise BadInput(message, hint=f"fp8 dequantize {shlex.quote(coded.label)} takes it to 16 bits")
     if own is not None and wanted in {None, own}:
         chosen, again = own, False
     elif requantize:
