@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from fp8cli.core.quantizing.decoding import Decoding
-from fp8cli.core.quantizing.layout import index_of, lay_out_shards
+from fp8cli.core.quantizing.layout import lay_out_shards
 from fp8cli.core.quantizing.model_dtype import named_dtype
-from fp8cli.core.quantizing.plan import Action, Plan, PlannedTensor, parts_of, place
+from fp8cli.core.quantizing.plan import Action, Plan, PlannedTensor, index_of, parts_of, place
 from fp8cli.formats.checkpoint import Checkpoint
 from fp8cli.formats.safetensors import TensorInfo, data_bytes
 from fp8cli.schemes import KvCache, Scheme

@@ -3,7 +3,7 @@
 The shards follow the source: a tensor stays in the shard it came from, its scale lies beside it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,10 +51,3 @@ def lay_out_shards(checkpoint: Checkpoint, parts: Iterable[Placed]) -> tuple[Pla
             head, header = lay_out(content, METADATA)
             shards.append(PlannedShard(name=name, head=head, header=header))
     return tuple(shards)
-
-
-def index_of(shards: Sequence[PlannedShard]) -> Mapping[str, object]:
-    """Return the index of some shards, as model.safetensors.index.json holds it."""
-    weight_map = {info.name: shard.name for shard in shards for info in shard.header.tensors}
-    total = sum(info.bytes for shard in shards for info in shard.header.tensors)
-    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

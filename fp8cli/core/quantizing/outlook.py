@@ -1,6 +1,6 @@
 """What a plan means for whoever serves its result, said before a byte is written."""
 
-from fp8cli.core.quantizing.plan import FP8_TAG, Plan
+from fp8cli.core.quantizing.plan import Plan
 from fp8cli.schemes import BLOCK
 
 
@@ -15,9 +15,7 @@ def block_shape_warnings(plan: Plan) -> tuple[str, ...]:
     odd = [
         tensor.name
         for tensor in plan.tensors
-        if tensor.weight is not None
-        and tensor.weight.dtype == FP8_TAG
-        and any(size % BLOCK for size in tensor.source.shape)
+        if tensor.holds_codes and any(size % BLOCK for size in tensor.source.shape)
     ]
     if not odd:
         return ()

@@ -18,7 +18,7 @@ from fp8cli.core.model.attention import read_attention
 from fp8cli.core.model.selection import Decision, Selection
 from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
 from fp8cli.core.quantizing.decoding import Decoding
-from fp8cli.core.quantizing.layout import Placed, PlannedShard, index_of, lay_out_shards
+from fp8cli.core.quantizing.layout import Placed, PlannedShard, lay_out_shards
 from fp8cli.core.quantizing.model_dtype import named_dtype
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
@@ -53,6 +53,11 @@ class PlannedTensor:
     scale: TensorInfo | None = None
     decoding: Decoding | None = None
     """How the codes that the source holds become numbers; None where it holds numbers."""
+
+    @property
+    def holds_codes(self) -> bool:
+        """Whether the output holds FP8 codes of it."""
+        return self.weight is not None and self.weight.dtype == FP8_TAG
 
     @property
     def bytes_out(self) -> int:
@@ -262,6 +267,13 @@ def place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTens
         scale=placed[draft.scale.name] if draft.scale else None,
         decoding=draft.decoding,
     )
+
+
+def index_of(shards: Sequence[PlannedShard]) -> Mapping[str, object]:
+    """Return the index of shards, as model.safetensors.index.json has it."""
+    weight_map = {info.name: shard.name for shard in shards for info in shard.header.tensors}
+    total = sum(info.bytes for shard in shards for info in shard.header.tensors)
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
 
 
 def _bytes_by_dtype(infos: Iterator[TensorInfo]) -> Mapping[str, int]:

@@ -7,7 +7,7 @@ stop the run early; config.json comes last, because it is what makes a folder a 
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,7 +42,7 @@ class Provenance:
     """Where the scales come from that only data can tell."""
 
 
-def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, without: Collection[str] = ()) -> None:
+def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, without: Sequence[str] = ()) -> None:
     """Copy tokenizer, templates, licences and code. Raises BadInput for one that cannot be read, or OSError.
 
     without: files that say of the source what the output is not.

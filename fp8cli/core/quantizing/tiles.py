@@ -158,12 +158,13 @@ class TileWorker:
         """Read rows begin…end of a weight onto the device, in the dtype to compute in; codes are decoded."""
         source, scales = files
         columns = tensor.source.shape[1]
-        flat = self._read(tensor.source, begin * columns, end * columns, source, name=tensor.name).to(self._device)
-        if tensor.decoding is None or scales is None:
-            return flat.to(_TORCH[tensor.compute_dtype]).view(end - begin, columns)
-        block = tensor.decoding.block
-        scale = self._read_scale(tensor.decoding, range(begin, end), columns, scales).to(self._device)
-        return fp8.decode(flat.view(end - begin, columns), scale, block=block, skip=begin % block[0])
+        if tensor.decoding is not None and scales is not None:
+            codes = self._read(tensor.source, begin * columns, end * columns, source, name=tensor.name).to(self._device)
+            scale = self._read_scale(tensor.decoding, range(begin, end), columns, scales).to(self._device)
+            block = tensor.decoding.block
+            return fp8.decode(codes.view(end - begin, columns), scale, block=block, skip=begin % block[0])
+        flat = self._read(tensor.source, begin * columns, end * columns, source, name=tensor.name)
+        return flat.to(self._device).to(_TORCH[tensor.compute_dtype]).view(end - begin, columns)
 
     def _read_scale(self, decoding: Decoding, rows: range, columns: int, scales: int) -> Tensor:
         """Read the values for some rows of codes; return them as float32, [bands of blocks, blocks across]."""
