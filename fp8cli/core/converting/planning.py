@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from fp8cli.core.quantizing.decoding import Decoding
-from fp8cli.core.quantizing.layout import lay_out_shards
 from fp8cli.core.quantizing.model_dtype import named_dtype
-from fp8cli.core.quantizing.plan import Action, Plan, PlannedTensor, index_of, parts_of, place
+from fp8cli.core.quantizing.plan import Action, Plan, PlannedTensor, index_of, lay_out_shards, place
 from fp8cli.formats.checkpoint import Checkpoint
 from fp8cli.formats.safetensors import TensorInfo, data_bytes
 from fp8cli.schemes import KvCache, Scheme
@@ -58,7 +57,7 @@ def finish_plan(
     scheme: what the weights are in the end; None where they are no codes any more. kept: modules that are not
     quantized. Raises BadInput for a name that would be there twice.
     """
-    shards = lay_out_shards(checkpoint, parts_of(drafts))
+    shards = lay_out_shards(checkpoint, drafts)
     placed: Mapping[str, TensorInfo] = {info.name: info for shard in shards for info in shard.header.tensors}
     return Plan(
         scheme=scheme,

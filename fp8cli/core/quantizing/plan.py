@@ -9,7 +9,7 @@ headers, and a dry run is the same plan as the real one.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal
@@ -18,16 +18,18 @@ from fp8cli.core.model.attention import read_attention
 from fp8cli.core.model.selection import Decision, Selection
 from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
 from fp8cli.core.quantizing.decoding import Decoding
-from fp8cli.core.quantizing.layout import Placed, PlannedShard, lay_out_shards
 from fp8cli.core.quantizing.model_dtype import named_dtype
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
-from fp8cli.formats.safetensors import DTYPES, TensorInfo
+from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, lay_out
 from fp8cli.schemes import BLOCK, KvCache, Scheme
 
 Action = Literal["quantize", "requantize", "dequantize", "copy", "cast", "drop"]
 FROM_ROWS: Final = frozenset({"quantize", "requantize", "dequantize"})
 """What is done to a matrix row by row, because rows have scales."""
+
+METADATA: Final = {"format": "pt"}
+"""What transformers and llm-compressor write into every shard."""
 
 FP8_TAG: Final = "F8_E4M3"
 """Safetensors tag of the codes."""
@@ -63,6 +65,15 @@ class PlannedTensor:
     def bytes_out(self) -> int:
         """Bytes this tensor takes in the output, its scale included."""
         return sum(part.bytes for part in (self.weight, self.scale) if part is not None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedShard:
+    """One file of the output: the bytes before its data, and where every tensor goes."""
+
+    name: str
+    head: bytes
+    header: Header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +163,7 @@ def build_plan(
         raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows the reason for each tensor")
     scales = _draft_scales(checkpoint, drafts, scheme, dtype, kv_cache)
     tied = checkpoint.config.get("tie_word_embeddings", selection.rules.tie_word_embeddings)
-    shards = lay_out_shards(checkpoint, (*parts_of(drafts), *map(_placed_scale, scales)))
+    shards = lay_out_shards(checkpoint, drafts, scales)
     placed = {info.name: info for shard in shards for info in shard.header.tensors}
     return Plan(
         scheme=scheme,
@@ -239,16 +250,30 @@ def _draft_scales(
     return scales
 
 
-def parts_of(drafts: Iterable[PlannedTensor]) -> Iterator[Placed]:
-    """Yield what the output holds of some tensors: each weight, then its scale."""
-    for draft in drafts:
-        for part in (draft.weight, draft.scale):
-            if part is not None:
-                yield Placed(owner=draft.name, shard=draft.shard, info=part)
+def lay_out_shards(
+    checkpoint: Checkpoint, drafts: Sequence[PlannedTensor], scales: Sequence[PlannedScale] = ()
+) -> tuple[PlannedShard, ...]:
+    """Return the output's shards: those of the source, with what becomes of their tensors and with further scales.
 
-
-def _placed_scale(scale: PlannedScale) -> Placed:
-    return Placed(owner=scale.module, shard=scale.shard, info=scale.info)
+    Raises BadInput for a name that would be there twice.
+    """
+    contents: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {shard.name: [] for shard in checkpoint.shards}
+    seen: set[str] = set()
+    parts = [(draft.name, draft.shard, part) for draft in drafts for part in (draft.weight, draft.scale)]
+    for owner, shard, part in [*parts, *((scale.module, scale.shard, scale.info) for scale in scales)]:
+        if part is None:
+            continue
+        if part.name in seen:
+            message = f"`{part.name}` exists in the checkpoint already, so `{owner}` cannot be given a scale"
+            raise BadInput(message, hint="the checkpoint looks quantized already: fp8 inspect shows what it is")
+        seen.add(part.name)
+        contents[shard].append((part.name, part.dtype, part.shape))
+    shards = []
+    for name, content in contents.items():
+        if content:  # A shard whose only tensor was dropped has nothing left to hold.
+            head, header = lay_out(content, METADATA)
+            shards.append(PlannedShard(name=name, head=head, header=header))
+    return tuple(shards)
 
 
 def place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTensor:
