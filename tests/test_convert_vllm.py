@@ -1,6 +1,6 @@
-"""What vLLM makes of a converted checkpoint: its own config classes read it, and its own parameters take its scales.
+"""What vLLM makes of a converted checkpoint: its own config classes read it, and its own names find its KV scales.
 
-Kernels are for GPUs; which method a layer gets, and of what shapes and dtypes its parameters are, is decided before.
+No kernel is asked for, because its CPU build has hardly any: that the numbers are right is for tests/test_convert.py.
 """
 
 import json
