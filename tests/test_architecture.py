@@ -205,6 +205,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/comparing/distributions.py": (),
     "fp8cli/core/comparing/divergence.py": ("numpy", "fp8cli.core.comparing", *BELOW_CORE),
     "fp8cli/core/comparing/kept_distributions.py": ("numpy", "fp8cli.core.comparing", *BELOW_CORE),
+    "fp8cli/core/converting/": ("fp8cli.core.converting", "fp8cli.core.making", "fp8cli.core.doctor", *QUANTIZING),
     "fp8cli/formats/": ("fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/recipe_file.py": ("yaml", "fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/hub.py": ("huggingface_hub", "fp8cli.formats", *VOCABULARY),

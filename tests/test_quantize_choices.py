@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from fp8cli.commands.quantize import CalibrationOptions, QuantizeReport, QuantizeRequest, run
-from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of, order_calibration
 from fp8cli.core.calibrating.footprint import Memory
+from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of, order_calibration
 from fp8cli.core.calibrating.outlook import Needs, check_memory
 from fp8cli.core.quantizing.choices import choose
 from fp8cli.core.serving.command_line import serve_note

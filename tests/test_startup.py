@@ -24,6 +24,8 @@ MODEL = Path(fp8cli.__file__).parent / "bundled" / "stories-llama"
         ("doctor", "--help"),
         ("eval", "--help"),
         ("compare", "--help"),
+        ("convert", "--help"),
+        ("dequantize", "--help"),
     ],
 )
 def test_help_and_version_load_no_heavy_library(tmp_path: Path, words: tuple[str, ...]) -> None:

@@ -1,4 +1,5 @@
-/* FP8 arithmetic for CPUs: quantizing as core/quantizing/fp8.py does with torch, and looking at weights and at what came of them.
+/* FP8 arithmetic for CPUs: quantizing and decoding as core/quantizing/fp8.py does with torch, and looking at weights
+ * and at what came of them.
  *
  * For each row (or 128x128 block, or the whole) of a weight W, with d the dtype of W (BF16, FP16 or FP32):
  *
@@ -22,11 +23,12 @@
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
-enum dtype { BF16 = 0, F16 = 1, F32 = 2, E4M3 = 3 };
+enum dtype { BF16 = 0, F16 = 1, F32 = 2, E4M3 = 3, E8M0 = 4 };
 
-enum { BLOCK = 128, LANES = 16, INTERFACE = 3 };
+enum { BLOCK = 128, LANES = 16, INTERFACE = 4 };
 
-/* What a call reports. `bad_row` is -1 unless the weight holds NaN or Inf; then nothing else is meant. */
+/* What a call reports. `bad_row` is -1 unless the weight holds NaN or Inf, or a decoded one comes to that; then nothing
+ * else is meant. */
 struct report {
     int64_t bad_row, bad_column, bad_is_nan;
     int64_t harmed, first_harmed; /* scales that lose their values (fp8.harmed_by_scale), and the row of the first */
@@ -323,6 +325,64 @@ INLINE void compare_body(const void *weight, int64_t first_row, int64_t rows, in
     }
 }
 
+/* FP32 bits of a value of d, which may be Inf or NaN. E8M0 holds powers of two: 2^(code - 127), and NaN as 255. */
+INLINE uint32_t widen(const void *data, int64_t i, enum dtype d) {
+    if (d == F32) return ((const uint32_t *)data)[i];
+    if (d == E8M0) {
+        uint32_t code = ((const uint8_t *)data)[i];
+        return code == 255 ? 0x7fc00000u : code ? code << 23 : 0x00400000u;
+    }
+    uint32_t x = ((const uint16_t *)data)[i];
+    if (d == BF16) return x << 16;
+    uint32_t m = x & 0x7fff, sign = (x & 0x8000) << 16;
+    return sign | (m < 0x7c00 ? bits_of(magnitude(m, F16)) : 0x7f800000u | (m & 0x3ff) << 13);
+}
+
+/* The bits of d nearest to a value given as FP32 bits, which must not be NaN; ties to even, Inf beyond the largest. */
+INLINE uint32_t narrow(uint32_t x, enum dtype d) {
+    if (d == F32) return x;
+    if (d == BF16) return (x + 0x7fff + ((x >> 16) & 1)) >> 16;
+    uint32_t u = x & 0x7fffffffu, sign = x >> 16 & 0x8000;
+    uint32_t normal = ((u + 0xfff + ((u >> 13) & 1)) >> 13) - (112u << 10);
+    uint32_t subnormal = bits_of(from_bits(u) + 0.5f) - 0x3f000000u;
+    uint32_t m = u < 0x38800000u ? subnormal : normal;
+    return sign | (u < 0x477ff000u ? m : 0x7c00u); /* 65520 */
+}
+
+/* One stretch of codes under one scale. Returns the largest magnitude written, as bits of d; all ones for NaN. */
+INLINE uint32_t decode_stretch(const uint8_t *codes, int64_t n, float scale, void *out, enum dtype d) {
+    uint32_t top = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t x = narrow(bits_of(decode(codes[i]) * scale), d), m = x & (d == F32 ? 0x7fffffffu : 0x7fffu);
+        m = (codes[i] & 0x7f) == 0x7f ? 0x7fffffffu : m;
+        top = m > top ? m : top;
+        if (d == F32) ((uint32_t *)out)[i] = x;
+        else ((uint16_t *)out)[i] = (uint16_t)x;
+    }
+    return top;
+}
+
+INLINE void decode_body(const uint8_t *codes, int64_t skip, int64_t rows, int64_t columns, const float *scales,
+                        int64_t high, int64_t wide, void *out, struct report *report, enum dtype d) {
+    int64_t across = (columns + wide - 1) / wide;
+    for (int64_t r = 0; r < rows; r++) {
+        const float *scale = scales + (skip + r) / high * across;
+        for (int64_t b = 0; b < across; b++) {
+            int64_t left = b * wide, width = columns - left < wide ? columns - left : wide, start = r * columns + left;
+            uint32_t top = decode_stretch(codes + start, width, scale[b], (void *)at(out, start, d), d);
+            if (top >= infinity(d) || scale[b] != scale[b]) {
+                int64_t i = 0;
+                while ((codes[start + i] & 0x7f) != 0x7f &&
+                       (widen(out, start + i, d) & 0x7fffffffu) < 0x7f800000u && i < width - 1)
+                    i++;
+                report->bad_row = r;
+                report->bad_column = left + i;
+                return;
+            }
+        }
+    }
+}
+
 /* Compile `body` for each dtype, for one instruction set. */
 #define COMPILE(set, target)                                                                                        \
     target static void rows_##set(const void *w, int d, int64_t r, int64_t c, uint8_t *o, void *s,                  \
@@ -359,6 +419,12 @@ INLINE void compare_body(const void *weight, int64_t first_row, int64_t rows, in
         if (d == BF16) compare_body(w, f, r, c, q, s, high, wide, n, BF16);                                         \
         if (d == F16) compare_body(w, f, r, c, q, s, high, wide, n, F16);                                           \
         if (d == F32) compare_body(w, f, r, c, q, s, high, wide, n, F32);                                           \
+    }                                                                                                               \
+    target static void decode_##set(const uint8_t *q, int d, int64_t k, int64_t r, int64_t c, const float *s,       \
+                                    int64_t high, int64_t wide, void *o, struct report *n) {                        \
+        if (d == BF16) decode_body(q, k, r, c, s, high, wide, o, n, BF16);                                          \
+        if (d == F16) decode_body(q, k, r, c, s, high, wide, o, n, F16);                                            \
+        if (d == F32) decode_body(q, k, r, c, s, high, wide, o, n, F32);                                            \
     }
 
 COMPILE(plain, )
@@ -441,4 +507,29 @@ EXPORT void fp8_compare(const void *weight, int d, int64_t first_row, int64_t ro
                         const uint8_t *codes, const float *scales, int64_t high, int64_t wide,
                         struct distance *distance, int level) {
     CALL(compare, weight, d, first_row, rows, columns, codes, scales, high, wide, distance);
+}
+
+/* What E4M3 codes [rows, columns] stand for, as dtype d: code x scale in FP32, rounded once. scales: FP32, those of the
+ * bands of `high` rows in which the rows lie, the first of them `skip` rows into its band, each of
+ * ceil(columns / wide). `bad_row` tells the first number that is NaN, or Inf in d. */
+EXPORT void fp8_decode(const uint8_t *codes, int d, int64_t skip, int64_t rows, int64_t columns, const float *scales,
+                       int64_t high, int64_t wide, void *out, struct report *report, int level) {
+    *report = (struct report){-1, -1, 0, 0, -1};
+    CALL(decode, codes, d, skip, rows, columns, scales, high, wide, out, report);
+}
+
+/* n values of dtype d, which may be E8M0, as FP32. Exact; NaN stays NaN. */
+EXPORT void fp8_widen(const void *data, int d, int64_t n, uint32_t *out) {
+    for (int64_t i = 0; i < n; i++) {
+        if (d == BF16) out[i] = widen(data, i, BF16);
+        if (d == F16) out[i] = widen(data, i, F16);
+        if (d == F32) out[i] = widen(data, i, F32);
+        if (d == E8M0) out[i] = widen(data, i, E8M0);
+    }
+}
+
+/* n FP32 values as BF16: to nearest, ties to even, NaN as 0x7fc0. */
+EXPORT void fp8_narrow(const uint32_t *data, int64_t n, uint16_t *out) {
+    for (int64_t i = 0; i < n; i++)
+        out[i] = (uint16_t)((data[i] & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : narrow(data[i], BF16));
 }

@@ -17,7 +17,7 @@ from typing import Final
 from fp8cli.schemes import WeightGranularity
 
 LIBRARY: Final = Path(__file__).with_name("libfp8.so")
-INTERFACE: Final = 3
+INTERFACE: Final = 4
 """`INTERFACE` of kernel.c; a library left over from another version is not used."""
 
 DTYPES: Final[Mapping[str, int]] = {"BF16": 0, "F16": 1, "F32": 2}
@@ -25,6 +25,9 @@ DTYPES: Final[Mapping[str, int]] = {"BF16": 0, "F16": 1, "F32": 2}
 
 SCANNED: Final[Mapping[str, int]] = {**DTYPES, "F8_E4M3": 3}
 """The dtypes it can look through."""
+
+WIDENED: Final[Mapping[str, int]] = {**DTYPES, "F8_E8M0": 4, "U8": 4}
+"""The dtypes of scales that it can read; U8 stands for powers of two, as in MX formats."""
 
 INSTRUCTION_SETS: Final[Mapping[str, int]] = {"plain": 0, "avx2": 1, "avx512": 2}
 """What FP8_KERNEL may cap the vector instructions to. No choice changes a byte."""
@@ -45,6 +48,7 @@ class Report(ctypes.Structure):
     bad_row: int
     bad_column: int
     bad_is_nan: int
+    """Not told where codes are decoded."""
     harmed: int
     """How many scales lose their values (see `core.quantizing.fp8.harmed_by_scale`)."""
     first_harmed: int
@@ -155,6 +159,35 @@ class Kernel:
         self._library.fp8_quantize_tensor(*place, _at(codes), _at(scale), ctypes.byref(report), self._level)
         return report
 
+    def decode(
+        self,
+        dtype: str,
+        shape: tuple[int, int],
+        codes: mmap.mmap,
+        scales: mmap.mmap,
+        *,
+        block: tuple[int, int],
+        skip: int,
+        out: mmap.mmap,
+    ) -> Report:
+        """Write what E4M3 codes [rows, columns] stand for to `out`, as `dtype`: code × scale in float32, rounded once.
+
+        scales: float32, [bands, ⌈columns/block[1]⌉], for the bands of block[0] rows in which the rows lie; skip: rows
+        of the first band that lie before them. The report has the place of the first number that is not finite.
+        """
+        report = Report()
+        place = (_at(codes), DTYPES[dtype], skip, *shape, _at(scales), *block)
+        self._library.fp8_decode(*place, _at(out), ctypes.byref(report), self._level)
+        return report
+
+    def widen(self, dtype: str, count: int, data: mmap.mmap, out: mmap.mmap) -> None:
+        """Write `count` values of `dtype` (a tag of WIDENED) to `out` as float32. Exact."""
+        self._library.fp8_widen(_at(data), WIDENED[dtype], count, _at(out))
+
+    def narrow(self, count: int, data: mmap.mmap, out: mmap.mmap) -> None:
+        """Write `count` float32 values to `out` as bfloat16, rounded to nearest, ties to even."""
+        self._library.fp8_narrow(_at(data), count, _at(out))
+
     def scan(self, dtype: str, shape: tuple[int, int], data: bytes) -> Census:
         """Count NaN, infinities (±448 in E4M3) and rows of zeros in data [rows, columns] of `dtype`, one of SCANNED."""
         census = Census()
@@ -201,6 +234,7 @@ def _open() -> ctypes.CDLL | None:
         pointer, number, small, bits = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_uint32
         quantize = (pointer, small, number, number, pointer, pointer, pointer, small)
         compare = (pointer, small, number, number, number, pointer, pointer, number, number, pointer, small)
+        decode = (pointer, small, *(number,) * 3, pointer, number, number, pointer, pointer, small)
         for call, arguments in (
             (library.fp8_quantize_rows, quantize),
             (library.fp8_quantize_blocks, quantize),
@@ -208,6 +242,9 @@ def _open() -> ctypes.CDLL | None:
             (library.fp8_quantize_tensor, (pointer, small, number, number, bits, pointer, pointer, pointer, small)),
             (library.fp8_scan, (pointer, small, number, number, pointer, small)),
             (library.fp8_compare, compare),
+            (library.fp8_decode, decode),
+            (library.fp8_widen, (pointer, small, number, pointer)),
+            (library.fp8_narrow, (pointer, number, pointer)),
         ):
             call.argtypes = arguments
             call.restype = None

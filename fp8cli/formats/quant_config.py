@@ -112,18 +112,20 @@ def _arguments(
 
 def patch_config(
     config: Mapping[str, object],
-    quantization: Mapping[str, object],
+    quantization: Mapping[str, object] | None,
     *,
     dtype: str | None = None,
     tie_word_embeddings: bool | None = None,
 ) -> dict[str, object]:
-    """Return a model's `config` with its quantization added, and nothing else changed but what is asked for.
+    """Return a model's `config` with its quantization, if any, added, and nothing else changed but what is asked for.
 
     `dtype` (as `bfloat16`) is set when the weights were cast, `tie_word_embeddings` when a tied output layer was
     quantized and so became a tensor of its own. Both go wherever the config has them, `text_config` included, so
     that it cannot contradict itself; a config that lacks them gets them at the top.
     """
-    patched = {**config, QUANTIZATION_CONFIG: dict(quantization)}
+    patched = dict(config)
+    if quantization is not None:
+        patched[QUANTIZATION_CONFIG] = dict(quantization)
     sections = [patched]
     if isinstance(text := config.get("text_config"), Mapping):
         patched["text_config"] = nested = dict(text)
@@ -143,7 +145,7 @@ def _set(sections: Sequence[dict[str, object]], keys: Sequence[str], value: obje
 
 def config_text(
     config: Mapping[str, object],
-    quantization: Mapping[str, object],
+    quantization: Mapping[str, object] | None,
     *,
     dtype: str | None = None,
     tie_word_embeddings: bool | None = None,

@@ -8,7 +8,8 @@ from typing import Final
 
 from fp8cli.formats.quant_config import QUANT_METHOD, QUANTIZATION_CONFIG
 
-_OLD_QUANTIZATION_CONFIG: Final = "compression_config"
+QUANTIZATION_KEYS: Final = (QUANTIZATION_CONFIG, "compression_config")
+"""Keys of a config.json under which its quantization stands; the second is of old."""
 # A quantizer's own file beside config.json; what it says is in config.json too, except in old checkpoints.
 _SIDE_FILES: Final = {
     "hf_quant_config.json": "NVIDIA ModelOpt (`hf_quant_config.json`)",
@@ -57,7 +58,7 @@ def find_quantization(config: Mapping[str, object]) -> object:
     """
     nested = [section for section in config.values() if isinstance(section, Mapping)]
     for section in (config, *nested):
-        for key in (QUANTIZATION_CONFIG, _OLD_QUANTIZATION_CONFIG):
+        for key in QUANTIZATION_KEYS:
             found = section.get(key)
             if found is not None:
                 return found

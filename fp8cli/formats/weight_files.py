@@ -13,7 +13,10 @@ _CANNOT_COPY_IN_KERNEL: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.
 
 
 class OpenFiles:
-    """The source and target file a worker is in. Pieces come shard by shard, so one of each is enough."""
+    """The source and target file a worker is in. Pieces come shard by shard, so one of each is enough.
+
+    The scale of codes may lie in a shard of its own.
+    """
 
     def __init__(self, sources: Callable[[str], Path], target_folder: Path) -> None:
         self._sources = sources
@@ -23,6 +26,10 @@ class OpenFiles:
     def source(self, shard: str) -> int:
         """Open file of a source shard, for reading."""
         return self._get("source", shard, self._sources, os.O_RDONLY)
+
+    def scales(self, shard: str) -> int:
+        """Open file of a source shard that holds scales, for reading."""
+        return self._get("scales", shard, self._sources, os.O_RDONLY)
 
     def target(self, shard: str) -> int:
         """Open file of an output shard, for writing."""

@@ -40,7 +40,8 @@ def plan_checkpoint(checkpoint: Checkpoint, wish: Wish) -> tuple[Plan, Selection
     quantized = recognise(checkpoint.config, checkpoint.side_files, tags)
     if quantized is not None:
         message = f"`{wish.model}` is quantized already: {quantized}"
-        hint = "start from the original BF16 or FP16 checkpoint; fp8 inspect shows what this one holds"
+        way = "fp8 convert takes FP8 from one dialect to another, fp8 dequantize back to 16 bits"
+        hint = f"start from the original BF16 or FP16 checkpoint; {way}"
         raise BadInput(message, hint=hint)
     selection = select(
         checkpoint.config,

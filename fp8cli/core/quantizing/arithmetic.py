@@ -10,25 +10,35 @@ from importlib import import_module
 from typing import Protocol
 
 from fp8cli.core import kernel
-from fp8cli.core.quantizing import kernel_tiles
+from fp8cli.core.quantizing import kernel_decoding, kernel_tiles
 from fp8cli.core.quantizing.plan import Plan, PlannedTensor
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.errors import CannotRun
 from fp8cli.formats.staging import Harm
 
 
-class Hands(Protocol):
-    """Converts tiles, one at a time, in buffers of its own. For use by a single thread."""
+class Quantizing(Protocol):
+    """Quantizes tiles, one at a time, in buffers of its own. For use by a single thread."""
 
-    def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int) -> Harm:
-        """Quantize some rows; return how many scales do harm, and the row of the first."""
+    def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int | None = None) -> Harm:
+        """Quantize some rows; return how many scales do harm, and the row of the first.
+
+        `scales`: the open file with the scale of what is codes already.
+        """
 
 
-class CastingHands(Hands, Protocol):
-    """Can change dtypes too."""
+class Decoding(Protocol):
+    """Undoes codes and changes dtypes, likewise."""
+
+    def dequantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int) -> None:
+        """Turn the codes of some rows into numbers."""
 
     def cast(self, tensor: PlannedTensor, elements: range, source: int, target: int) -> None:
         """Convert some elements to the dtype they are stored in."""
+
+
+class TorchHands(Quantizing, Decoding, Protocol):
+    """Can do all of it."""
 
 
 class Arithmetic:
@@ -40,13 +50,21 @@ class Arithmetic:
         self._resources = resources
         self._kernel = None if resources.device.startswith("cuda") else kernel.load()
         self._torch_is_loaded = threading.Event()
-        self._new_torch_hands: Callable[[], CastingHands] | None = None
+        self._new_torch_hands: Callable[[], TorchHands] | None = None
 
     def needs_torch(self, tensor: PlannedTensor) -> bool:
         """Whether a tensor is work for torch; what is only copied is work for no one here."""
         if tensor.action in {"copy", "drop"}:
             return False
-        return self._kernel is None or not kernel_tiles.can_quantize(tensor)
+        if self._kernel is None:
+            return True
+        match tensor.action:
+            case "dequantize":
+                return not kernel_decoding.can_decode(tensor)
+            case "cast":
+                return not kernel_decoding.can_cast(tensor)
+            case _:
+                return not kernel_tiles.can_quantize(tensor)
 
     def load_torch(self) -> None:
         """Import torch. Raises CannotRun if it or the device is not there; `stop` then frees who waits for it."""
@@ -71,14 +89,20 @@ class Arithmetic:
         """Return a pair of hands for one thread."""
         return Worker(self)
 
-    def kernel_hands(self) -> Hands:
-        """Return new hands that use the kernel, which must be there."""
+    def kernel_decoder(self) -> Decoding:
+        """Return new hands that undo codes with the kernel, which must be there."""
+        assert self._kernel is not None  # noqa: S101 - `needs_torch` was asked before
+        elements = kernel_decoding.tile_elements(self._resources.memory_per_worker, self._plan.widest_tile_elements)
+        return kernel_decoding.Decoder(self._kernel, tile_elements=elements)
+
+    def kernel_hands(self) -> Quantizing:
+        """Return new hands that quantize with the kernel, which must be there."""
         assert self._kernel is not None  # noqa: S101 - `needs_torch` was asked before
         assert self._plan.scheme is not None  # noqa: S101 - without one there is nothing for the kernel
         elements = kernel_tiles.tile_elements(self._resources.memory_per_worker, self._plan.widest_tile_elements)
         return kernel_tiles.KernelWorker(self._kernel, scheme=self._plan.scheme, tile_elements=elements)
 
-    def torch_hands(self) -> CastingHands | None:
+    def torch_hands(self) -> TorchHands | None:
         """Return new hands that use torch once it is loaded; None if the run stops before."""
         self._torch_is_loaded.wait()
         return None if self._new_torch_hands is None else self._new_torch_hands()
@@ -90,18 +114,40 @@ class Worker:
     def __init__(self, arithmetic: Arithmetic) -> None:
         """Take what the run computes with."""
         self._arithmetic = arithmetic
-        self._kernel: Hands | None = None
-        self._torch: CastingHands | None = None
+        self._kernel: Quantizing | None = None
+        self._decoder: Decoding | None = None
+        self._torch: TorchHands | None = None
 
-    def convert(self, tensor: PlannedTensor, part: range, source: int, target: int) -> Harm | None:
-        """Quantize or cast a part of a tensor: rows, or elements. None: the run stops, nothing was done."""
-        if not self._arithmetic.needs_torch(tensor):
-            self._kernel = self._kernel or self._arithmetic.kernel_hands()
-            return self._kernel.quantize(tensor, part, source, target)
-        self._torch = self._torch or self._arithmetic.torch_hands()
-        if self._torch is None:
+    def convert(self, tensor: PlannedTensor, part: range, source: int, target: int, scales: int | None) -> Harm | None:
+        """Quantize, dequantize or cast a part of a tensor: rows, or elements. None: the run stops, nothing was done.
+
+        scales: the open file with the scale of what is codes in the source.
+        """
+        if tensor.action in {"quantize", "requantize"}:
+            quantizing = self._quantizing(tensor)
+            return None if quantizing is None else quantizing.quantize(tensor, part, source, target, scales)
+        decoding = self._decoding(tensor)
+        if decoding is None:
             return None
-        if tensor.action == "quantize":
-            return self._torch.quantize(tensor, part, source, target)
-        self._torch.cast(tensor, part, source, target)
+        if tensor.action == "dequantize":
+            assert scales is not None  # noqa: S101 - the plan gives codes their scale
+            decoding.dequantize(tensor, part, source, target, scales)
+        else:
+            decoding.cast(tensor, part, source, target)
         return (0, -1)
+
+    def _quantizing(self, tensor: PlannedTensor) -> Quantizing | None:
+        if self._arithmetic.needs_torch(tensor):
+            return self._with_torch()
+        self._kernel = self._kernel or self._arithmetic.kernel_hands()
+        return self._kernel
+
+    def _decoding(self, tensor: PlannedTensor) -> Decoding | None:
+        if self._arithmetic.needs_torch(tensor):
+            return self._with_torch()
+        self._decoder = self._decoder or self._arithmetic.kernel_decoder()
+        return self._decoder
+
+    def _with_torch(self) -> TorchHands | None:
+        self._torch = self._torch or self._arithmetic.torch_hands()
+        return self._torch

@@ -1,9 +1,9 @@
 """Carries a plan out: many workers, bounded memory, every finished piece in the journal.
 
-The work is cut into pieces: a range of rows of one tensor to quantize, or a range of bytes to copy. Workers take
-them from one queue. What only torch can do comes last, so that it is imported while the rest is done (see
-core.quantizing.arithmetic). A committer thread flushes what is finished to the disk and only then writes it into the
-journal.
+The work is cut into pieces: a range of rows of one tensor to quantize or dequantize, or a range of bytes to copy.
+Workers take them from one queue. What only torch can do comes last, so that it is imported while the rest is done
+(see core.quantizing.arithmetic). A committer thread flushes what is finished to the disk and only then writes it into
+the journal.
 
 The order of pieces, their size, the number of workers and the device change nothing in the result.
 """
@@ -195,7 +195,8 @@ class _Run:
                 assert tensor.weight is not None  # noqa: S101 - the plan gives every copy a weight
                 copy_range(source, target, tensor.source.begin + begin, tensor.weight.begin + begin, end - begin)
             else:
-                harm = worker.convert(tensor, range(begin, end), source, target)
+                scales = None if tensor.decoding is None else files.scales(tensor.decoding.shard)
+                harm = worker.convert(tensor, range(begin, end), source, target, scales)
         if harm is None:
             return
         with self._lock:

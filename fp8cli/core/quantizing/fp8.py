@@ -109,6 +109,20 @@ def encode_blocks(weight: Tensor, scale: Tensor) -> Tensor:
     return _round(weight)
 
 
+def decode(codes: Tensor, scale: Tensor, *, block: tuple[int, int], skip: int = 0) -> Tensor:
+    """Return what codes stand for: codes × scale in float32, rounded once.
+
+    codes: [rows, columns] float8_e4m3fn. scale: [bands, ⌈columns/block[1]⌉] float32, for the bands of block[0] rows in
+    which the codes lie; skip: rows of the first band that lie before them.
+    """
+    wide = codes.float()
+    if scale.shape[0] > 1 and block[0] > 1:
+        scale = scale.repeat_interleave(block[0], dim=0)[skip : skip + codes.shape[0]]
+    if scale.shape[1] > 1:
+        scale = scale.repeat_interleave(block[1], dim=1)[:, : codes.shape[1]]
+    return wide.mul_(scale)
+
+
 def _magnitudes(weight: Tensor) -> Tensor:
     # The bits of |x|, read as integers, order as the values do, with NaN above infinity: an integer maximum is
     # exact, keeps NaN visible, and is four times as fast as a BF16 one on a CPU.

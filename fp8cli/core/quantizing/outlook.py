@@ -27,7 +27,7 @@ def block_shape_warnings(plan: Plan) -> tuple[str, ...]:
     odd = [
         tensor.name
         for tensor in plan.tensors
-        if tensor.action == "quantize" and any(size % BLOCK for size in tensor.source.shape)
+        if tensor.holds_codes and any(size % BLOCK for size in tensor.source.shape)
     ]
     if not odd:
         return ()

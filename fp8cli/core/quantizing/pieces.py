@@ -1,8 +1,9 @@
 """The plan cut into pieces of work: what one worker does without stopping, and what the journal counts in.
 
-A piece is a range of rows to quantize, of elements to convert, or of bytes to copy. Pieces share nothing, so any
-worker may do any of them in any order, and doing one twice does no harm. A weight with a single scale is a single
-piece, because its first code depends on its last element; it is still read tile by tile.
+A piece is a range of rows to quantize or dequantize, of elements to convert, or of bytes to copy. Pieces share
+nothing, so any worker may do any of them in any order, and doing one twice does no harm. A weight that is quantized
+with a single scale is a single piece, because its first code depends on its last element; it is still read tile by
+tile.
 """
 
 from collections.abc import Iterator
@@ -27,15 +28,15 @@ def cut(plan: Plan, piece_bytes: int) -> list[Piece]:
             case "cast":
                 width = DTYPES[tensor.source.dtype].bits // 8
                 conversions += _ranges(number, tensor.source.elements, max(1, piece_bytes // width))
-            case "quantize" if plan.scheme is not None and plan.scheme.weights == "tensor":
+            case "dequantize":
+                conversions += _ranges(number, tensor.source.shape[0], _rows_in(piece_bytes, tensor))
+            case "quantize" | "requantize" if plan.scheme is not None and plan.scheme.weights == "tensor":
                 conversions.append((number, 0, tensor.source.shape[0]))
-            case "quantize":
-                rows, columns = tensor.source.shape
-                row_bytes = columns * DTYPES[tensor.source.dtype].bits // 8
-                step = max(1, piece_bytes // max(row_bytes, 1))
+            case "quantize" | "requantize":
+                step = _rows_in(piece_bytes, tensor)
                 if plan.scheme is not None and plan.scheme.weights == "block":
                     step = -(-step // BLOCK) * BLOCK
-                conversions += _ranges(number, rows, step)
+                conversions += _ranges(number, tensor.source.shape[0], step)
     return copies + conversions
 
 
@@ -43,7 +44,7 @@ def source_bytes(tensor: PlannedTensor, piece: Piece) -> int:
     """Bytes of source data in a piece."""
     _, begin, end = piece
     match tensor.action:
-        case "quantize":
+        case "quantize" | "requantize" | "dequantize":
             return (end - begin) * tensor.source.shape[1] * DTYPES[tensor.source.dtype].bits // 8
         case "cast":
             return (end - begin) * DTYPES[tensor.source.dtype].bits // 8
@@ -56,6 +57,24 @@ def not_finite(tensor: str, what: str, *, row: int, column: int) -> BadInput:
     message = f"`{tensor}` holds {what} at row {row}, column {column}"
     hint = f"the source is damaged there; repair it, or keep that tensor as it is with --ignore {tensor}"
     return BadInput(message, hint=hint)
+
+
+def undecodable(tensor: str, what: str, *, row: int, column: int) -> BadInput:
+    """Return the error for codes that stand for `what` (NaN or Inf): a NaN code, or a scale that is none."""
+    message = f"`{tensor}` stands for {what} at row {row}, column {column}: a code or its scale is damaged"
+    return BadInput(message, hint="fp8 inspect CKPT --verify shows all that is damaged; fetch the checkpoint again")
+
+
+def too_large(tensor: str, number: float, dtype: str, *, row: int, column: int) -> BadInput:
+    """Return the error for a number that its new dtype cannot hold."""
+    message = f"`{tensor}` holds {number:.6g} at row {row}, column {column}, beyond the largest number of {dtype}"
+    return BadInput(message, hint="use --dtype bfloat16, which reaches as far as float32")
+
+
+def _rows_in(piece_bytes: int, tensor: PlannedTensor) -> int:
+    """How many rows make a piece, one at least."""
+    row_bytes = tensor.source.shape[1] * DTYPES[tensor.source.dtype].bits // 8
+    return max(1, piece_bytes // max(row_bytes, 1))
 
 
 def _ranges(number: int, length: int, step: int) -> Iterator[Piece]:

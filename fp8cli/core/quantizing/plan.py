@@ -17,18 +17,22 @@ from typing import Final, Literal
 from fp8cli.core.model.attention import read_attention
 from fp8cli.core.model.selection import Decision, Selection
 from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
+from fp8cli.core.quantizing.decoding import Decoding
 from fp8cli.core.quantizing.model_dtype import named_dtype
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
 from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, lay_out
 from fp8cli.schemes import BLOCK, KvCache, Scheme
 
-Action = Literal["quantize", "copy", "cast", "drop"]
+Action = Literal["quantize", "requantize", "dequantize", "copy", "cast", "drop"]
+FROM_ROWS: Final = frozenset({"quantize", "requantize", "dequantize"})
+"""What is done to a matrix row by row, because rows have scales."""
 
 METADATA: Final = {"format": "pt"}
 """What transformers and llm-compressor write into every shard."""
 
-_FP8: Final = "F8_E4M3"
+FP8_TAG: Final = "F8_E4M3"
+"""Safetensors tag of the codes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +53,13 @@ class PlannedTensor:
     compute_dtype: str
     weight: TensorInfo | None = None
     scale: TensorInfo | None = None
+    decoding: Decoding | None = None
+    """How the codes that the source holds become numbers; None where it holds numbers."""
+
+    @property
+    def holds_codes(self) -> bool:
+        """Whether the output holds FP8 codes of it."""
+        return self.weight is not None and self.weight.dtype == FP8_TAG
 
     @property
     def bytes_out(self) -> int:
@@ -116,7 +127,7 @@ class Plan:
     def widest_tile_elements(self) -> int:
         """Elements of the smallest tile that the widest quantized tensor allows: a row, or a band of blocks."""
         rows = BLOCK if self.scheme is not None and self.scheme.weights == "block" else 1
-        widths = [tensor.source.shape[-1] for tensor in self.tensors if tensor.action == "quantize"]
+        widths = [tensor.source.shape[-1] for tensor in self.tensors if tensor.action in FROM_ROWS]
         return rows * max(widths, default=1)
 
     def fingerprint(self) -> str:
@@ -128,6 +139,8 @@ class Plan:
         for tensor in self.tensors:
             source = tensor.source
             words = [tensor.name, tensor.action, tensor.source_shard, source.name, source.begin, tensor.compute_dtype]
+            if tensor.decoding is not None:
+                words += [tensor.decoding.shard, tensor.decoding.scale.name, *tensor.decoding.block]
             digest.update(json.dumps([*words, self.scheme and self.scheme.name]).encode())
         return digest.hexdigest()
 
@@ -150,13 +163,13 @@ def build_plan(
         raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows the reason for each tensor")
     scales = _draft_scales(checkpoint, drafts, scheme, dtype, kv_cache)
     tied = checkpoint.config.get("tie_word_embeddings", selection.rules.tie_word_embeddings)
-    shards = _lay_out_shards(checkpoint, drafts, scales)
+    shards = lay_out_shards(checkpoint, drafts, scales)
     placed = {info.name: info for shard in shards for info in shard.header.tensors}
     return Plan(
         scheme=scheme,
         kv_cache=kv_cache,
         dtype=dtype,
-        tensors=tuple(_place(draft, placed) for draft in drafts),
+        tensors=tuple(place(draft, placed) for draft in drafts),
         calibrated=tuple(replace(scale, info=placed[scale.name]) for scale in scales),
         shards=shards,
         ignored_modules=selection.ignored_modules,
@@ -184,7 +197,7 @@ def _draft(
             assert scheme is not None  # noqa: S101 - see `_keep_all`
             action = "quantize"
             rows, columns = source.shape
-            weight = TensorInfo(decision.name, _FP8, source.shape, 0, 0)
+            weight = TensorInfo(decision.name, FP8_TAG, source.shape, 0, 0)
             scale_shape = scheme.scale_shape(rows, columns)
             scale = TensorInfo(f"{decision.name}_scale", dtype, scale_shape, 0, 0)
         case "keep":
@@ -237,9 +250,13 @@ def _draft_scales(
     return scales
 
 
-def _lay_out_shards(
-    checkpoint: Checkpoint, drafts: Sequence[PlannedTensor], scales: Sequence[PlannedScale]
+def lay_out_shards(
+    checkpoint: Checkpoint, drafts: Sequence[PlannedTensor], scales: Sequence[PlannedScale] = ()
 ) -> tuple[PlannedShard, ...]:
+    """Return the output's shards: those of the source, with what becomes of their tensors and with further scales.
+
+    Raises BadInput for a name that would be there twice.
+    """
     contents: dict[str, list[tuple[str, str, tuple[int, ...]]]] = {shard.name: [] for shard in checkpoint.shards}
     seen: set[str] = set()
     parts = [(draft.name, draft.shard, part) for draft in drafts for part in (draft.weight, draft.scale)]
@@ -259,7 +276,8 @@ def _lay_out_shards(
     return tuple(shards)
 
 
-def _place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTensor:
+def place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTensor:
+    """Return a tensor with its place in the output: that of its weight and its scale among the `placed`, by name."""
     # Not `replace`, which looks at every field by name: this runs once for each of 100,000 tensors.
     return PlannedTensor(
         name=draft.name,
@@ -272,6 +290,7 @@ def _place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTen
         compute_dtype=draft.compute_dtype,
         weight=placed[draft.weight.name] if draft.weight else None,
         scale=placed[draft.scale.name] if draft.scale else None,
+        decoding=draft.decoding,
     )
 
 

@@ -52,10 +52,13 @@ class Provenance:
     """The recipe.yaml that llm-compressor wrote; None: that of the plan."""
 
 
-def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging) -> None:
-    """Copy tokenizer, templates, licences and code. Raises BadInput for one that cannot be read, or OSError."""
+def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, without: Sequence[str] = ()) -> None:
+    """Copy tokenizer, templates, licences and code. Raises BadInput for one that cannot be read, or OSError.
+
+    without: files that say of the source what the output is not.
+    """
     for name in checkpoint.side_files:
-        if name not in {_CARD, _RECIPE}:
+        if name not in {_CARD, _RECIPE, *without}:
             staging.write_file(name, folder.read(name))
 
 

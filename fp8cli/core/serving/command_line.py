@@ -11,9 +11,12 @@ def serve_command(path: str, *options: str) -> str:
     return shlex.join(["vllm", "serve", path, *options])
 
 
-def serve_note(scheme: Scheme | None, kv_cache: KvCache | None = None) -> str:
-    """Say which GPUs run the scheme natively, what the others do, and what an FP8 KV cache asks for."""
-    notes = ["The weights stay in 16 bits." if scheme is None else _weights_note(scheme)]
+def serve_note(scheme: Scheme | None, kv_cache: KvCache | None = None, *, lowest: tuple[int, int] = (7, 5)) -> str:
+    """Say which GPUs run the scheme natively, what the others do, and what an FP8 KV cache asks for.
+
+    lowest: compute capability from which vLLM loads the dialect at all.
+    """
+    notes = ["The weights stay in 16 bits." if scheme is None else _weights_note(scheme, lowest)]
     match kv_cache:
         case "tensor":
             where = "from compute capability 8.9, or from 8.0 with FlashInfer"
@@ -26,9 +29,9 @@ def serve_note(scheme: Scheme | None, kv_cache: KvCache | None = None) -> str:
     return " ".join(notes)
 
 
-def _weights_note(scheme: Scheme) -> str:
-    major, minor = scheme.native_capability
+def _weights_note(scheme: Scheme, lowest: tuple[int, int]) -> str:
+    native, least = (f"{major}.{minor}" for major, minor in (scheme.native_capability, lowest))
     return (
-        f"GPUs of compute capability {major}.{minor} and later compute in FP8; those from 7.5 keep the weights in FP8 "
+        f"GPUs of compute capability {native} and later compute in FP8; those from {least} keep the weights in FP8 "
         "and compute in 16 bits; older ones cannot load it (vLLM 0.32)."
     )

@@ -1,0 +1,70 @@
+"""The words of `fp8 convert`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fp8cli.cli.conversion_options import DryRun, MaxMemory, Overwrite, Restart, Revision, Source, Workers
+from fp8cli.cli.running import Details, Json, Quiet, run
+from fp8cli.errors import ExitCode
+
+if TYPE_CHECKING:
+    from fp8cli.render.console import Output
+
+EXAMPLES = (
+    "Examples: fp8 convert deepseek-ai/DeepSeek-V3 --to compressed-tensors -o out · "
+    "fp8 convert ./model-FP8-block --to deepseek · fp8 convert ./model-FP8 --to modelopt --dry-run --details"
+)
+
+
+def convert(
+    model: Source,
+    to: Annotated[
+        str, typer.Option("--to", help="Dialect to write: compressed-tensors, fp8, deepseek, modelopt, fbgemm.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-DIALECT]")
+    ] = None,
+    requantize: Annotated[
+        bool,
+        typer.Option("--requantize", help="Round weights a second time where the dialect has no words for their form."),
+    ] = False,
+    scheme: Annotated[
+        str | None, typer.Option(help="With --requantize: FP8_DYNAMIC or FP8_BLOCK.  [default: the dialect's first]")
+    ] = None,
+    revision: Revision = None,
+    workers: Workers = None,
+    max_memory: MaxMemory = "1GiB",
+    dry_run: DryRun = False,
+    details: Details = False,
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the FP8 checkpoint CKPT in another dialect of FP8, its weights bit for bit the same."""
+
+    def work(output: "Output") -> ExitCode:
+        from fp8cli.commands import convert as command
+        from fp8cli.render import conversion
+        from fp8cli.render.progress import QuantizeBar
+
+        options = command.Options(
+            model=model,
+            out=out,
+            revision=revision,
+            workers=workers,
+            max_memory=max_memory,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            restart=restart,
+            download_bars=not quiet,
+        )
+        request = command.ConvertRequest(options=options, to=to, scheme=scheme, requantize=requantize)
+        with QuantizeBar(output).running() as bar:
+            report = command.run(request, bar.notify)
+        conversion.show(report, output, command="convert", details=details)
+        return ExitCode.DONE
+
+    run("convert", work, json=json, quiet=quiet)

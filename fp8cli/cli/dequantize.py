@@ -1,0 +1,63 @@
+"""The words of `fp8 dequantize`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fp8cli.cli.conversion_options import DryRun, MaxMemory, Overwrite, Restart, Revision, Source, Workers
+from fp8cli.cli.running import Details, Json, Quiet, run
+from fp8cli.errors import ExitCode
+
+if TYPE_CHECKING:
+    from fp8cli.render.console import Output
+
+EXAMPLES = (
+    "Examples: fp8 dequantize ./model-FP8-dynamic · fp8 dequantize deepseek-ai/DeepSeek-V3 --dtype bfloat16 -o out · "
+    "fp8 dequantize ./model --dry-run --details"
+)
+
+
+def dequantize(
+    model: Source,
+    out: Annotated[
+        Path | None,
+        typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-dequantized, NAME-BF16, …]"),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Dtype of the weights: auto (what config.json says), bfloat16, float16, float32.")
+    ] = "auto",
+    revision: Revision = None,
+    workers: Workers = None,
+    max_memory: MaxMemory = "1GiB",
+    dry_run: DryRun = False,
+    details: Details = False,
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take the FP8 checkpoint CKPT back to 16 or 32 bits: codes times scales, in any dialect of FP8."""
+
+    def work(output: "Output") -> ExitCode:
+        from fp8cli.commands import dequantize as command
+        from fp8cli.render import conversion
+        from fp8cli.render.progress import QuantizeBar
+
+        options = command.Options(
+            model=model,
+            out=out,
+            revision=revision,
+            workers=workers,
+            max_memory=max_memory,
+            dry_run=dry_run,
+            overwrite=overwrite,
+            restart=restart,
+            download_bars=not quiet,
+        )
+        with QuantizeBar(output).running() as bar:
+            report = command.run(command.DequantizeRequest(options=options, dtype=dtype), bar.notify)
+        conversion.show(report, output, command="dequantize", details=details)
+        return ExitCode.DONE
+
+    run("dequantize", work, json=json, quiet=quiet)

@@ -1,0 +1,72 @@
+"""From a plan to a converted checkpoint under its name: written, examined, renamed.
+
+    staging ← side files ← weights and scales (streaming engine) ← papers, config.json last → gate → published
+
+As in core.making, but that nothing is calibrated, and that what is said of the output is written beforehand.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fp8cli.core.findings import Finding
+from fp8cli.core.inspection.gate import pass_gate
+from fp8cli.core.making.production import Source, Started
+from fp8cli.core.quantizing.engine import Progress, Written, execute
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.resources import Resources
+from fp8cli.core.quantizing.side_files import carry_over
+from fp8cli.errors import BadInput
+from fp8cli.formats.checkpoint import LocalFolder
+from fp8cli.formats.dialect_configs import QUANTIZER_FILES
+from fp8cli.formats.staging import discard, disk_errors, stage
+
+Notify = Callable[[Started | Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Production:
+    """What is to be made, from what, and where."""
+
+    model: str
+    """The source as the user named it."""
+    source: Source
+    plan: Plan
+    becomes: str
+    """What is made, in a word: a dialect, or a dtype."""
+    papers: Mapping[str, str]
+    """Small files that say what the output is, in the order to write them: config.json is the last."""
+    out: Path
+    resources: Resources
+    overwrite: bool
+    restart: bool
+
+
+def produce(production: Production, notify: Notify) -> tuple[Written, tuple[Finding, ...]]:
+    """Make the output beside its final place and publish it when it is whole and sound; return the gate's findings.
+
+    Raises Fp8Error with what is wrong. Nothing is published then; what is done is kept unless the source is at fault.
+    """
+    source, plan, out = production.source, production.plan, production.out
+    state = source.state()
+    identity = {"the source": state, "the form to make": production.becomes, "the plan": plan.fingerprint()}
+    with stage(out, identity, restart=production.restart) as staging:
+        try:
+            with disk_errors(out):
+                carry_over(source.checkpoint, source.folder, staging, without=QUANTIZER_FILES)
+            notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
+            written = execute(plan, source.folder.resolve, staging, production.resources, notify)
+            if source.state() != state:
+                message = f"`{production.model}` was changed while it was being read"
+                raise BadInput(message, hint="run the command again when nothing writes to it")
+            with disk_errors(out):
+                for name, text in production.papers.items():
+                    staging.write_file(name, text.encode())
+            findings = pass_gate(LocalFolder(staging.checkpoint))
+            with disk_errors(out):
+                staging.publish(overwrite=production.overwrite)
+        except BadInput:
+            # The source itself is at fault: there is nothing to go on from.
+            discard(out)
+            raise
+    return written, findings

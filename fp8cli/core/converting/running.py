@@ -1,0 +1,240 @@
+"""The way that `fp8 convert` and `fp8 dequantize` share: open, decide, check the machine, make, report.
+
+source → Checkpoint (headers), Coded → [the command's decision: Plan and papers] → checks → production → report
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fp8cli.core.converting.coded import Coded, read_coded
+from fp8cli.core.converting.production import Notify, Production, produce
+from fp8cli.core.converting.report import ConversionReport
+from fp8cli.core.doctor import environment
+from fp8cli.core.findings import Finding
+from fp8cli.core.inspection.gate import refuse_broken_files
+from fp8cli.core.inspection.survey import Survey, survey
+from fp8cli.core.making.production import Source
+from fp8cli.core.quantizing.engine import Written
+from fp8cli.core.quantizing.outlook import block_shape_warnings
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
+from fp8cli.core.quantizing.side_files import header_fingerprint
+from fp8cli.core.quantizing.tensor_rows import by_torch_name, tensor_rows, torch_name
+from fp8cli.core.serving.command_line import serve_command
+from fp8cli.errors import CannotRun
+from fp8cli.formats import hub
+from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
+from fp8cli.formats.conversion_card import ConversionFacts, write_conversion_card
+from fp8cli.formats.dialect_configs import without_quantization
+from fp8cli.formats.hub import HubRepo
+from fp8cli.formats.quant_config import config_text
+from fp8cli.formats.safetensors import DTYPES
+from fp8cli.formats.shard_index import INDEX
+from fp8cli.formats.sources import resolve_source
+from fp8cli.formats.staging import check_output, partial_folder
+
+ASSUMED_BYTES_PER_SECOND: Final = 1_000_000_000
+"""For the estimate of a dry run: bytes read plus bytes written, on two cores and a page cache."""
+
+_CARD: Final = "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What both commands take."""
+
+    model: str
+    out: Path | None = None
+    revision: str | None = None
+    workers: int | None = None
+    max_memory: str = DEFAULT_MAX_MEMORY
+    dry_run: bool = False
+    overwrite: bool = False
+    restart: bool = False
+    download_bars: bool = True
+    piece_bytes: int = PIECE_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A source whose headers and configs are known; no weight of it has been read."""
+
+    options: Options
+    begun: float
+    out: Path
+    place: LocalFolder | HubRepo
+    checkpoint: Checkpoint
+    survey: Survey
+    coded: Coded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the command made of it."""
+
+    plan: Plan
+    dialect: str
+    words: str
+    weights: str
+    """What becomes of the weights, in a sentence for the card."""
+    bit_exact: bool
+    notes: tuple[str, ...]
+    quantization: Mapping[str, object] | None
+    """The quantization_config; None where nothing is quantized any more."""
+    side_files: Mapping[str, object]
+    """JSON files beside config.json, by name."""
+    tags: tuple[str, ...]
+    serve_note: str
+
+
+def open_source(options: Options, suffix: str) -> Opened:
+    """Open what is to be converted. suffix: for the default name of the output. Raises Fp8Error."""
+    begun = time.monotonic()
+    place = resolve_source(options.model, options.revision)
+    out = options.out or Path(f"{_name(options.model)}-{suffix}")
+    local = place.path if isinstance(place, LocalFolder) else None
+    check_output(out, overwrite=options.overwrite or options.dry_run, source=local)
+    checkpoint = open_checkpoint(place)
+    seen = survey(place)
+    return Opened(
+        options=options,
+        begun=begun,
+        out=out,
+        place=place,
+        checkpoint=checkpoint,
+        survey=seen,
+        coded=read_coded(seen),
+    )
+
+
+def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionReport:
+    """Make what was decided, or with a dry run only say what that would be. Raises Fp8Error."""
+    options, plan, out = opened.options, decision.plan, opened.out
+    resources = plan_resources(
+        plan,
+        device="cpu",  # A code takes less time to multiply than to carry to a GPU.
+        workers=options.workers,
+        max_memory=options.max_memory,
+        cpus=environment.usable_cpus(),
+        piece_bytes=options.piece_bytes,
+    )
+    checks = _check_machine(plan, out, resources, dry_run=options.dry_run)
+    place, checkpoint = opened.place, opened.checkpoint
+    commit = None if isinstance(place, LocalFolder) else place.commit
+    seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
+    written = Written(harmed=(), bytes_resumed=0)
+    findings: tuple[Finding, ...] = ()
+    if not options.dry_run:
+        if not isinstance(place, LocalFolder):
+            place = hub.download(place, progress=options.download_bars)
+            checkpoint = open_checkpoint(place)
+        refuse_broken_files(place, checkpoint.side_files)
+        production = Production(
+            model=options.model,
+            source=Source(folder=place, checkpoint=checkpoint, commit=commit),
+            plan=plan,
+            becomes=decision.dialect,
+            papers=_papers(checkpoint, place, decision, opened, commit),
+            out=out,
+            resources=resources,
+            overwrite=options.overwrite,
+            restart=options.restart,
+        )
+        written, findings = produce(production, notify)
+        seconds = time.monotonic() - opened.begun
+    return ConversionReport(
+        model=options.model,
+        revision=commit,
+        out=out,
+        dialect_before=opened.coded.called,
+        words_before=opened.coded.words,
+        dialect_after=decision.dialect,
+        words_after=decision.words,
+        bit_exact=decision.bit_exact,
+        dtype=torch_name(plan.dtype),
+        dry_run=options.dry_run,
+        counts=plan.counts,
+        bytes_before=by_torch_name(plan.bytes_before),
+        bytes_after=by_torch_name(plan.bytes_after),
+        bytes_read=plan.bytes_read,
+        bytes_written=plan.bytes_written,
+        shards=len(plan.shards),
+        workers=resources.workers,
+        memory_bytes=resources.memory_bytes,
+        kept_modules=plan.ignored_modules,
+        left_behind=checkpoint.left_behind,
+        checks=checks,
+        notes=decision.notes,
+        warnings=block_shape_warnings(plan),
+        harmed=written.harmed,
+        findings=findings,
+        seconds=seconds,
+        bytes_resumed=written.bytes_resumed,
+        serve_command=serve_command(str(out)),
+        serve_note=decision.serve_note,
+        tensors=tensor_rows(plan),
+    )
+
+
+def _papers(
+    checkpoint: Checkpoint, folder: LocalFolder, decision: Decision, opened: Opened, commit: str | None
+) -> Mapping[str, str]:
+    """Write, in memory, the files that say what the output is."""
+    plan, out = decision.plan, opened.out
+    papers: dict[str, str] = {}
+    if plan.index is not None:
+        papers[INDEX] = _json(plan.index)
+    papers.update((name, _json(content)) for name, content in decision.side_files.items())
+    facts = ConversionFacts(
+        name=out.name,
+        source=_name(opened.options.model) if commit is None else opened.options.model,
+        source_is_hub_id=commit is not None,
+        source_version=commit or header_fingerprint(checkpoint),
+        before=f"{opened.coded.called}: {opened.coded.words}",
+        after=f"{decision.dialect}: {decision.words}",
+        weights=decision.weights,
+        tags=decision.tags,
+        kept=plan.ignored_modules if plan.scheme is not None else None,
+        bytes_before=sum(plan.bytes_before.values()),
+        bytes_after=sum(plan.bytes_after.values()),
+        notes=decision.notes,
+        serve_command=serve_command(out.name),
+    )
+    source_card = folder.read(_CARD).decode(errors="replace") if _CARD in checkpoint.side_files else None
+    papers[_CARD] = write_conversion_card(facts, source_card)
+    papers[CONFIG] = config_text(
+        without_quantization(checkpoint.config),
+        decision.quantization,
+        dtype=DTYPES[plan.dtype].torch_name if plan.dtype_is_new else None,
+    )
+    return papers
+
+
+def _check_machine(plan: Plan, out: Path, resources: Resources, *, dry_run: bool) -> tuple[environment.Check, ...]:
+    already = partial_folder(out).rglob("*")
+    checks = environment.check_quantize(
+        out,
+        bytes_to_write=plan.bytes_written,
+        bytes_already=sum(file.stat().st_blocks * 512 for file in already if file.is_file()),
+        memory_cap_bytes=resources.memory_bytes,
+        scheme=plan.scheme,
+    )
+    failed = next((check for check in checks if check.status == "failed"), None)
+    if failed is not None and not dry_run:
+        message = f"{failed.name}: {failed.found}, wanted {failed.wanted}"
+        raise CannotRun(message, hint=failed.fix)
+    return checks
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _name(model: str) -> str:
+    """Return the last part of a Hub id or path; `.` and links are resolved first."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", maxsplit=1)[-1]

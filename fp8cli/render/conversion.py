@@ -1,0 +1,79 @@
+"""What `fp8 convert` and `fp8 dequantize` did, or would do, in words and tables."""
+
+from fp8cli.core.converting.report import ConversionReport
+from fp8cli.render.console import Output
+from fp8cli.render.tensor_plan import (
+    counts_in_words,
+    dtype_table,
+    gate_in_words,
+    show_checks,
+    tensor_table,
+    warn_of_checks,
+    warn_of_findings,
+)
+from fp8cli.render.units import count, gb, gib, percent
+
+
+def show(report: ConversionReport, output: Output, *, command: str, details: bool = False) -> None:
+    """Print the report; with `output.json` as one document, with `details` what happens to each tensor and why."""
+    if output.json:
+        output.document(command, report)
+        return
+    output.line(f"{report.model} → {report.out}", style="bold")
+    output.line(f"before  {report.dialect_before}: {report.words_before}")
+    output.line(f"after   {report.dialect_after}: {report.words_after}")
+    output.line()
+    output.table(dtype_table(report.bytes_before, report.bytes_after))
+    output.line()
+    before, after = sum(report.bytes_before.values()), sum(report.bytes_after.values())
+    output.line(
+        f"{gb(after)} = {gib(after)}, {percent(after / before)} of the source · "
+        f"tensors: {counts_in_words(report.counts)}"
+    )
+    if command == "convert":
+        output.line(_exactness(report))
+    output.line(_time(report))
+    if report.findings:
+        output.line(gate_in_words(report.findings))
+    if details:
+        output.line()
+        output.table(tensor_table(report.tensors))
+    if report.dry_run:
+        output.line()
+        show_checks(report.checks, output)
+    _warn(report, output)
+    output.line()
+    output.line(report.serve_note)
+    output.line(report.serve_command)
+
+
+def _exactness(report: ConversionReport) -> str:
+    if report.bit_exact:
+        return "every weight keeps its codes bit for bit, every scale its value"
+    return "every quantized weight is rounded a second time (--requantize)"
+
+
+def _time(report: ConversionReport) -> str:
+    workers = f"{report.workers} worker{'' if report.workers == 1 else 's'}"
+    memory = f"at most {gib(report.memory_bytes)} for tiles"
+    if report.dry_run:
+        moved = report.bytes_read + report.bytes_written
+        return (
+            f"dry run, nothing written · estimate {report.seconds:.1f} s at 1 GB/s of reading plus writing "
+            f"({gb(moved)}) · {workers}, {memory}"
+        )
+    resumed = f" · {gb(report.bytes_resumed)} were done by an earlier run" if report.bytes_resumed else ""
+    return f"{report.seconds:.1f} s · {workers}, {memory}{resumed}"
+
+
+def _warn(report: ConversionReport, output: Output) -> None:
+    warn_of_checks(report.checks, output)
+    for warning in report.warnings:
+        output.warning(warning)
+    for rows in report.harmed:
+        output.warning(f"`{rows.tensor}`: {count(rows.count)} rows from row {rows.first} are too small for their scale")
+    warn_of_findings(report.findings, output)
+    for note in report.notes:
+        output.note(note)
+    if report.left_behind:
+        output.note(f"not carried over: {', '.join(report.left_behind)}")
