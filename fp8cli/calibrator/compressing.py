@@ -17,8 +17,9 @@ from fp8cli.calibrator.compressing_recipe import check_data, list_mappings, make
 from fp8cli.calibrator.finding import count_parts, data_set_of, observers_of, refuse_unreached
 from fp8cli.calibrator.loading import load_model
 from fp8cli.calibrator.names import rename, weights_of
-from fp8cli.calibrator.surroundings import check_device, peak_gpu_bytes, run_job, seed_all, tell_started, write_facts
+from fp8cli.calibrator.surroundings import check_device, peak_gpu_bytes, seed_all, tell_started
 from fp8cli.samples.encoding import Encoded
+from fp8cli.worker.doing import run_job, write_whole
 from fp8cli.worker.facts import peak_memory_bytes
 from fp8cli.worker.failures import Failure, describe, sentence
 from fp8cli.worker.progress import Progress
@@ -57,7 +58,7 @@ def compress_job(folder: Path, progress: Progress) -> None:
     progress.tell("saving")
     renamed = _save(model, job.model, folder / protocol.RESULT)
     shutil.rmtree(weights, ignore_errors=True)
-    write_facts(
+    write_whole(
         folder / protocol.FACTS,
         {
             "modifiers": [type(modifier).__name__ for modifier in modifiers],

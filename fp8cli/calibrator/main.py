@@ -15,14 +15,13 @@ from typing import Any, NoReturn
 from fp8cli.calibrator import protocol, ranks
 from fp8cli.calibrator.surroundings import (
     check_device,
-    peak_bytes,
     peak_gpu_bytes,
-    run_job,
     seed_all,
     tell_started,
-    write_facts,
 )
 from fp8cli.samples.encoding import Encoded, encode_samples, load_tokenizer, positions_of
+from fp8cli.worker.doing import run_job, write_whole
+from fp8cli.worker.facts import peak_memory_bytes
 from fp8cli.worker.progress import Progress
 
 
@@ -49,7 +48,7 @@ def _work(rank: int, folder: Path, progress: Progress) -> None:
         facts = _calibrate(job, folder, progress, tokenizer, encoded, rank)
     if rank == 0:
         seconds = time.perf_counter() - started
-        write_facts(folder / protocol.FACTS, {**facts, "versions": here, "seconds": seconds})
+        write_whole(folder / protocol.FACTS, {**facts, "versions": here, "seconds": seconds})
 
 
 def _calibrate(
@@ -64,7 +63,7 @@ def _calibrate(
     offload = folder / protocol.OFFLOAD if job.offload else None
     model = load_model(job.model, job.dtype, offload=offload)
     unmoved = find_scales(job, model, tokenizer, encoded, progress.tell)
-    peaks = (ranks.sum_of(peak_bytes()), ranks.sum_of(peak_gpu_bytes() or 0))
+    peaks = (ranks.sum_of(peak_memory_bytes(0)), ranks.sum_of(peak_gpu_bytes() or 0))
     if rank > 0:
         return {}
     saved = save_scales(job, model, folder / protocol.SCALES, unmoved)
@@ -78,7 +77,7 @@ def _calibrate(
         "max_seq_length": encoded.max_seq_length,
         "conversations": encoded.conversations,
         "token_ids_sha256": encoded.sha256(),
-        "peak_memory_bytes": max(peaks[0], peak_bytes()),
+        "peak_memory_bytes": max(peaks[0], peak_memory_bytes(0)),
         "peak_gpu_memory_bytes": peaks[1] if _has_gpu() else None,
     }
 

@@ -4,12 +4,10 @@ Started by `worker.bootstrap`, perhaps in an interpreter that has nothing of thi
 into files; standard output and error are a log.
 """
 
-import json
 import os
 import random
 import sys
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -17,10 +15,9 @@ from typing import Any, Final, NoReturn
 from fp8cli.measurer import protocol
 from fp8cli.measurer.budget_protocol import BudgetWork
 from fp8cli.measurer.explore_protocol import ExploreWork
-from fp8cli.samples.rows import UnfitData
 from fp8cli.worker import facts
-from fp8cli.worker.failures import Failure, describe
-from fp8cli.worker.parent_watch import watch_parent
+from fp8cli.worker.doing import run_job, write_whole
+from fp8cli.worker.failures import Failure
 from fp8cli.worker.progress import Progress
 
 NEEDED: Final = ("transformers", "torch")
@@ -29,27 +26,7 @@ INSTALL: Final = "install transformers beside it, `pip install 'transformers>=5.
 
 def main(folder: Path) -> NoReturn:
     """Do the job of a folder, and leave: 0 after `finished`, 1 after `failed`."""
-    watch_parent()
-    progress = Progress(folder, 0)
-    code = 0
-    try:
-        _work(folder, progress)
-        progress.tell("finished")
-    except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it is
-        traceback.print_exc()
-        failure = _describe(error)
-        progress.tell("failed", kind=failure.kind, message=failure.message, hint=failure.hint)
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # All is written. What libraries do on their way out takes seconds, and some of them hang there.
-    os._exit(code)
-
-
-def _describe(error: BaseException) -> Failure:
-    if isinstance(error, UnfitData):
-        return Failure(kind="data", message=error.message, hint=error.hint)
-    return describe(error)
+    run_job(folder, _work)
 
 
 def _work(folder: Path, progress: Progress) -> None:
@@ -73,8 +50,8 @@ def _work(folder: Path, progress: Progress) -> None:
     model = load(job)
     progress.tell("loaded", device=str(model.device), seconds=time.perf_counter() - started)
     found = _measure(job, model, encoded, tasks, folder, progress)
-    _write_result(
-        folder,
+    write_whole(
+        folder / protocol.RESULT,
         {
             **found,
             "samples": 0 if encoded is None else len(encoded.ids),
@@ -131,13 +108,3 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - it is this generator that libraries draw from
     torch.manual_seed(seed)
-
-
-def _write_result(folder: Path, result: Mapping[str, object]) -> None:
-    """Write the result whole or not at all: it is there only when all is done."""
-    new = folder / f"{protocol.RESULT}.new"
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(result, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(folder / protocol.RESULT)

@@ -1,41 +1,25 @@
 """What `fp8 quantize` did, or would do, in words and tables."""
 
-from collections.abc import Mapping
-from itertools import groupby
 from typing import Final
 
 from fp8cli.commands.quantize import QuantizeReport
 from fp8cli.core.calibrating.calibration import CalibrationFacts
 from fp8cli.core.calibrating.outlook import CalibrationReport
-from fp8cli.core.folding import fold
-from fp8cli.core.quantizing.tensor_rows import TensorRow
 from fp8cli.render import budget, compression
 from fp8cli.render.console import Output
-from fp8cli.render.table import Column, Table
-from fp8cli.render.units import count, gb, gib, mb, percent
+from fp8cli.render.tensor_plan import (
+    counts_in_words,
+    dtype_table,
+    gate_in_words,
+    show_checks,
+    tensor_table,
+    warn_of_checks,
+    warn_of_findings,
+)
+from fp8cli.render.units import count, gb, gib, percent
 
-_BY_DTYPE: Final = (
-    Column(title="dtype"),
-    Column(title="before (MB)", right=True),
-    Column(title="after (MB)", right=True),
-)
-_BY_TENSOR: Final = (
-    Column(title="tensor", shortens=True),
-    Column(title="action"),
-    Column(title="dtype", rank=2),
-    Column(title="shape", rank=3),
-    Column(title="reason", rank=1, shortens=True),
-)
 _MAX_NAMED: Final = 3
 """Names of scales that one warning shows."""
-
-_STATUS: Final = {"passed": "✓", "warning": "!", "failed": "✗", "not checked": "?"}
-_ACTIONS: Final = {
-    "quantize": "quantized",
-    "copy": "copied unchanged",
-    "cast": "stored in another dtype",
-    "drop": "left out",
-}
 
 
 def show(report: QuantizeReport, output: Output, *, details: bool = False) -> None:
@@ -46,7 +30,7 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     title = f"{report.model} → {report.out}"
     output.line(f"{title} · {report.name}: {report.summary}", style="bold")
     output.line()
-    output.table(_dtype_table(report.bytes_before, report.bytes_after))
+    output.table(dtype_table(report.bytes_before, report.bytes_after))
     output.line()
     if report.bytes_after:
         output.line(_sums(report))
@@ -56,38 +40,25 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     if report.calibration is not None:
         output.line(_calibration(report.calibration))
     if report.findings:
-        output.line(_gate(report))
+        output.line(gate_in_words(report.findings))
     if report.budget is not None:
         output.line()
         budget.show(report.budget, output, details=details)
     if details:
         output.line()
-        output.table(_tensor_table(report.tensors))
+        output.table(tensor_table(report.tensors))
     if report.dry_run:
         output.line()
-        for check in report.checks:
-            output.line(f"{_STATUS[check.status]} {check.name}: {check.found}")
+        show_checks(report.checks, output)
     _warn(report, output)
     output.line()
     output.line(report.serve_note)
     output.line(report.serve_command)
 
 
-def _dtype_table(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
-    names = sorted({*before, *after})
-    if not after:
-        unknown = tuple((name, mb(before[name]), "unknown") for name in names)
-        return Table(columns=_BY_DTYPE, rows=unknown, total=("total", mb(sum(before.values())), "unknown"))
-    return Table(
-        columns=_BY_DTYPE,
-        rows=tuple((name, mb(before.get(name, 0)), mb(after.get(name, 0))) for name in names),
-        total=("total", mb(sum(before.values())), mb(sum(after.values()))),
-    )
-
-
 def _sums(report: QuantizeReport) -> str:
     before, after = sum(report.bytes_before.values()), sum(report.bytes_after.values())
-    tensors = ", ".join(f"{count(number)} {_ACTIONS[action]}" for action, number in report.counts.items())
+    tensors = counts_in_words(report.counts)
     return f"{gb(after)} = {gib(after)}, {percent(after / before)} of the source · tensors: {tensors}"
 
 
@@ -134,34 +105,8 @@ def _estimate(calibration: CalibrationReport) -> str:
     return f"up to {' or '.join(places)}{shared} (an estimate; no model was loaded); they stay {chosen}"
 
 
-def _gate(report: QuantizeReport) -> str:
-    of = {status: sum(each.status == status for each in report.findings) for status in _STATUS}
-    unknown = f", {count(of['not checked'])} not made" if of["not checked"] else ""
-    return f"inspected before it was published: {count(of['passed'])} checks passed{unknown}"
-
-
-def _tensor_table(tensors: tuple[TensorRow, ...]) -> Table:
-    def kind(row: TensorRow) -> tuple[str, ...]:
-        return (row.action, row.dtype_before, row.dtype_after or "", str(list(row.shape)), row.reason)
-
-    rows = []
-    ordered = sorted(tensors, key=kind)
-    position = {row.name: place for place, row in enumerate(tensors)}
-    for (action, before, after, shape, reason), alike in groupby(ordered, key=kind):
-        for folded in fold(row.name for row in alike):
-            name = folded.pattern if len(folded.names) == 1 else f"{folded.pattern} ×{count(len(folded.names))}"
-            dtypes = [dtype.removeprefix("torch.") for dtype in (before, after) if dtype]
-            dtype = "→".join(dict.fromkeys(dtypes))
-            rows.append((position[folded.names[0]], (name, action, dtype, shape, reason)))
-    return Table(columns=_BY_TENSOR, rows=tuple(cells for _, cells in sorted(rows)))
-
-
 def _warn(report: QuantizeReport, output: Output) -> None:
-    for check in report.checks:
-        if check.status in {"warning", "failed"}:
-            output.warning(
-                f"{check.name}: {check.found}, wanted {check.wanted}" + (f"; {check.fix}" if check.fix else "")
-            )
+    warn_of_checks(report.checks, output)
     for warning in report.warnings:
         output.warning(warning)
     for rows in report.harmed:
@@ -171,9 +116,7 @@ def _warn(report: QuantizeReport, output: Output) -> None:
         )
     if report.calibration is not None and report.calibration.facts is not None:
         _warn_of_dead(report.calibration.facts, output)
-    for finding in report.findings:
-        if finding.status in {"warning", "failed"}:
-            output.warning(finding.found + (f"; {finding.consequence}" if finding.consequence else ""))
+    warn_of_findings(report.findings, output)
     for note in report.calibration.notes if report.calibration is not None else ():
         output.note(note)
     for note in compression.notes(report.compression) if report.compression is not None else ():

@@ -36,8 +36,11 @@ _ACTIONS: Final = {
 
 
 def dtype_table(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
-    """Return the table of bytes by torch's names of dtypes, with a total."""
+    """Return the table of bytes by torch's names of dtypes, with a total. after: empty where it is not known yet."""
     names = sorted({*before, *after})
+    if not after:
+        unknown = tuple((name, mb(before[name]), "unknown") for name in names)
+        return Table(columns=_BY_DTYPE, rows=unknown, total=("total", mb(sum(before.values())), "unknown"))
     return Table(
         columns=_BY_DTYPE,
         rows=tuple((name, mb(before.get(name, 0)), mb(after.get(name, 0))) for name in names),

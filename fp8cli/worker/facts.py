@@ -44,10 +44,11 @@ def dtype(backend: str, lm: Any) -> str | None:
 
 
 def peak_memory_bytes(of_other_processes: int) -> int:
-    """Return the most resident memory this worker had, and that of its processes."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return max(own, ended) * BYTES_PER_UNIT + of_other_processes
+    """Return the most resident memory this process had, and that of its processes."""
+    # What `getrusage` says of a process begins with the peak of the one that started it, as large as it may have been.
+    own = _peak(Path("/proc/self/status")) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * BYTES_PER_UNIT
+    return max(own, ended) + of_other_processes
 
 
 def peaks_of_group(group: int, own: int, processes: Path = Path("/proc")) -> int:

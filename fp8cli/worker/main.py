@@ -4,21 +4,20 @@ Started by `worker.bootstrap`, perhaps in an interpreter that has nothing of thi
 into files; standard output and error are a log.
 """
 
-import json
 import os
 import random
 import re
 import sys
 import time
-import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from fp8cli.worker import facts, protocol
-from fp8cli.worker.failures import Failure, describe
+from fp8cli.worker.doing import run_job, write_whole
+from fp8cli.worker.failures import Failure
 from fp8cli.worker.lm_eval_vllm import answer_for_the_cpu_build
-from fp8cli.worker.parent_watch import watch_parent
 from fp8cli.worker.progress import Progress
 
 OLDEST_LM_EVAL: Final = (0, 4, 13)
@@ -27,24 +26,10 @@ OLDEST_LM_EVAL: Final = (0, 4, 13)
 
 def main(folder: Path, rank: int) -> NoReturn:
     """Do the job of a folder as one of its workers, and leave: 0 after `finished`, 1 after `failed`."""
-    watch_parent()
-    progress = Progress(folder, rank)
-    code = 0
-    try:
-        share = _work(folder, rank, progress)
-        progress.tell("finished", **({} if share is None else {"share": share}))
-    except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it is
-        traceback.print_exc()
-        failure = describe(error)
-        progress.tell("failed", kind=failure.kind, message=failure.message, hint=failure.hint)
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # All is written. What libraries do on their way out takes seconds, and some of them hang there.
-    os._exit(code)
+    run_job(folder, partial(_work, rank), rank=rank)
 
 
-def _work(folder: Path, rank: int, progress: Progress) -> dict[str, Any] | None:
+def _work(rank: int, folder: Path, progress: Progress) -> dict[str, Any] | None:
     """Do the job, and return what this worker used, unless it is the first: that one writes it into the result."""
     job = protocol.read_job(folder)
     if job.backend == "vllm":
@@ -65,7 +50,8 @@ def _work(folder: Path, rank: int, progress: Progress) -> dict[str, Any] | None:
     )
     if job.stop_after == "tasks":
         return None
-    return _evaluate(job, folder, rank, progress, loaded)
+    share = _evaluate(job, folder, rank, progress, loaded)
+    return None if share is None else {"share": share}
 
 
 def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, loaded: Any) -> dict[str, Any] | None:
@@ -104,24 +90,26 @@ def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, lo
         return share_facts(tokens=answering.tokens, known=answering.known)
     scoring_seconds = time.perf_counter() - started
     fidelity = keep_distributions(job, lm, loaded, folder, progress)
-    _write_result(
-        folder,
-        evaluation.results,
+    write_whole(
+        folder / protocol.RESULT,
         {
-            "versions": facts.versions(),
-            "executed_as": executed.way,
-            "executed_by": executed.by,
-            "max_length": facts.max_length(job.backend, lm),
-            "bos": facts.has_bos(lm),
-            "dtype": facts.dtype(job.backend, lm),
-            "chat_template_sha256": evaluation.chat_template_sha256,
-            "loading_seconds": loading_seconds,
-            "scoring_seconds": scoring_seconds,
-            **add_shares(share_facts(tokens=answering.tokens, known=answering.known), folder, job.world),
-            "tasks": _task_facts(evaluation.results, loaded),
-            "groups": loaded.groups,
-            "fidelity": fidelity,
-            "simulation": None if simulated is None else simulated.facts,
+            "results": evaluation.results,
+            "facts": {
+                "versions": facts.versions(),
+                "executed_as": executed.way,
+                "executed_by": executed.by,
+                "max_length": facts.max_length(job.backend, lm),
+                "bos": facts.has_bos(lm),
+                "dtype": facts.dtype(job.backend, lm),
+                "chat_template_sha256": evaluation.chat_template_sha256,
+                "loading_seconds": loading_seconds,
+                "scoring_seconds": scoring_seconds,
+                **add_shares(share_facts(tokens=answering.tokens, known=answering.known), folder, job.world),
+                "tasks": _task_facts(evaluation.results, loaded),
+                "groups": loaded.groups,
+                "fidelity": fidelity,
+                "simulation": None if simulated is None else simulated.facts,
+            },
         },
     )
     end_model(job, lm)
@@ -169,13 +157,3 @@ def _task_facts(results: Mapping[str, Any], loaded: Any) -> dict[str, dict[str, 
         }
         for name in loaded.tasks
     }
-
-
-def _write_result(folder: Path, results: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Write the result whole or not at all: it is there only when all is done."""
-    new = folder / f"{protocol.RESULT}.new"
-    with new.open("w", encoding="utf-8") as file:
-        json.dump({"results": results, "facts": found}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(folder / protocol.RESULT)
