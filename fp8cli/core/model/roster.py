@@ -113,7 +113,7 @@ class Roster:
             size = list(self.tensors[fused][1])
             raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, which is not supported yet")
         if not any(rule.role == "linear" for rule in self.rules.tensors):
-            raise CannotRun(f"`{self.rules.name}` has no nn.Linear in its layers, so there is nothing to quantize")
+            raise CannotRun(_without_any_linear(self.rules))
 
     def _without_linears(self) -> Iterator[Complaint]:
         if not any(rule.role == "linear" for rule in self.found.values()):
@@ -189,6 +189,13 @@ class Roster:
             words=f"is missing: `{self.rules.name}` with {self.layers} layers needs it",
             hint="the download may be incomplete: compare the shards with model.safetensors.index.json",
         )
+
+
+def _without_any_linear(rules: ArchitectureRules) -> str:
+    if any(rule.role == "transposed linear" for rule in rules.tensors):
+        why = "transposed Conv1D, which neither llm-compressor nor compressed-tensors quantizes"
+        return f"the layers of `{rules.name}` are {why}"
+    return f"`{rules.name}` has no nn.Linear in its layers, so there is nothing to quantize"
 
 
 def parents_of(name: str) -> Iterator[str]:

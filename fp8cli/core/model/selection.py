@@ -5,7 +5,7 @@ quantizes the weight of every other nn.Linear. This module reaches the same verd
 from the built-in table of architectures, and says of every tensor why. It differs on purpose in two places:
 
 - Routers written as a plain nn.Linear (`mlp.shared_expert_gate`, Jamba's `router`) are kept by default, because
-  vLLM holds them unquantized and has no place for their scales.
+  vLLM holds them unquantized and has no place for their scales. So are the other layers of `unserved`.
 - Tensors that transformers does not know (layers for multi-token prediction) are copied, not lost. Their parts
   are added to `ignore`, so that vLLM does not look for scales there.
 
@@ -22,6 +22,7 @@ from fp8cli.core.model import modeling
 from fp8cli.core.model.architectures import ArchitectureRules, Role, TensorRule, find_rules, numbers_of, pattern_of
 from fp8cli.core.model.patterns import Chooser
 from fp8cli.core.model.roster import Roster, Tensors, parents_of
+from fp8cli.core.model.unserved import reason_unserved
 from fp8cli.errors import CannotRun
 
 Action = Literal["quantize", "keep", "drop"]
@@ -33,6 +34,9 @@ _NORM = re.compile(r"norm|(^|\.)ln")
 _NOT_LINEAR = re.compile(r"conv|rotary|router|(^|\.)gate\.")
 ROTARY_BUFFER = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 ATTENTION_MASK = re.compile(r"\.(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
+_HEADS_IN_MEMORY = {"embed_out": "lm_head"}
+"""Heads that transformers 5 renames on load (GPT-NeoX). It reads `ignore` in its own names, and without this one gives
+the head FP8 weights and a random scale, with a warning; vLLM reads it in the names on disk. Both are listed."""
 _REASONS: dict[Role, str] = {
     "embedding": "an embedding, not an nn.Linear",
     "norm": "a normalization, not an nn.Linear",
@@ -140,11 +144,13 @@ def select(
                     Decision(name=weight, action="quantize", role="output head", reason=reason, source=twin)
                 )
         else:
-            ignored.add(weight.removesuffix(".weight"))
+            ignored.add(str(head))
             if stored is not None:
                 reason = f"repeats `{twin}`, to which `tie_word_embeddings` ties it"
                 decisions[decisions.index(stored)] = replace(stored, action="drop", reason=reason)
                 duplicates.append((stored.name, twin))
+    if (name := _HEADS_IN_MEMORY.get(str(head))) is not None and head in ignored:
+        ignored.add(name)
     return Selection(
         decisions=tuple(decisions),
         ignored_modules=(*sorted(ignored | roster.gates, key=_module_order(rules)), *judge.foreign_parts()),
@@ -194,6 +200,9 @@ class _Judge:
             return "keep", "the output head, kept by default: vLLM does not load it quantized"
         if self.default_ignore and role == "router":
             return "keep", "a router, kept by default: vLLM holds it unquantized"
+        unserved = reason_unserved(self.roster.rules.name, module)
+        if self.default_ignore and unserved is not None:
+            return "keep", unserved
         by = ", by name and shape" if self.roster.rules.origin == "names and shapes" else ""
         return "quantize", f"the weight of an nn.Linear{by}" if role == "linear" else f"the {role}, an nn.Linear{by}"
 
