@@ -26,8 +26,12 @@ class Family:
     config: Mapping[str, Any]
     config_json: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the published config.json that transformers does not write."""
+    nested_json: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The same, for the configs within it."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Regular expressions over the names transformers saves, each with what the published model says."""
+    transposed: str | None = None
+    """Regular expression over the tensors whose last two dimensions are published the other way round."""
     refused: str | None = None
     """Words of the refusal, where nothing is quantized; the rest is about the others."""
     vllm: str | None = None
@@ -65,6 +69,22 @@ _LATENT: Final[dict[str, Any]] = {
     "qk_rope_head_dim": 16,
     "v_head_dim": 32,
 }
+_VISION: Final[dict[str, Any]] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    # More than the language model has: layers of a tower must not be taken for layers after its last.
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
+_QWEN_VISION: Final[dict[str, Any]] = {
+    "depth": 3,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 4,
+    "out_hidden_size": 128,
+}
 _STATES: Final[dict[str, Any]] = {"mamba_d_state": 16, "mamba_expand": 2}
 
 FAMILIES: Final[tuple[Family, ...]] = (
@@ -89,12 +109,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="Gemma2ForCausalLM",
         model_type="gemma2",
         config=_TEXT | {"head_dim": 32, "tie_word_embeddings": True},
+        oneshot="it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again",
     ),
     Family(
         name="Gemma 3 (text)",
         architecture="Gemma3ForCausalLM",
         model_type="gemma3_text",
         config=_TEXT | {"head_dim": 32, "tie_word_embeddings": True},
+        oneshot="it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again",
     ),
     Family(name="Granite", architecture="GraniteForCausalLM", model_type="granite", config=_TEXT),
     Family(name="OLMo 2", architecture="Olmo2ForCausalLM", model_type="olmo2", config=_TEXT),
@@ -167,7 +189,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "linear_value_head_dim": 32,
             "layer_types": ["linear_attention", "full_attention"],
         },
-        oneshot="it quantizes mlp.shared_expert_gate unless told not to, which vLLM holds unquantized",
+        oneshot="it quantizes mlp.shared_expert_gate, which vLLM holds unquantized, and changes the norms as in Gemma",
     ),
     Family(
         name="OLMoE",
@@ -180,14 +202,15 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="GraniteMoeForCausalLM",
         model_type="granitemoe",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
-        refused="holds all experts in one tensor",
+        transformers="it knows the experts of this family fused only; checked by taking them back together",
+        oneshot="not compared: llm-compressor does not take these experts apart",
     ),
     Family(
         name="gpt-oss",
         architecture="GptOssForCausalLM",
         model_type="gpt_oss",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32},
-        refused="holds all experts in one tensor",
+        refused="has no FP8 experts with biases",
     ),
     Family(
         name="Jamba",
@@ -231,6 +254,143 @@ FAMILIES: Final[tuple[Family, ...]] = (
         | _STATES
         | {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 32, "mamba_chunk_size": 16},
         vllm="it has no Bamba since 0.23",
+    ),
+    Family(
+        name="Qwen2.5-VL",
+        architecture="Qwen2_5_VLForConditionalGeneration",
+        model_type="qwen2_5_vl",
+        config={
+            "text_config": _TEXT
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}},
+            "vision_config": _QWEN_VISION | {"fullatt_block_indexes": [0]},
+            "tie_word_embeddings": False,
+        },
+        oneshot="it quantizes the towers unless told not to",
+    ),
+    Family(
+        name="Qwen3-VL",
+        architecture="Qwen3VLForConditionalGeneration",
+        model_type="qwen3_vl",
+        config={
+            "text_config": _TEXT | {"head_dim": 32},
+            "vision_config": _QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+            "tie_word_embeddings": False,
+        },
+        oneshot="it quantizes the towers unless told not to",
+    ),
+    Family(
+        name="Qwen3-VL-MoE",
+        architecture="Qwen3VLMoeForConditionalGeneration",
+        model_type="qwen3_vl_moe",
+        config={
+            "text_config": _TEXT | _EXPERTS | {"head_dim": 32, "num_experts": 4, "moe_intermediate_size": 96},
+            "vision_config": _QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+            "tie_word_embeddings": False,
+        },
+        transformers="it knows the experts of this family fused only; checked by taking them back together",
+        oneshot="not compared",
+        nested_json={"text_config": {"norm_topk_prob": True}},
+        # As in Qwen/Qwen3-VL-30B-A3B-Instruct; `Transpose(1, 2, check_dims=True)` in the conversion mapping.
+        transposed=r"experts\.(gate_up_proj|down_proj)$",
+    ),
+    Family(
+        name="Llava 1.5",
+        architecture="LlavaForConditionalGeneration",
+        model_type="llava",
+        config={
+            "text_config": _TEXT | {"model_type": "llama"},
+            "vision_config": _VISION | {"model_type": "clip_vision_model", "projection_dim": 64},
+            "tie_word_embeddings": False,
+        },
+        # As in llava-hf/llava-1.5-7b-hf; PrefixChange of `CLIPVisionModel` in the conversion mapping.
+        renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+        oneshot="it quantizes the towers unless told not to",
+    ),
+    Family(
+        name="Pixtral",
+        architecture="LlavaForConditionalGeneration",
+        model_type="llava",
+        config={
+            "text_config": _TEXT | {"model_type": "mistral"},
+            "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 16},
+            "tie_word_embeddings": False,
+        },
+        oneshot="it quantizes the towers unless told not to",
+    ),
+    Family(
+        name="Mistral Small 3",
+        architecture="Mistral3ForConditionalGeneration",
+        model_type="mistral3",
+        config={
+            "text_config": _TEXT | {"model_type": "mistral"},
+            "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 16},
+            "tie_word_embeddings": False,
+        },
+        oneshot="it quantizes the towers unless told not to",
+    ),
+    Family(
+        name="Gemma 3 (vision)",
+        architecture="Gemma3ForConditionalGeneration",
+        model_type="gemma3",
+        config={
+            "text_config": _TEXT | {"head_dim": 32, "tie_word_embeddings": True},
+            # The published one has no pooling head.
+            "vision_config": _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+            "mm_tokens_per_image": 4,
+        },
+        # As in google/gemma-3-4b-it; PrefixChange of `SiglipVisionModel`, which stands for that of CLIP.
+        renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+        oneshot="it quantizes the towers unless told not to",
+    ),
+    Family(
+        name="Llama 4",
+        architecture="Llama4ForConditionalGeneration",
+        model_type="llama4",
+        config={
+            "text_config": _TEXT
+            | {
+                "head_dim": 32,
+                "intermediate_size": 192,
+                "intermediate_size_mlp": 256,
+                "num_local_experts": 4,
+                "num_experts_per_tok": 1,
+            },
+            "vision_config": {
+                "hidden_size": 64,
+                "intermediate_size": 256,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "image_size": 28,
+                "patch_size": 14,
+                "projector_input_dim": 128,
+                "projector_output_dim": 128,
+                "vision_output_dim": 128,
+            },
+        },
+        oneshot="it quantizes the towers unless told not to",
+    ),
+    Family(
+        name="Whisper",
+        architecture="WhisperForConditionalGeneration",
+        model_type="whisper",
+        config={
+            "vocab_size": 320,
+            "d_model": 128,
+            "encoder_layers": 3,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 256,
+            "decoder_ffn_dim": 256,
+            "num_mel_bins": 16,
+            "max_source_positions": 32,
+            "max_target_positions": 32,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 2,
+            "decoder_start_token_id": 1,
+        },
+        refused="multimodal model whose parts are not known",
     ),
 )
 

@@ -32,13 +32,21 @@ def save_family(each: Family, folder: Path) -> Path:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
     config_json = folder / "config.json"
-    config_json.write_text(json.dumps(json.loads(config_json.read_text()) | each.config_json, indent=2))
-    if each.renamed:
+    written = json.loads(config_json.read_text()) | each.config_json
+    written |= {key: written[key] | keys for key, keys in each.nested_json.items()}
+    config_json.write_text(json.dumps(written, indent=2))
+    if each.renamed or each.transposed:
         tensors = load_file(folder / "model.safetensors")
-        renamed = {rename(name, each): tensor for name, tensor in tensors.items()}
-        assert len(renamed) == len(tensors)
-        save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+        published = {rename(name, each): turn(name, tensor, each) for name, tensor in tensors.items()}
+        assert len(published) == len(tensors)
+        save_file(published, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def turn(name: str, tensor: torch.Tensor, each: Family) -> torch.Tensor:
+    """Give a tensor the layout it is published in."""
+    turned = each.transposed is not None and re.search(each.transposed, name)
+    return tensor.transpose(1, 2).contiguous() if turned else tensor
 
 
 def rename(name: str, each: Family) -> str:
@@ -51,7 +59,7 @@ def rename(name: str, each: Family) -> str:
 def judge_family(each: Family, folder: Path) -> dict[str, Any]:
     """Say what `fp8 quantize` does with a family: which modules are quantized, and what stays, each with its reason.
 
-    Embeddings, norms and biases, which stay everywhere for the same reason, are left out.
+    Embeddings and vectors, which stay everywhere for the same reasons, are left out.
     """
     try:
         report = run(QuantizeRequest(model=str(folder), out=folder.with_name("nowhere"), dry_run=True))
@@ -63,7 +71,7 @@ def judge_family(each: Family, folder: Path) -> dict[str, Any]:
         pattern = pattern_of(row.name).removesuffix(".weight")
         if row.action == "quantize":
             quantized[pattern] = row.reason
-        elif row.role not in {"embedding", "norm", "bias", "buffer"}:
+        elif row.role != "embedding" and len(row.shape) > 1:
             kept[pattern] = row.reason
     return {
         "architecture": each.architecture,

@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from family_matrix import FAMILIES, RECORDED, Family
+from family_matrix import FAMILIES, RECORDED, Family, family
 from safetensors.torch import load_file, save_file
 
 from fp8cli.commands.quantize import QuantizeRequest, run
@@ -27,6 +28,7 @@ from tests.families import judge_family, save_family
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 DONE = tuple(each for each in FAMILIES if each.refused is None)
+FUSED = tuple(each for each in DONE if each.name in {"Granite-MoE", "Qwen3-VL-MoE", "Llama 4"})
 LOGITS = 0.2
 """Most that the logits of two random layers may differ, relative to their norm: 0.05 to 0.1 is usual in FP8, and two
 weights of one layer that are exchanged give 0.5 and more."""
@@ -85,6 +87,62 @@ def test_transformers_loads_every_name_and_its_logits_stay_close(place: Path, ea
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     difference = float((found - expected).norm() / expected.norm())
     assert 0 < difference < LOGITS
+
+
+def together(output: dict[str, torch.Tensor], source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Undo the quantization in plain torch: multiply by the scales, and put experts back into the source's tensors."""
+    values = {
+        name: tensor.float() * output[f"{name}_scale"].float() if f"{name}_scale" in output else tensor
+        for name, tensor in output.items()
+        if not name.endswith("_scale")
+    }
+    fused = {}
+    for name, whole in source.items():
+        if name in values:
+            fused[name] = values[name]
+            continue
+        gate_up = "gate_up_proj" in name or "input_linear" in name
+        parent = name.replace(".input_linear.weight", ".experts.x").replace(".output_linear.weight", ".experts.x")
+        leaves = ("gate_proj", "up_proj") if gate_up else ("down_proj",)
+        experts = [
+            torch.cat([values[f"{parent.rpartition('.')[0]}.{expert}.{leaf}.weight"] for leaf in leaves])
+            for expert in range(len(whole))
+        ]
+        stacked = torch.stack(experts)
+        assert stacked.shape[1] != stacked.shape[2], "a square matrix would fit either way"
+        fused[name] = stacked if stacked.shape == whole.shape else stacked.transpose(1, 2)
+    assert sum(value.numel() for value in fused.values()) == sum(value.numel() for value in values.values())
+    return fused
+
+
+@by_name(FUSED)
+def test_experts_taken_out_of_a_fused_tensor_compute_what_they_did_in_it(
+    place: Path, each: Family, tmp_path: Path
+) -> None:
+    source = load_file(place / "source" / each.name / "model.safetensors")
+    values = together(load_file(place / "output" / each.name / "model.safetensors"), source)
+    for name, whole in source.items():
+        allowed = 0.08 * whole.float().abs() + 0.003 * whole.float().abs().max()
+        assert bool(((values[name].float() - whole.float()).abs() <= allowed).all()), name
+    shutil.copy(place / "source" / each.name / "config.json", tmp_path)
+    plain = {name: value.to(torch.bfloat16).contiguous() for name, value in values.items()}
+    save_file(plain, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    expected, _ = logits(place / "source" / each.name, each)
+    found, report = logits(tmp_path, each)
+    assert not report["missing_keys"]
+    assert 0 < float((found - expected).norm() / expected.norm()) < LOGITS
+
+
+def test_both_layouts_of_qwen3_vl_s_experts_give_the_same_bytes(place: Path, tmp_path: Path) -> None:
+    each = family("Qwen3-VL-MoE")
+    source = save_family(replace(each, transposed=None), tmp_path / "source")
+    gate_up = "model.language_model.layers.0.mlp.experts.gate_up_proj"
+    saved, published = (load_file(f / "model.safetensors")[gate_up] for f in (source, place / "source" / each.name))
+    assert torch.equal(saved, published.transpose(1, 2))
+    run(QuantizeRequest(model=str(source), out=tmp_path / "output"))
+    ours, others = (load_file(f / "model.safetensors") for f in (tmp_path / "output", place / "output" / each.name))
+    assert sorted(ours) == sorted(others)
+    assert all(torch.equal(ours[name].view(torch.uint8), others[name].view(torch.uint8)) for name in ours)
 
 
 def spoil(place: Path, name: str, folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> list[str]:
@@ -152,7 +210,8 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 transformers.logging.set_verbosity_error()
 for architecture, source, out in json.loads(sys.argv[1]):
     model = getattr(transformers, architecture).from_pretrained(source, dtype="auto")
-    oneshot(model=model, recipe=QuantizationModifier(targets="Linear", scheme="FP8_DYNAMIC", ignore=["lm_head"]))
+    ignore = ["re:.*lm_head", "re:.*vis(ion|ual)", "re:.*projector", "re:.*router$"]
+    oneshot(model=model, recipe=QuantizationModifier(targets="Linear", scheme="FP8_DYNAMIC", ignore=ignore))
     model.save_pretrained(out, save_compressed=True)
 """
 """Run by itself: CT_ENFORCE_EAGER is read when compressed-tensors is imported."""

@@ -20,6 +20,8 @@ from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from typing import Any, Literal, cast
 
+from fp8cli.core.model.fused import FUSED, FusedExperts
+
 Role = Literal[
     "linear",
     "output head",
@@ -31,6 +33,8 @@ Role = Literal[
     "transposed linear",
     "fused experts",
     "buffer",
+    "vision tower",
+    "projector",
     "other",
 ]
 Origin = Literal["table", "transformers", "names and shapes"]
@@ -82,6 +86,13 @@ class ArchitectureRules:
     """The same, but under float16 only."""
     ignored_on_load: tuple[str, ...] = ()
     """Regular expressions of tensors in a checkpoint that transformers skips without a word."""
+    fused: tuple[FusedExperts, ...] = ()
+    """Tensors that hold all experts of a layer and can be taken apart."""
+    towers: Mapping[str, Role] = field(default_factory=dict)
+    """Beginnings of names → the part of a multimodal model, beside its language model, that they belong to."""
+    in_memory: Mapping[str, str] = field(default_factory=dict)
+    """Beginnings of names on disk that transformers 5 changes on load, and to what. It reads `ignore` in its own names:
+    without them it gives a kept layer FP8 weights and random scales. vLLM reads it in the names on disk."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Names this architecture uses in `config.json` in place of the usual ones: `{"hidden_size": "n_embd"}`."""
     defaults: Mapping[str, int | None] = field(default_factory=dict)
@@ -95,6 +106,21 @@ class ArchitectureRules:
     def find(self, name: str) -> TensorRule | None:
         """Find the rule of a tensor: by its exact name first, then by its pattern."""
         return self.by_pattern.get(name) or self.by_pattern.get(pattern_of(name))
+
+    def tower_of(self, name: str) -> Role | None:
+        """Return the part beside the language model that a tensor belongs to."""
+        return next((part for beginning, part in self.towers.items() if name.startswith(beginning)), None)
+
+    @property
+    def tower_patterns(self) -> tuple[str, ...]:
+        """Words for `ignore` that name every layer of the towers, before and after transformers renames them."""
+        beginnings = (re.escape(beginning.removeprefix("model.")) for beginning in self.towers)
+        return tuple(rf"re:^(model\.)?{beginning}" for beginning in beginnings)
+
+    def fused_of(self, name: str) -> FusedExperts | None:
+        """Return how the experts lie in a tensor, if it holds several and that is known."""
+        pattern = pattern_of(name)
+        return next((fused for fused in self.fused if fused.pattern == pattern), None)
 
     def value(self, key: str, config: Mapping[str, Any]) -> int | None:
         """Value of one config key as transformers would see it, or None when it cannot be known."""
@@ -200,7 +226,10 @@ def _rules(name: str) -> ArchitectureRules:
     blocks = [table["blocks"][number] for number in entry.pop("blocks")]
     traits: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     tensors = tuple(_rule(prefix, *row) for prefix, *rows in blocks for row in rows)
-    return ArchitectureRules(name=name, origin="table", tensors=tensors, **traits)
+    in_memory = {"embed_out": "lm_head"} if traits.get("output_head") == "embed_out" else {}
+    return ArchitectureRules(
+        name=name, origin="table", tensors=tensors, fused=FUSED.get(name, ()), in_memory=in_memory, **traits
+    )
 
 
 def _rule(prefix: str, name: str, role: str, presence: str = "", shape: str = "", count: str = "") -> TensorRule:

@@ -71,6 +71,7 @@ def read_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
         origin="transformers",
         tensors=rules,
         gates=tuple(read_gates(model)),
+        in_memory=_renamed_head(model),
         tie_word_embeddings=bool(getattr(parsed.get_text_config(decoder=True), "tie_word_embeddings", False)),
         **read_traits(model),
     )
@@ -179,6 +180,13 @@ def _holder_on_disk(model: Any, module: str | None) -> str | None:
     return str(next(iter(revert_weight_conversion(model, {weight: model.state_dict()[weight]})))).removesuffix(
         ".weight"
     )
+
+
+def _renamed_head(model: Any) -> dict[str, str]:
+    """Name of the output head on disk, with the one it has in memory where that is another."""
+    head = _module_name(model, "get_output_embeddings")
+    on_disk = _holder_on_disk(model, head)
+    return {on_disk: head} if head is not None and on_disk is not None and on_disk != head else {}
 
 
 def _module_name(model: Any, getter: str) -> str | None:

@@ -13,17 +13,19 @@ A missing tensor or a wrong shape stops the run here, before the first byte of a
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from fp8cli.core.model import modeling
+from fp8cli.core.model import modeling, multimodal
 from fp8cli.core.model.architectures import ArchitectureRules, Role, TensorRule, find_rules, numbers_of, pattern_of
+from fp8cli.core.model.attention import text_config
+from fp8cli.core.model.fused import Part
 from fp8cli.core.model.patterns import Chooser
 from fp8cli.core.model.roster import Roster, Tensors, parents_of
 from fp8cli.core.model.unserved import reason_unserved
-from fp8cli.errors import CannotRun
+from fp8cli.errors import CannotRun, UsageError
 
 Action = Literal["quantize", "keep", "drop"]
 
@@ -34,9 +36,6 @@ _NORM = re.compile(r"norm|(^|\.)ln")
 _NOT_LINEAR = re.compile(r"conv|rotary|router|(^|\.)gate\.")
 ROTARY_BUFFER = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 ATTENTION_MASK = re.compile(r"\.(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
-_HEADS_IN_MEMORY = {"embed_out": "lm_head"}
-"""Heads that transformers 5 renames on load (GPT-NeoX). It reads `ignore` in its own names, and without this one gives
-the head FP8 weights and a random scale, with a warning; vLLM reads it in the names on disk. Both are listed."""
 _REASONS: dict[Role, str] = {
     "embedding": "an embedding, not an nn.Linear",
     "norm": "a normalization, not an nn.Linear",
@@ -59,6 +58,8 @@ class Decision:
     reason: str
     source: str
     """Tensor of the checkpoint whose values it takes: itself, except a tied head that is quantized on its own."""
+    part: Part | None = None
+    """Which part of `source` it is, if `source` holds several experts; None: all of it."""
     float32_under: tuple[str, ...] = ()
     """dtypes of the model (`F16`, `BF16`) under which transformers holds this tensor in float32."""
 
@@ -80,8 +81,8 @@ class Selection:
 def rules_for(config: Mapping[str, Any], tensors: Tensors) -> ArchitectureRules:
     """Find the rules of a checkpoint: in the table, else from transformers, else from its names and shapes."""
     name = str((config.get("architectures") or [config.get("model_type", "?")])[0])
-    if name.endswith("ForConditionalGeneration") or not config.keys().isdisjoint(("vision_config", "audio_config")):
-        raise CannotRun(f"`{name}` is a multimodal model, which is not supported yet")
+    if multimodal.is_multimodal(name, config):
+        return multimodal.compose_rules(name, config, tensors)
     return find_rules(config) or modeling.read_rules(config) or rules_from_names(name, tensors)
 
 
@@ -123,20 +124,24 @@ def select(
     told = config.get("tie_word_embeddings")
     says_tied = bool(rules.tie_word_embeddings if told is None else told) and not untied
     tied = says_tied and rules.can_tie and head is not None
-    roster = Roster(config=config, tensors=tensors, rules=rules)
+    roster = Roster(config=text_config(config) if rules.towers else config, tensors=tensors, rules=rules)
     roster.check(head_is_stored=head is not None and not tied)
     chooser = Chooser.of(roster.modules | ({head} if head else set()), targets=targets, ignore=ignore)
     judge = _Judge(roster=roster, chooser=chooser, default_ignore=default_ignore)
 
-    decisions = [judge.decide(name) for name in tensors]
-    ignored = {judge.module(each) for each in decisions if each.action != "quantize" and judge.is_linear(each.name)}
+    decisions = [each for name in tensors for each in judge.decide_all(name)]
+    kept = [each for each in decisions if each.action != "quantize"]
+    ignored = {judge.module(each) for each in kept if judge.is_linear(each.name)}
+    ignored |= {module for each in kept for module, _ in roster.split.get(each.name, ())}
     duplicates: list[tuple[str, str]] = []
     if tied:
         weight = f"{head}.weight"
         twin = roster.on_disk[embedding]
-        stored = next((each for each in decisions if roster.full_names[each.name] == weight), None)
+        stored = next((each for each in decisions if roster.full_names.get(each.name) == weight), None)
         action, reason = judge.judge(weight.removesuffix(".weight"), "output head")
         if action == "quantize":
+            if rules.towers:
+                raise CannotRun(f"the output head of `{rules.name}` is tied to `{twin}`, so it cannot be quantized")
             says_tied = False
             if stored is None:
                 reason = f"{reason}, untied from `{twin}`"
@@ -149,11 +154,19 @@ def select(
                 reason = f"repeats `{twin}`, to which `tie_word_embeddings` ties it"
                 decisions[decisions.index(stored)] = replace(stored, action="drop", reason=reason)
                 duplicates.append((stored.name, twin))
-    if (name := _HEADS_IN_MEMORY.get(str(head))) is not None and head in ignored:
-        ignored.add(name)
+    ignored |= {
+        memory + module.removeprefix(disk)
+        for module in ignored
+        for disk, memory in rules.in_memory.items()
+        if module.startswith(disk)
+    }
     return Selection(
         decisions=tuple(decisions),
-        ignored_modules=(*sorted(ignored | roster.gates, key=_module_order(rules)), *judge.foreign_parts()),
+        ignored_modules=(
+            *sorted(ignored | roster.gates, key=_module_order(rules)),
+            *rules.tower_patterns,
+            *judge.foreign_parts(),
+        ),
         tie_word_embeddings=says_tied,
         duplicates=tuple(duplicates),
         rules=rules,
@@ -168,8 +181,33 @@ class _Judge:
     chooser: Chooser
     default_ignore: bool
 
+    def decide_all(self, name: str) -> Iterator[Decision]:
+        """Decide for one tensor of the checkpoint, or for every expert's weight in it."""
+        apart = self.roster.split.get(name)
+        if apart is None:
+            yield self.decide(name)
+            return
+        verdicts = {module: self.judge(module, "linear") for module, _ in apart}
+        actions = {action for action, _ in verdicts.values()}
+        if len(actions) > 1:
+            quantized = next(module for module, (action, _) in verdicts.items() if action == "quantize")
+            message = f"`{name}` holds all experts of a layer, so `{quantized}` cannot be quantized without the others"
+            raise UsageError(message, hint="name all experts of a layer, or none")
+        if actions == {"keep"}:
+            _, reason = next(iter(verdicts.values()))
+            yield Decision(name=name, action="keep", role="fused experts", reason=reason, source=name)
+            return
+        for module, part in apart:
+            reason = "the weight of one expert, out of a tensor that holds those of all"
+            weight = f"{module}.weight"
+            yield Decision(name=weight, action="quantize", role="linear", reason=reason, source=name, part=part)
+
     def decide(self, name: str) -> Decision:
         """Decide for one tensor by itself, whatever it may be tied to."""
+        tower = self.roster.rules.tower_of(name)
+        if tower is not None:
+            reason = f"part of the {tower}, which stays: only the language model is quantized"
+            return Decision(name=name, action="keep", role=tower, reason=reason, source=name)
         rule = self.roster.found.get(name)
         if rule is None:
             action, reason = self._judge_foreign(name)

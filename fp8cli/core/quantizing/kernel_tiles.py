@@ -21,9 +21,14 @@ TILE_ELEMENTS: Final = 2**18
 
 
 def can_quantize(tensor: PlannedTensor) -> bool:
-    """Whether the kernel can do it: a weight that is quantized from the very dtype it is stored in."""
+    """Whether the kernel can do it: a weight stored row by row, quantized from the very dtype it is stored in."""
     source = tensor.source.dtype
-    return tensor.action == "quantize" and source == tensor.compute_dtype and source in kernel.DTYPES
+    return (
+        tensor.action == "quantize"
+        and tensor.stride is None
+        and source == tensor.compute_dtype
+        and source in kernel.DTYPES
+    )
 
 
 def tile_elements(memory_bytes: int, widest: int) -> int:

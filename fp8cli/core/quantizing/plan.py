@@ -20,7 +20,7 @@ from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale,
 from fp8cli.core.quantizing.model_dtype import named_dtype
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
-from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, lay_out
+from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, data_bytes, lay_out
 from fp8cli.schemes import BLOCK, KvCache, Scheme
 
 Action = Literal["quantize", "copy", "cast", "drop"]
@@ -47,6 +47,9 @@ class PlannedTensor:
     source_shard: str
     shard: str
     compute_dtype: str
+    stride: int | None = None
+    """None: the rows of `source` lie one after the other. Else it is stored as its transpose, a block of columns in
+    rows of so many elements; see core.model.fused."""
     weight: TensorInfo | None = None
     scale: TensorInfo | None = None
 
@@ -128,6 +131,7 @@ class Plan:
         for tensor in self.tensors:
             source = tensor.source
             words = [tensor.name, tensor.action, tensor.source_shard, source.name, source.begin, tensor.compute_dtype]
+            words += [] if tensor.stride is None else [tensor.stride]
             digest.update(json.dumps([*words, self.scheme and self.scheme.name]).encode())
         return digest.hexdigest()
 
@@ -149,6 +153,11 @@ def build_plan(
         message = "nothing would be quantized: every Linear is ignored"
         raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows the reason for each tensor")
     scales = _draft_scales(checkpoint, drafts, scheme, dtype, kv_cache)
+    apart = selection.rules.towers or any(decision.part is not None for decision in selection.decisions)
+    if scales and apart:
+        kind = "a multimodal model" if selection.rules.towers else "a model whose experts lie in one tensor"
+        message = f"`{selection.rules.name}` is {kind}, and this cannot be calibrated with texts yet"
+        raise CannotRun(message, hint="FP8_DYNAMIC and FP8_BLOCK need no calibration: --scheme FP8_DYNAMIC")
     tied = checkpoint.config.get("tie_word_embeddings", selection.rules.tie_word_embeddings)
     shards = _lay_out_shards(checkpoint, drafts, scales)
     placed = {info.name: info for shard in shards for info in shard.header.tensors}
@@ -171,7 +180,7 @@ def _draft(
     decision: Decision, checkpoint: Checkpoint, home: Mapping[str, str], scheme: Scheme | None, dtype: str
 ) -> PlannedTensor:
     """Decide one tensor, all but its place in the output file (its offsets are relative to nothing yet)."""
-    source = checkpoint.tensors[decision.source]
+    source = _source(decision, checkpoint)
     target = "F32" if dtype in decision.float32_under else dtype
     casts = DTYPES[source.dtype].floating and source.dtype != target and decision.action != "drop"
     if casts and source.dtype not in {"BF16", "F16", "F32", "F64"}:
@@ -201,9 +210,19 @@ def _draft(
         source_shard=home[source.name],
         shard=home[source.name] if decision.name not in home else home[decision.name],
         compute_dtype=dtype if action == "quantize" else target,
+        stride=decision.part.stride if decision.part else None,
         weight=weight,
         scale=scale,
     )
+
+
+def _source(decision: Decision, checkpoint: Checkpoint) -> TensorInfo:
+    """Return the tensor a decision is about, or the part of it: its shape, its size, and where its first element is."""
+    whole, part = checkpoint.tensors[decision.source], decision.part
+    if part is None:
+        return whole
+    begin = whole.begin + data_bytes(whole.dtype, (part.offset,))
+    return TensorInfo(whole.name, whole.dtype, part.shape, begin, begin + data_bytes(whole.dtype, part.shape))
 
 
 def _keep_all(selection: Selection, home: Mapping[str, str]) -> Selection:
@@ -270,6 +289,7 @@ def _place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTen
         source_shard=draft.source_shard,
         shard=draft.shard,
         compute_dtype=draft.compute_dtype,
+        stride=draft.stride,
         weight=placed[draft.weight.name] if draft.weight else None,
         scale=placed[draft.scale.name] if draft.scale else None,
     )
