@@ -39,8 +39,8 @@ class Family:
     transformers: str | None = None
     """Why transformers cannot load the output; None: it does, and its logits are close."""
     oneshot: str | None = None
-    """How the output differs on purpose from llm-compressor's `oneshot`; None: tensor for tensor the same."""
-    note: str = ""
+    """How the output differs on purpose from that of llm-compressor's `oneshot`, which is told to ignore heads, routers
+    and towers; None: tensor for tensor the same."""
 
 
 _TEXT: Final[dict[str, Any]] = {
@@ -100,7 +100,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="Qwen2ForCausalLM",
         model_type="qwen2",
         config=_TEXT | {"tie_word_embeddings": True},
-        note="embeddings tied: one table on disk",
     ),
     Family(name="Qwen3", architecture="Qwen3ForCausalLM", model_type="qwen3", config=_TEXT | {"head_dim": 32}),
     Family(name="Phi-3 and 4", architecture="Phi3ForCausalLM", model_type="phi3", config=_TEXT),
@@ -203,7 +202,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
         model_type="granitemoe",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
         transformers="it knows the experts of this family fused only; checked by taking them back together",
-        oneshot="not compared: llm-compressor does not take these experts apart",
     ),
     Family(
         name="gpt-oss",
@@ -265,7 +263,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "vision_config": _QWEN_VISION | {"fullatt_block_indexes": [0]},
             "tie_word_embeddings": False,
         },
-        oneshot="it quantizes the towers unless told not to",
     ),
     Family(
         name="Qwen3-VL",
@@ -276,7 +273,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "vision_config": _QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
             "tie_word_embeddings": False,
         },
-        oneshot="it quantizes the towers unless told not to",
     ),
     Family(
         name="Qwen3-VL-MoE",
@@ -288,7 +284,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "tie_word_embeddings": False,
         },
         transformers="it knows the experts of this family fused only; checked by taking them back together",
-        oneshot="not compared",
         nested_json={"text_config": {"norm_topk_prob": True}},
         # As in Qwen/Qwen3-VL-30B-A3B-Instruct; `Transpose(1, 2, check_dims=True)` in the conversion mapping.
         transposed=r"experts\.(gate_up_proj|down_proj)$",
@@ -304,7 +299,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
         },
         # As in llava-hf/llava-1.5-7b-hf; PrefixChange of `CLIPVisionModel` in the conversion mapping.
         renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
-        oneshot="it quantizes the towers unless told not to",
     ),
     Family(
         name="Pixtral",
@@ -315,7 +309,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 16},
             "tie_word_embeddings": False,
         },
-        oneshot="it quantizes the towers unless told not to",
     ),
     Family(
         name="Mistral Small 3",
@@ -326,7 +319,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 16},
             "tie_word_embeddings": False,
         },
-        oneshot="it quantizes the towers unless told not to",
     ),
     Family(
         name="Gemma 3 (vision)",
@@ -340,7 +332,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
         },
         # As in google/gemma-3-4b-it; PrefixChange of `SiglipVisionModel`, which stands for that of CLIP.
         renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
-        oneshot="it quantizes the towers unless told not to",
     ),
     Family(
         name="Llama 4",
@@ -367,7 +358,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
                 "vision_output_dim": 128,
             },
         },
-        oneshot="it quantizes the towers unless told not to",
     ),
     Family(
         name="Whisper",
@@ -390,7 +380,25 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "pad_token_id": 2,
             "decoder_start_token_id": 1,
         },
-        refused="multimodal model whose parts are not known",
+    ),
+    Family(
+        name="Qwen3 embedding",
+        architecture="Qwen3Model",
+        model_type="qwen3",
+        config=_TEXT | {"head_dim": 32},
+    ),
+    Family(
+        name="Qwen2 classifier",
+        architecture="Qwen2ForSequenceClassification",
+        model_type="qwen2",
+        config=_TEXT | {"num_labels": 3, "pad_token_id": 0},
+    ),
+    Family(
+        name="BGE (BERT)",
+        architecture="BertModel",
+        model_type="bert",
+        config={"vocab_size": 320, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+        | {"num_attention_heads": 4, "max_position_embeddings": 64},
     ),
 )
 

@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import transformers
@@ -18,6 +18,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core.model.architectures import pattern_of
 from fp8cli.errors import CannotRun
+
+FILE: Final = "model.safetensors"
 
 
 def save_family(each: Family, folder: Path) -> Path:
@@ -36,10 +38,10 @@ def save_family(each: Family, folder: Path) -> Path:
     written |= {key: written[key] | keys for key, keys in each.nested_json.items()}
     config_json.write_text(json.dumps(written, indent=2))
     if each.renamed or each.transposed:
-        tensors = load_file(folder / "model.safetensors")
+        tensors = load_file(folder / FILE)
         published = {rename(name, each): turn(name, tensor, each) for name, tensor in tensors.items()}
         assert len(published) == len(tensors)
-        save_file(published, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(published, folder / FILE, metadata={"format": "pt"})
     return folder
 
 
@@ -54,6 +56,28 @@ def rename(name: str, each: Family) -> str:
     for pattern, published in each.renamed:
         name = re.sub(pattern, published, name)
     return name
+
+
+def change(folder: Path, tensors: dict[str, torch.Tensor], **config: object) -> None:
+    """Put other tensors into a checkpoint, and other keys into its config.json."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / FILE, {"format": "pt"})
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | config))
+
+
+def add_prediction_layer(folder: Path) -> dict[str, torch.Tensor]:
+    """Add a layer for multi-token prediction as DeepSeek-V3 is published with one; return it."""
+    tensors = load_file(folder / FILE)
+    last = "model.layers.1."
+    extra = {
+        name.replace(last, "model.layers.2."): tensor.clone()
+        for name, tensor in tensors.items()
+        if name.startswith(last)
+    }
+    extra["model.layers.2.eh_proj.weight"] = torch.randn(128, 256).bfloat16()
+    extra |= {f"model.layers.2.{norm}.weight": torch.ones(128).bfloat16() for norm in ("enorm", "hnorm")}
+    change(folder, tensors | extra, num_nextn_predict_layers=1)
+    return extra
 
 
 def judge_family(each: Family, folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.errors import CannotRun
-from tests.families import judge_family, save_family
+from tests.families import add_prediction_layer, judge_family, save_family
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -74,10 +74,14 @@ def logits(folder: Path, each: Family) -> tuple[torch.Tensor, dict[str, Any]]:
     model, report = getattr(transformers, each.architecture).from_pretrained(
         folder, dtype="auto", output_loading_info=True
     )
-    tokens = torch.randint(3, 320, (2, 12), generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    given = {"input_ids": torch.randint(3, 320, (16, 12), generator=generator)}
+    if each.model_type == "whisper":
+        sound = torch.randn(16, 16, 64, generator=generator, dtype=torch.bfloat16)
+        given = {"decoder_input_ids": given["input_ids"], "input_features": sound}
     with torch.no_grad():
-        found = model.eval()(input_ids=tokens).logits.float()
-    return found, report
+        found = model.eval()(**given)
+    return (found.logits if "logits" in found else found.last_hidden_state).float(), report
 
 
 @by_name(tuple(each for each in DONE if each.transformers is None))
@@ -179,6 +183,15 @@ def vllm(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     router = folder / "router"
     run(QuantizeRequest(model=str(place / "source" / "Qwen3-Next"), out=router, default_ignore=False))
     pairs.append(["router", str(place / "source" / "Qwen3-Next"), str(router)])
+    tower = spoil(place, "Qwen3-VL", folder / "tower not ignored", lambda _: None)
+    config = json.loads((folder / "tower not ignored" / "config.json").read_text())
+    config["quantization_config"]["ignore"] = ["lm_head"]
+    (folder / "tower not ignored" / "config.json").write_text(json.dumps(config))
+    deeper = folder / "deeper"
+    shutil.copytree(place / "source" / "DeepSeek-V3", deeper)
+    add_prediction_layer(deeper)
+    run(QuantizeRequest(model=str(deeper), out=folder / "prediction"))
+    pairs += [tower, ["prediction", str(deeper), str(folder / "prediction")]]
     (folder / "pairs.json").write_text(json.dumps(pairs))
     command = [sys.executable, "-m", "tests.vllm_families", str(folder / "found.json"), str(folder / "pairs.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
@@ -201,6 +214,14 @@ def test_vllm_s_loading_tells_a_wrong_output_from_a_right_one(vllm: dict[str, An
     assert vllm["scale gone"]["differ"] == ["model.layers.0.mlp.down_proj.weight"]
     assert vllm["halves exchanged"]["differ"] == ["model.layers.0.block_sparse_moe.experts.routed_experts.w13_weight"]
     assert vllm["router"]["error"] is not None
+    assert vllm["tower not ignored"]["error"] is not None or vllm["tower not ignored"]["differ"]
+
+
+@pytest.mark.slow
+def test_vllm_is_not_disturbed_by_layers_for_multi_token_prediction(vllm: dict[str, Any]) -> None:
+    assert vllm["prediction"]["error"] is None
+    assert vllm["prediction"]["differ"] == []
+    assert vllm["prediction"]["fp8"] == vllm["DeepSeek-V3"]["fp8"]
 
 
 ONESHOT = """
@@ -216,7 +237,7 @@ for architecture, source, out in json.loads(sys.argv[1]):
 """
 """Run by itself: CT_ENFORCE_EAGER is read when compressed-tensors is imported."""
 
-SAMPLED = ("Phi-3 and 4", "OPT", "DeepSeek-V2")
+SAMPLED = ("Phi-3 and 4", "DeepSeek-V2", "Granite-MoE", "Qwen3-VL-MoE")
 """Compared with `oneshot` in every run of the tests; the others were when their line in the matrix was written."""
 
 

@@ -304,6 +304,7 @@ def test_a_router_that_is_a_plain_linear_stays_by_default_only() -> None:
 def test_tensors_outside_the_model_are_copied_and_their_parts_ignored() -> None:
     tensors = llama_tensors() | {
         "mtp.fc.weight": ("BF16", (64, 128)),
+        "eh_proj.weight": ("BF16", (64, 128)),
         "model.layers.2.self_attn.q_proj.weight": ("BF16", (64, 64)),
     }
     selection = choose(LLAMA, tensors)
@@ -312,7 +313,7 @@ def test_tensors_outside_the_model_are_copied_and_their_parts_ignored() -> None:
         assert kept.action == "keep"
         assert "not part of `LlamaForCausalLM`" in kept.reason
         assert "copied unchanged" in kept.reason
-    assert selection.ignored_modules == ("lm_head", r"re:^mtp\.", r"re:^model\.layers\.2\.")
+    assert selection.ignored_modules == ("lm_head", "eh_proj", r"re:^mtp\.", r"re:^model\.layers\.2\.")
 
 
 def test_rotary_buffers_that_everyone_skips_are_dropped() -> None:

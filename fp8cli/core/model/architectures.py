@@ -15,7 +15,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from typing import Any, Literal, cast
@@ -43,6 +43,9 @@ ALWAYS = "always"
 """Presence of a tensor that every checkpoint must hold, in every layer if its name has a layer number."""
 OPTIONAL = ""
 """Presence of a tensor that depends on the config."""
+
+_HEADLESS = ("ForSequenceClassification", "ForTokenClassification", "ForRewardModel", "Model")
+"""Ends of the names of models that share their layers with a `…ForCausalLM`."""
 
 # At most 18 digits: names come from strangers, and Python refuses to read numbers of thousands of digits.
 _NUMBER = re.compile(r"(?<=\.)\d{1,18}(?=\.|$)|^\d{1,18}(?=\.)")
@@ -100,8 +103,10 @@ class ArchitectureRules:
 
     @cached_property
     def by_pattern(self) -> dict[str, TensorRule]:
-        """The rules, by pattern."""
-        return {rule.pattern: rule for rule in self.tensors}
+        """The rules, by pattern; fused experts also as each is written by itself."""
+        apart = (f"{fused.experts}.*.{leaf}.weight" for fused in self.fused for leaf in fused.projections)
+        rules = (*(TensorRule(pattern=pattern, role="linear") for pattern in apart), *self.tensors)
+        return {rule.pattern: rule for rule in rules}
 
     def find(self, name: str) -> TensorRule | None:
         """Find the rule of a tensor: by its exact name first, then by its pattern."""
@@ -200,7 +205,23 @@ def find_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
             name = table["model_types"].get(model_type)
         case _:
             return None
-    return _rules(name) if name in table["architectures"] else None
+    if name in table["architectures"]:
+        return _rules(name)
+    whole = next((name.removesuffix(end) + "ForCausalLM" for end in _HEADLESS if str(name).endswith(end)), None)
+    return _without_head(_rules(whole), name) if whole in table["architectures"] else None
+
+
+def _without_head(rules: ArchitectureRules, name: str) -> ArchitectureRules:
+    """Rules of the same layers in a model for embeddings or classes: what stands in for the head is no part of them."""
+    bare = name.endswith("Model")
+    return replace(
+        rules,
+        name=name,
+        tensors=tuple(rule for rule in rules.tensors if rule.role != "output head"),
+        output_head=None,
+        can_tie=False,
+        in_memory={rules.base_prefix: ""} if bare and rules.base_prefix else {},
+    )
 
 
 def known_architectures() -> tuple[str, ...]:

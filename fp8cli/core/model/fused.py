@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from fp8cli.formats.safetensors import TensorInfo, data_bytes
+
 _GATE_UP: Final = ("gate_proj", "up_proj")
 _DOWN: Final = ("down_proj",)
 
@@ -38,6 +40,11 @@ class Part:
     stride: int | None = None
     """None: its rows lie one after the other. A number: it is stored as its transpose, and from one of *its* columns
     to the next it is that many elements."""
+
+    def within(self, whole: TensorInfo) -> TensorInfo:
+        """Return what a header would say of this part of a tensor: its shape, size, and where its first element is."""
+        begin = whole.begin + data_bytes(whole.dtype, (self.offset,))
+        return TensorInfo(whole.name, whole.dtype, self.shape, begin, begin + data_bytes(whole.dtype, self.shape))
 
 
 def _in_place(parent: str, *, transposed: bool | None) -> tuple[FusedExperts, ...]:

@@ -47,13 +47,16 @@ def read_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
             hint="pip install 'fp8cli[transformers]'",
         ) from error
     model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if model_type not in CONFIG_MAPPING:
+        return None
+    # By its class: the Auto classes import a hundred other models first.
+    name = _name(config) if hasattr(transformers, _name(config)) else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    if name is None:
         return None
     try:
         parsed = CONFIG_MAPPING[model_type].from_dict(dict(config))
         with torch.device("meta"):
-            # By its class: the Auto classes import a hundred other models first.
-            model = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])(parsed)
+            model = getattr(transformers, name)(parsed)
     except Exception as error:
         raise BadInput(f"transformers {transformers.__version__} cannot build `{_name(config)}`: {error}") from error
     tied = tied_names(model)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from fp8cli.core.model.architectures import ArchitectureRules, Role, find_rules
 from fp8cli.core.model.attention import text_config
 from fp8cli.core.model.fused import FUSED
-from fp8cli.errors import BadInput, CannotRun
+from fp8cli.errors import BadInput, CannotRun, Fp8Error
 
 _PROJECTOR: Final = "multi_modal_projector."
 
@@ -83,8 +83,14 @@ _FAMILIES: Final[Mapping[str, tuple[str | None, tuple[Spelling, ...]]]] = {
 """Architecture → its text model in the table (None: the one `text_config` names) and how it may be spelled."""
 
 
+_ONE_PIECE: Final = ("WhisperForConditionalGeneration",)
+"""Encoder and decoder are both the model: vLLM gives both of them FP8 layers, and published checkpoints have them."""
+
+
 def is_multimodal(name: str, config: Mapping[str, Any]) -> bool:
     """Whether a config is that of a model of several parts."""
+    if name in _ONE_PIECE:
+        return False
     several = not config.keys().isdisjoint(("vision_config", "audio_config"))
     return several or name.endswith("ForConditionalGeneration")
 
@@ -110,6 +116,17 @@ def compose_rules(name: str, config: Mapping[str, Any], names: Iterable[str]) ->
         wanted = f"names like `{spellings[0].model}layers.0` and `{next(iter(spellings[0].towers))}`"
         raise BadInput(f"the parts of `{name}` are not all here: expected {wanted}, found `{min(names, default='')}`")
     return _respell(rules, name, spelling, tied=_is_tied(config, language, spelling, names))
+
+
+def known_rules(config: Mapping[str, Any], names: Iterable[str]) -> ArchitectureRules | None:
+    """Return the rules of a model from what is built in alone; None where it is not known, whatever the reason."""
+    name = str((config.get("architectures") or [""])[0])
+    if not is_multimodal(name, config):
+        return find_rules(config)
+    try:
+        return compose_rules(name, config, names)
+    except Fp8Error:
+        return None
 
 
 def _respell(rules: ArchitectureRules, name: str, spelling: Spelling, *, tied: bool) -> ArchitectureRules:

@@ -34,6 +34,7 @@ _HEAD = re.compile(r"(\w+\.)?(lm_head|embed_out|output)\.weight")
 _EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe)\.")
 _NORM = re.compile(r"norm|(^|\.)ln")
 _NOT_LINEAR = re.compile(r"conv|rotary|router|(^|\.)gate\.")
+_CLASS_HEAD = re.compile(r"(score|classifier)\.")
 ROTARY_BUFFER = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 ATTENTION_MASK = re.compile(r"\.(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
 _REASONS: dict[Role, str] = {
@@ -259,14 +260,19 @@ class _Judge:
         for name, (_, shape) in self.roster.tensors.items():
             if self.roster.found.get(name) is None and len(shape) == 2 and name.endswith(".weight"):
                 layer = re.match(r".*?\.\d+\.", name)
-                parts.add(layer.group() if layer else name.partition(".")[0] + ".")
-        return [f"re:^{re.escape(part)}" for part in sorted(parts, key=lambda part: (numbers_of(part + "x"), part))]
+                first, dot, rest = name.partition(".")
+                parts.add(layer.group() if layer else first if rest == "weight" else first + dot)
+        ordered = sorted(parts, key=lambda part: (numbers_of(part + "x"), part))
+        # A module that stands alone is named: as a beginning it would need a dot, and its name has none.
+        return [f"re:^{re.escape(part)}" if part.endswith(".") else part for part in ordered]
 
     def _judge_foreign(self, name: str) -> tuple[Action, str]:
         rules = self.roster.rules
         listed = any(re.search(pattern, name) for pattern in rules.ignored_on_load)
         if ROTARY_BUFFER.search(name) or (listed and ATTENTION_MASK.search(name)):
             return "drop", "a buffer that transformers and vLLM compute themselves and skip on load"
+        if rules.output_head is None and _CLASS_HEAD.match(name):
+            return "keep", "the head for classes, kept: vLLM computes it in 16 or 32 bits"
         layers = self.roster.layers
         beyond = layers is not None and rules.find(self.roster.full_names[name]) is not None
         extra = f" with {layers} layers" if beyond else ""

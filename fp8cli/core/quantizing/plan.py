@@ -20,7 +20,7 @@ from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale,
 from fp8cli.core.quantizing.model_dtype import named_dtype
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
-from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, data_bytes, lay_out
+from fp8cli.formats.safetensors import DTYPES, Header, TensorInfo, lay_out
 from fp8cli.schemes import BLOCK, KvCache, Scheme
 
 Action = Literal["quantize", "copy", "cast", "drop"]
@@ -180,7 +180,8 @@ def _draft(
     decision: Decision, checkpoint: Checkpoint, home: Mapping[str, str], scheme: Scheme | None, dtype: str
 ) -> PlannedTensor:
     """Decide one tensor, all but its place in the output file (its offsets are relative to nothing yet)."""
-    source = _source(decision, checkpoint)
+    whole = checkpoint.tensors[decision.source]
+    source = decision.part.within(whole) if decision.part else whole
     target = "F32" if dtype in decision.float32_under else dtype
     casts = DTYPES[source.dtype].floating and source.dtype != target and decision.action != "drop"
     if casts and source.dtype not in {"BF16", "F16", "F32", "F64"}:
@@ -214,15 +215,6 @@ def _draft(
         weight=weight,
         scale=scale,
     )
-
-
-def _source(decision: Decision, checkpoint: Checkpoint) -> TensorInfo:
-    """Return the tensor a decision is about, or the part of it: its shape, its size, and where its first element is."""
-    whole, part = checkpoint.tensors[decision.source], decision.part
-    if part is None:
-        return whole
-    begin = whole.begin + data_bytes(whole.dtype, (part.offset,))
-    return TensorInfo(whole.name, whole.dtype, part.shape, begin, begin + data_bytes(whole.dtype, part.shape))
 
 
 def _keep_all(selection: Selection, home: Mapping[str, str]) -> Selection:
