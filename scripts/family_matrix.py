@@ -87,6 +87,9 @@ _QWEN_VISION: Final[dict[str, Any]] = {
 }
 _STATES: Final[dict[str, Any]] = {"mamba_d_state": 16, "mamba_expand": 2}
 
+_NORMS: Final = "it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again"
+_FUSED_ONLY: Final = "it knows the experts of this family fused only; checked by taking them back together"
+
 FAMILIES: Final[tuple[Family, ...]] = (
     Family(name="Llama 2 and 3", architecture="LlamaForCausalLM", model_type="llama", config=_TEXT),
     Family(
@@ -108,14 +111,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="Gemma2ForCausalLM",
         model_type="gemma2",
         config=_TEXT | {"head_dim": 32, "tie_word_embeddings": True},
-        oneshot="it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again",
+        oneshot=_NORMS,
     ),
     Family(
         name="Gemma 3 (text)",
         architecture="Gemma3ForCausalLM",
         model_type="gemma3_text",
         config=_TEXT | {"head_dim": 32, "tie_word_embeddings": True},
-        oneshot="it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again",
+        oneshot=_NORMS,
     ),
     Family(name="Granite", architecture="GraniteForCausalLM", model_type="granite", config=_TEXT),
     Family(name="OLMo 2", architecture="Olmo2ForCausalLM", model_type="olmo2", config=_TEXT),
@@ -201,7 +204,32 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="GraniteMoeForCausalLM",
         model_type="granitemoe",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
-        transformers="it knows the experts of this family fused only; checked by taking them back together",
+        transformers=_FUSED_ONLY,
+    ),
+    Family(
+        name="Granite 4 (hybrid)",
+        architecture="GraniteMoeHybridForCausalLM",
+        model_type="granitemoehybrid",
+        config=_TEXT
+        | {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": 128,
+            "layer_types": ["mamba", "attention"],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 32,
+            "mamba_d_state": 16,
+            "mamba_expand": 2,
+            "mamba_chunk_size": 16,
+        },
+        transformers=_FUSED_ONLY,
+    ),
+    Family(
+        name="Granite-MoE, shared",
+        architecture="GraniteMoeSharedForCausalLM",
+        model_type="granitemoeshared",
+        config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 128},
+        transformers=_FUSED_ONLY,
     ),
     Family(
         name="gpt-oss",
@@ -254,6 +282,19 @@ FAMILIES: Final[tuple[Family, ...]] = (
         vllm="it has no Bamba since 0.23",
     ),
     Family(
+        name="Qwen2-VL, newer names",
+        architecture="Qwen2VLForConditionalGeneration",
+        model_type="qwen2_vl",
+        config={
+            "text_config": _TEXT
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}},
+            "vision_config": {"depth": 3, "embed_dim": 64, "hidden_size": 128, "num_heads": 4},
+            "tie_word_embeddings": False,
+        },
+        # As transformers has saved it since 4.52; see `Qwen2VLForConditionalGeneration` in the conversion mapping.
+        renamed=((r"^visual\.", "model.visual."), (r"^model\.(?!visual\.)", "model.language_model.")),
+    ),
+    Family(
         name="Qwen2.5-VL",
         architecture="Qwen2_5_VLForConditionalGeneration",
         model_type="qwen2_5_vl",
@@ -283,7 +324,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "vision_config": _QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
             "tie_word_embeddings": False,
         },
-        transformers="it knows the experts of this family fused only; checked by taking them back together",
+        transformers=_FUSED_ONLY,
         nested_json={"text_config": {"norm_topk_prob": True}},
         # As in Qwen/Qwen3-VL-30B-A3B-Instruct; `Transpose(1, 2, check_dims=True)` in the conversion mapping.
         transposed=r"experts\.(gate_up_proj|down_proj)$",
@@ -298,6 +339,30 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "tie_word_embeddings": False,
         },
         # As in llava-hf/llava-1.5-7b-hf; PrefixChange of `CLIPVisionModel` in the conversion mapping.
+        renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+    ),
+    Family(
+        name="Llava 1.6",
+        architecture="LlavaNextForConditionalGeneration",
+        model_type="llava_next",
+        config={
+            "text_config": _TEXT | {"model_type": "mistral"},
+            "vision_config": _VISION | {"model_type": "clip_vision_model", "projection_dim": 64},
+            "tie_word_embeddings": False,
+        },
+        # As in llava-hf/llava-v1.6-mistral-7b-hf.
+        renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+    ),
+    Family(
+        name="PaliGemma 2",
+        architecture="PaliGemmaForConditionalGeneration",
+        model_type="paligemma",
+        config={
+            "text_config": _TEXT | {"model_type": "gemma2", "head_dim": 32, "tie_word_embeddings": True},
+            "vision_config": _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+            "projection_dim": 128,
+        },
+        # As in google/paligemma2-3b-pt-224.
         renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
     ),
     Family(
@@ -332,6 +397,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         },
         # As in google/gemma-3-4b-it; PrefixChange of `SiglipVisionModel`, which stands for that of CLIP.
         renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+        oneshot=_NORMS,
     ),
     Family(
         name="Llama 4",

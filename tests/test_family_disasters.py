@@ -218,3 +218,26 @@ def save_plain(folder: Path, layers: dict[str, torch.Tensor]) -> Path:
     tensors = {f"{name}.weight": tensor.contiguous() for name, tensor in layers.items()}
     save_file(tensors | {"lm_head.weight": torch.ones(4, 128).bfloat16()}, folder / FILE, {"format": "pt"})
     return folder
+
+
+def test_a_multimodal_model_without_its_tower_is_refused_with_both_names(source: Source) -> None:
+    folder = source("Qwen3-VL")
+    tensors = {name: tensor for name, tensor in load_file(folder / FILE).items() if not name.startswith("model.visual")}
+    change(folder, tensors)
+    with pytest.raises(BadInput, match=r"not all here: expected names like `model.language_model.layers.0` and"):
+        quantize(folder)
+    assert not folder.with_name("out").exists()
+
+
+def test_the_tied_head_of_a_multimodal_model_is_not_untied(source: Source) -> None:
+    with pytest.raises(CannotRun, match=r"is tied to `language_model.model.embed_tokens.weight`, so it cannot be"):
+        quantize(source("Gemma 3 (vision)"), default_ignore=False)
+
+
+def test_what_a_user_keeps_is_ignored_under_the_names_of_disk_and_memory(source: Source) -> None:
+    folder = source("Llava 1.5")
+    kept = "language_model.model.layers.0.mlp.down_proj"
+    output = quantize(folder, ignore=(kept,))
+    ignore = json.loads((folder.with_name("out") / "config.json").read_text())["quantization_config"]["ignore"]
+    assert {kept, "model.language_model.layers.0.mlp.down_proj", "language_model.lm_head", "lm_head"} <= set(ignore)
+    assert output[f"{kept}.weight"].dtype == torch.bfloat16

@@ -75,7 +75,7 @@ FUSED: Final[Mapping[str, tuple[FusedExperts, ...]]] = {
 """Architecture → its fused tensors in the names of its text model, where vLLM has a place for each expert by itself."""
 
 WITHOUT_A_PLACE: Final[Mapping[str, str]] = {
-    "GptOssForCausalLM": "vLLM 0.32 has no FP8 experts with biases, and skips their weights in silence",
+    "GptOssForCausalLM": "and vLLM 0.32 has no FP8 experts with biases",
 }
 """Architecture → why its fused experts cannot be FP8."""
 

@@ -16,6 +16,8 @@ from typing import Any
 from fp8cli.core.model.architectures import ALWAYS, OPTIONAL, ArchitectureRules, Role, TensorRule
 from fp8cli.errors import BadInput, CannotRun
 
+_NO_DECODERS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForConditionalGeneration")
+"""Ends of the names of classes that are built as what they are; any other stands for its `model_type`'s causal LM."""
 _GATE = re.compile(r"Router|Gating|Gate(?![a-z])")
 
 
@@ -50,7 +52,8 @@ def read_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
     if model_type not in CONFIG_MAPPING:
         return None
     # By its class: the Auto classes import a hundred other models first.
-    name = _name(config) if hasattr(transformers, _name(config)) else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    own = _name(config).endswith(_NO_DECODERS) and hasattr(transformers, _name(config))
+    name = _name(config) if own else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     if name is None:
         return None
     try:

@@ -142,8 +142,10 @@ class Roster:
         fused = next((name for name in self.tensors if self._is_fused(name)), None)
         if fused is not None:
             size = list(self.tensors[fused][1])
-            why = WITHOUT_A_PLACE.get(self.rules.name, "and how they lie in it is not known")
-            raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, {why}")
+            why = WITHOUT_A_PLACE.get(self.rules.name)
+            hint = "vLLM serves the published MXFP4 checkpoint as it is, and that is smaller than FP8" if why else None
+            why = why or "and how they lie in it is not known"
+            raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, {why}", hint=hint)
         if not any(rule.role == "linear" for rule in self.rules.tensors):
             raise CannotRun(_without_any_linear(self.rules))
 
