@@ -254,7 +254,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "mamba_dt_rank": 8,
             "use_mamba_kernels": False,
         },
-        oneshot="it quantizes the Mamba layers and the router, which vLLM holds unquantized",
+        oneshot="it quantizes the Mamba layers, which vLLM holds unquantized",
     ),
     Family(
         name="Mamba-2 (Codestral Mamba)",
@@ -364,6 +364,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         },
         # As in google/paligemma2-3b-pt-224.
         renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+        oneshot=_NORMS,
     ),
     Family(
         name="Pixtral",

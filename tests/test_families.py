@@ -231,7 +231,7 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 transformers.logging.set_verbosity_error()
 for architecture, source, out in json.loads(sys.argv[1]):
     model = getattr(transformers, architecture).from_pretrained(source, dtype="auto")
-    ignore = ["re:.*lm_head", "re:.*vis(ion|ual)", "re:.*projector", "re:.*router$"]
+    ignore = ["re:.*lm_head", "proj_out", "score", "re:.*vis(ion|ual)", "re:.*projector", "re:.*router$"]
     oneshot(model=model, recipe=QuantizationModifier(targets="Linear", scheme="FP8_DYNAMIC", ignore=ignore))
     model.save_pretrained(out, save_compressed=True)
 """

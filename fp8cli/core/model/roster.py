@@ -58,6 +58,8 @@ class Roster:
 
         Raises CannotRun for a shape that cannot be understood.
         """
+        if not self.rules.fused:
+            return {}
         known = {name: fused for name, full in self.full_names.items() if (fused := self.rules.fused_of(full))}
         hidden = self.rules.value("hidden_size", self.config) or 0
         told = (is_transposed(fused, self.tensors[name][1], hidden) for name, fused in known.items())
