@@ -103,14 +103,19 @@ class ArchitectureRules:
 
     @cached_property
     def by_pattern(self) -> dict[str, TensorRule]:
-        """The rules, by pattern; fused experts also as each is written by itself."""
-        apart = (f"{fused.experts}.*.{leaf}.weight" for fused in self.fused for leaf in fused.projections)
-        rules = (*(TensorRule(pattern=pattern, role="linear") for pattern in apart), *self.tensors)
-        return {rule.pattern: rule for rule in rules}
+        """The rules, by pattern."""
+        return {rule.pattern: rule for rule in self.tensors}
+
+    @cached_property
+    def apart(self) -> dict[str, TensorRule]:
+        """Rules of the experts of fused tensors where each is written by itself, by pattern."""
+        patterns = (f"{fused.experts}.*.{leaf}.weight" for fused in self.fused for leaf in fused.projections)
+        return {pattern: TensorRule(pattern=pattern, role="linear") for pattern in patterns}
 
     def find(self, name: str) -> TensorRule | None:
         """Find the rule of a tensor: by its exact name first, then by its pattern."""
-        return self.by_pattern.get(name) or self.by_pattern.get(pattern_of(name))
+        pattern = pattern_of(name)
+        return self.by_pattern.get(name) or self.by_pattern.get(pattern) or self.apart.get(pattern)
 
     def tower_of(self, name: str) -> Role | None:
         """Return the part beside the language model that a tensor belongs to."""
