@@ -241,3 +241,21 @@ def test_what_a_user_keeps_is_ignored_under_the_names_of_disk_and_memory(source:
     ignore = json.loads((folder.with_name("out") / "config.json").read_text())["quantization_config"]["ignore"]
     assert {kept, "model.language_model.layers.0.mlp.down_proj", "language_model.lm_head", "lm_head"} <= set(ignore)
     assert output[f"{kept}.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("Llama 4", "language_model.model.layers.1.feed_forward.experts.3.up_proj.weight"),
+        ("Granite-MoE", "model.layers.0.block_sparse_moe.experts.0.down_proj.weight"),
+        ("Qwen3-VL", "model.language_model.layers.1.self_attn.q_norm.weight"),
+    ],
+)
+def test_inspect_misses_an_expert_or_a_tensor_of_the_language_model(source: Source, name: str, gone: str) -> None:
+    folder = source(name)
+    output = quantize(folder)
+    out = folder.with_name("out")
+    change(out, {name: tensor for name, tensor in output.items() if name not in {gone, f"{gone}_scale"}})
+    report = inspect.run(inspect.InspectRequest(source=out))
+    missing = [finding for finding in report.findings if finding.check == "tensor.missing"]
+    assert [finding.status for finding in missing] == ["failed"]
