@@ -87,6 +87,17 @@ _QWEN_VISION: Final[dict[str, Any]] = {
 }
 _STATES: Final[dict[str, Any]] = {"mamba_d_state": 16, "mamba_expand": 2}
 
+_LINEAR_ATTENTION: Final[dict[str, Any]] = {
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_SHARED_GATE: Final = (
+    "it quantizes mlp.shared_expert_gate, which vLLM holds unquantized, and changes the norms as in Gemma"
+)
 _NORMS: Final = "it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again"
 _FUSED_ONLY: Final = "it knows the experts of this family fused only; checked by taking them back together"
 
@@ -184,14 +195,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
         | {
             "num_experts": 4,
             "shared_expert_intermediate_size": 128,
-            "head_dim": 32,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 32,
-            "linear_value_head_dim": 32,
-            "layer_types": ["linear_attention", "full_attention"],
-        },
-        oneshot="it quantizes mlp.shared_expert_gate, which vLLM holds unquantized, and changes the norms as in Gemma",
+        }
+        | _LINEAR_ATTENTION,
+        oneshot=_SHARED_GATE,
     ),
     Family(
         name="OLMoE",
@@ -328,6 +334,31 @@ FAMILIES: Final[tuple[Family, ...]] = (
         nested_json={"text_config": {"norm_topk_prob": True}},
         # As in Qwen/Qwen3-VL-30B-A3B-Instruct; `Transpose(1, 2, check_dims=True)` in the conversion mapping.
         transposed=r"experts\.(gate_up_proj|down_proj)$",
+    ),
+    Family(
+        name="Qwen3.5",
+        architecture="Qwen3_5ForConditionalGeneration",
+        model_type="qwen3_5",
+        config={
+            "text_config": _TEXT | _LINEAR_ATTENTION,
+            "vision_config": _QWEN_VISION | {"num_position_embeddings": 16},
+            "tie_word_embeddings": False,
+        },
+        oneshot=_NORMS,
+    ),
+    Family(
+        name="Qwen3.5-MoE",
+        architecture="Qwen3_5MoeForConditionalGeneration",
+        model_type="qwen3_5_moe",
+        config={
+            "text_config": _TEXT
+            | _LINEAR_ATTENTION
+            | _EXPERTS
+            | {"num_experts": 4, "shared_expert_intermediate_size": 128},
+            "vision_config": _QWEN_VISION | {"num_position_embeddings": 16},
+            "tie_word_embeddings": False,
+        },
+        oneshot=_SHARED_GATE,
     ),
     Family(
         name="Llava 1.5",

@@ -187,6 +187,9 @@ def vllm(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     config = json.loads((folder / "tower not ignored" / "config.json").read_text())
     config["quantization_config"]["ignore"] = ["lm_head"]
     (folder / "tower not ignored" / "config.json").write_text(json.dumps(config))
+    kept = folder / "experts kept"
+    run(QuantizeRequest(model=str(place / "source" / "Llama 4"), out=kept, ignore=("*.feed_forward.experts.*",)))
+    pairs.append(["experts kept", str(place / "source" / "Llama 4"), str(kept)])
     deeper = folder / "deeper"
     shutil.copytree(place / "source" / "DeepSeek-V3", deeper)
     add_prediction_layer(deeper)
@@ -222,6 +225,13 @@ def test_vllm_is_not_disturbed_by_layers_for_multi_token_prediction(vllm: dict[s
     assert vllm["prediction"]["error"] is None
     assert vllm["prediction"]["differ"] == []
     assert vllm["prediction"]["fp8"] == vllm["DeepSeek-V3"]["fp8"]
+
+
+@pytest.mark.slow
+def test_vllm_takes_fused_experts_that_are_all_kept(vllm: dict[str, Any]) -> None:
+    assert vllm["experts kept"]["error"] is None
+    assert vllm["experts kept"]["differ"] == []
+    assert not any("experts" in name.replace("shared_expert", "") for name in vllm["experts kept"]["fp8"])
 
 
 ONESHOT = """

@@ -79,6 +79,8 @@ _FAMILIES: Final[Mapping[str, tuple[str | None, tuple[Spelling, ...]]]] = {
     "PaliGemmaForConditionalGeneration": (None, _LLAVA),
     "Qwen2VLForConditionalGeneration": ("Qwen2ForCausalLM", _QWEN),
     "Qwen2_5_VLForConditionalGeneration": ("Qwen2ForCausalLM", _QWEN),
+    "Qwen3_5ForConditionalGeneration": ("Qwen3_5ForCausalLM", _QWEN[:1]),
+    "Qwen3_5MoeForConditionalGeneration": ("Qwen3_5MoeForCausalLM", _QWEN[:1]),
     "Qwen3VLForConditionalGeneration": ("Qwen3ForCausalLM", _QWEN[:1]),
     "Qwen3VLMoeForConditionalGeneration": ("Qwen3MoeForCausalLM", _QWEN[:1]),
 }

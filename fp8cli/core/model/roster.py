@@ -75,6 +75,15 @@ class Roster:
             )
         return found
 
+    def first_expert(self, name: str) -> list[str]:
+        """Modules of the first expert in a tensor that holds several: by their names vLLM looks for all in `ignore`."""
+        full = self.full_names.get(name, name)
+        fused = self.rules.fused_of(full)
+        if fused is None:
+            return []
+        experts = fused.experts.replace("*", str(layer_of(full)))
+        return [f"{experts}.0.{leaf}" for leaf in fused.projections]
+
     @cached_property
     def gates(self) -> frozenset[str]:
         """Modules here that compressed-tensors lists in `ignore` for the name of their class."""

@@ -132,6 +132,11 @@ def select(
 
     decisions = [each for name in tensors for each in judge.decide_all(name)]
     kept = [each for each in decisions if each.action != "quantize"]
+    whole = next((each.name for each in kept if each.name in roster.split), None)
+    if whole is not None and any(each.part is not None for each in decisions):
+        # Llama 4's loader in vLLM takes the first fused tensor it meets as a promise for all layers.
+        message = f"`{whole}` would stay in one tensor, but experts of other layers are taken out of theirs"
+        raise UsageError(message, hint="vLLM wants one form: ignore the experts of all layers, or of none")
     ignored = {judge.module(each) for each in kept if judge.is_linear(each.name)}
     ignored |= {module for each in kept for module, _ in roster.split.get(each.name, ())}
     duplicates: list[tuple[str, str]] = []
