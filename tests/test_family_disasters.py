@@ -85,6 +85,20 @@ def test_a_tied_head_is_stored_once_and_stays_tied(source: Source) -> None:
     assert json.loads((folder.with_name("out") / "config.json").read_text())["tie_word_embeddings"] is True
 
 
+def test_a_tied_head_of_a_multimodal_model_is_stored_once_and_inspect_says_why(source: Source) -> None:
+    folder, head = source("Gemma 3 (vision)"), "language_model.lm_head.weight"
+    tensors = load_file(folder / FILE)
+    change(
+        folder, tensors | {head: tensors["language_model.model.embed_tokens.weight"].clone()}, tie_word_embeddings=True
+    )
+    output = quantize(folder)
+    assert head not in output
+    report = inspect.run(inspect.InspectRequest(source=folder.with_name("out"), against=str(folder)))
+    assert report.against is not None
+    assert report.against.tensors["left out"] == 1
+    assert "lost" not in report.against.tensors
+
+
 def test_layers_for_multi_token_prediction_are_neither_lost_nor_quantized(source: Source) -> None:
     folder = source("DeepSeek-V3")
     extra = add_prediction_layer(folder)
@@ -124,6 +138,15 @@ def test_experts_fused_in_a_way_nobody_knows_are_refused_and_not_taken_for_somet
     with pytest.raises(CannotRun, match="and how they lie in it is not known"):
         quantize(folder)
     assert not folder.with_name("out").exists()
+
+
+@pytest.mark.parametrize("shape", [(128,), (4, 128, 383), (4, 3, 128, 8)])
+def test_fused_experts_of_a_shape_that_cannot_be_are_refused_by_name(source: Source, shape: tuple[int, ...]) -> None:
+    folder, name = source("Llama 4"), "language_model.model.layers.1.feed_forward.experts.gate_up_proj"
+    change(folder, load_file(folder / FILE) | {name: torch.ones(shape).bfloat16()})
+    with pytest.raises(CannotRun, match=f"`{name}` holds all experts in one tensor"):
+        quantize(folder)
+    inspect.run(inspect.InspectRequest(source=folder))
 
 
 def test_a_model_with_code_of_its_own_is_quantized_by_names_and_shapes_like_the_one_it_resembles(

@@ -5,13 +5,12 @@ has no counterpart is named: an expert that is missing here is missing when it i
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from fp8cli.core.inspection.dialect import Dialect, QuantizedWeight
 from fp8cli.core.inspection.survey import StoredTensor, Survey
-from fp8cli.core.model.architectures import find_rules
 from fp8cli.core.model.attention import text_config
 from fp8cli.core.model.multimodal import known_rules
 from fp8cli.core.model.roster import Roster
@@ -42,7 +41,7 @@ class Entry:
 
 def account(survey: Survey, dialect: Dialect, base: Survey) -> tuple[Entry, ...]:
     """Match the tensors of a checkpoint with those of its source, by name; every one of both appears once."""
-    tie = _read_tie(survey.config or {})
+    tie = _read_tie(survey.config or {}, base.tensors)
     sources = _take_apart(base, survey)
     weights = {weight.name: weight for weight in dialect.weights}
     scales = {weight.scale for weight in dialect.weights if weight.scale is not None}
@@ -64,8 +63,8 @@ class _Tie:
     tied: bool
 
 
-def _read_tie(config: Mapping[str, object]) -> _Tie:
-    rules = find_rules(config)
+def _read_tie(config: Mapping[str, object], names: Iterable[str]) -> _Tie:
+    rules = known_rules(config, names)
     told = config.get("tie_word_embeddings")
     if rules is None:
         return _Tie("lm_head.weight", "model.embed_tokens.weight", tied=told is True)

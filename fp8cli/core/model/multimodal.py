@@ -124,13 +124,14 @@ def compose_rules(name: str, config: Mapping[str, Any], names: Iterable[str]) ->
 
 def known_rules(config: Mapping[str, Any], names: Iterable[str]) -> ArchitectureRules | None:
     """Return the rules of a model from what is built in alone; None where it is not known, whatever the reason."""
-    name = str((config.get("architectures") or [""])[0])
-    if not is_multimodal(name, config):
-        return find_rules(config)
-    try:
-        return compose_rules(name, config, names)
-    except Fp8Error:
-        return None
+    match config:
+        case {"architectures": [str() as name, *_]} if is_multimodal(name, config):
+            try:
+                return compose_rules(name, config, names)
+            except Fp8Error:
+                return None
+        case _:
+            return find_rules(config)
 
 
 def _respell(rules: ArchitectureRules, name: str, spelling: Spelling, *, tied: bool) -> ArchitectureRules:

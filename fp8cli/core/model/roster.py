@@ -56,7 +56,7 @@ class Roster:
     def split(self) -> dict[str, tuple[tuple[str, Part], ...]]:
         """Name on disk of a tensor that holds several experts → full name of each nn.Linear in it, and where it lies.
 
-        Raises CannotRun for a shape that cannot be understood.
+        One of a shape that cannot be understood is left out.
         """
         if not self.rules.fused:
             return {}
@@ -68,7 +68,7 @@ class Roster:
         for name, fused in known.items():
             shape = self.tensors[name][1]
             if len(shape) != _FUSED_DIMENSIONS or shape[2 if transposed else 1] % len(fused.projections):
-                raise CannotRun(f"`{name}` should hold all experts of a layer, but its shape is {list(shape)}")
+                continue
             experts = fused.experts.replace("*", str(layer_of(self.full_names[name])))
             found[name] = tuple(
                 (f"{experts}.{leaf}", part) for leaf, part in parts(fused, shape, transposed=transposed)
