@@ -149,6 +149,16 @@ def test_fused_experts_of_a_shape_that_cannot_be_are_refused_by_name(source: Sou
     inspect.run(inspect.InspectRequest(source=folder))
 
 
+@pytest.mark.parametrize("shape", [(3, 128, 384), (4, 126, 384)])
+def test_fused_experts_that_are_not_those_of_the_config_are_refused_with_both_numbers(
+    source: Source, shape: tuple[int, ...]
+) -> None:
+    folder, name = source("Llama 4"), "language_model.model.layers.1.feed_forward.experts.gate_up_proj"
+    change(folder, load_file(folder / FILE) | {name: torch.ones(shape).bfloat16()})
+    with pytest.raises(BadInput, match=r"but config.json promises 4 experts and a hidden size of 128"):
+        quantize(folder)
+
+
 def test_a_model_with_code_of_its_own_is_quantized_by_names_and_shapes_like_the_one_it_resembles(
     source: Source,
 ) -> None:

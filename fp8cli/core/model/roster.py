@@ -116,6 +116,7 @@ class Roster:
         """Everything that is missing or misshapen, one by one: a hostile config can promise layers without end."""
         yield from self._without_linears()
         yield from self._misshapen()
+        yield from self._misshapen_experts()
         if head_is_stored:
             yield from self._without_head()
         yield from self._missing_singles()
@@ -222,9 +223,28 @@ class Roster:
         experts = fused.experts.replace("*", str(layer))
         if f"{experts}.0.{fused.projections[0]}.weight" not in self.on_disk:
             return []
+        experts_of = range(self._experts or 1)
+        return [f"{experts}.{expert}.{leaf}.weight" for expert in experts_of for leaf in fused.projections]
+
+    @cached_property
+    def _experts(self) -> int | None:
+        """Number of experts that the config promises for a layer whose experts can be fused, if it says."""
         counts = (self.rules.value(key, self.config) for key in ("num_local_experts", "num_experts"))
-        count = next((count for count in counts if count is not None), 1)
-        return [f"{experts}.{expert}.{leaf}.weight" for expert in range(count) for leaf in fused.projections]
+        return next((count for count in counts if count is not None), None)
+
+    def _misshapen_experts(self) -> Iterator[Complaint]:
+        hidden = self.rules.value("hidden_size", self.config)
+        for name, apart in self.split.items():
+            shape, (module, part) = self.tensors[name][1], apart[-1]
+            side = part.shape[0 if module.endswith("down_proj") else 1]
+            if self._experts not in (None, shape[0]) or hidden not in (None, side):
+                promised = f"{self._experts} experts and a hidden size of {hidden}"
+                yield Complaint(
+                    check="tensor.shape",
+                    tensor=name,
+                    words=f"has shape {list(shape)}, but config.json promises {promised}",
+                    hint="is config.json that of these weights?",
+                )
 
     def _missing_companions(self) -> Iterator[Complaint]:
         """Siblings stand together in a layer, and experts without a gap, unless they are in one tensor."""
