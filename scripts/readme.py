@@ -4,7 +4,8 @@
     python scripts/readme.py --check
 
 A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `help` and a command,
-`screen inspect`, `screen explore`, `screen compare`, `exit codes`, `schemes`, `measured schemes` or `files`.
+`screen inspect`, `screen explore`, `screen compare`, `exit codes`, `schemes`, `measured schemes`, `families` or
+`files`.
 """
 
 import ast
@@ -23,6 +24,7 @@ from typing import Final
 import record_comparison
 import record_exploration
 import record_schemes
+from family_table import family_table
 from recording import where_and_when
 
 from fp8cli.commands.compare import CompareReport
@@ -59,6 +61,8 @@ def generate(name: str) -> str:
             return _schemes()
         case ["measured", "schemes"]:
             return _measured_schemes()
+        case ["families"]:
+            return family_table()
         case ["files"]:
             return f"```text\n{_files()}```\n"
         case _:

@@ -5,13 +5,15 @@ has no counterpart is named: an expert that is missing here is missing when it i
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from fp8cli.core.inspection.dialect import Dialect, QuantizedWeight
 from fp8cli.core.inspection.survey import StoredTensor, Survey
-from fp8cli.core.model.architectures import find_rules
+from fp8cli.core.model.attention import text_config
+from fp8cli.core.model.multimodal import known_rules
+from fp8cli.core.model.roster import Roster
 from fp8cli.core.model.selection import ATTENTION_MASK, ROTARY_BUFFER
 
 Fate = Literal["copied", "cast", "quantized", "added", "left out", "foreign", "lost", "changed"]
@@ -39,15 +41,16 @@ class Entry:
 
 def account(survey: Survey, dialect: Dialect, base: Survey) -> tuple[Entry, ...]:
     """Match the tensors of a checkpoint with those of its source, by name; every one of both appears once."""
-    tie = _read_tie(survey.config or {})
+    tie = _read_tie(survey.config or {}, base.tensors)
+    sources = _take_apart(base, survey)
     weights = {weight.name: weight for weight in dialect.weights}
     scales = {weight.scale for weight in dialect.weights if weight.scale is not None}
     entries = [
-        _kept(tensor, base, tie, weights.get(name))
+        _kept(tensor, sources, tie, weights.get(name))
         for name, tensor in survey.tensors.items()
-        if name not in scales or name in base.tensors
+        if name not in scales or name in sources
     ]
-    entries += [_left(tensor, tie) for name, tensor in base.tensors.items() if name not in survey.tensors]
+    entries += [_left(tensor, tie) for name, tensor in sources.items() if name not in survey.tensors]
     return tuple(entries)
 
 
@@ -60,8 +63,8 @@ class _Tie:
     tied: bool
 
 
-def _read_tie(config: Mapping[str, object]) -> _Tie:
-    rules = find_rules(config)
+def _read_tie(config: Mapping[str, object], names: Iterable[str]) -> _Tie:
+    rules = known_rules(config, names)
     told = config.get("tie_word_embeddings")
     if rules is None:
         return _Tie("lm_head.weight", "model.embed_tokens.weight", tied=told is True)
@@ -69,11 +72,30 @@ def _read_tie(config: Mapping[str, object]) -> _Tie:
     return _Tie(f"{rules.output_head}.weight", f"{rules.input_embedding}.weight", tied=tied)
 
 
-def _kept(here: StoredTensor, base: Survey, tie: _Tie, weight: QuantizedWeight | None) -> Entry:
-    origin = base.tensors.get(here.name)
+def _take_apart(base: Survey, survey: Survey) -> Mapping[str, StoredTensor]:
+    """Return the source's tensors, and in place of one that holds all experts those that it was made into here."""
+    config = base.config or {}
+    rules = known_rules(config, base.tensors)
+    if rules is None or not rules.fused:
+        return base.tensors
+    shapes = {name: (tensor.info.dtype, tensor.info.shape) for name, tensor in base.tensors.items()}
+    roster = Roster(config=text_config(config) if rules.towers else config, tensors=shapes, rules=rules)
+    tensors: dict[str, StoredTensor] = {}
+    for name, tensor in base.tensors.items():
+        apart = roster.split.get(name, ()) if name not in survey.tensors else ()
+        tensors |= {} if apart else {name: tensor}
+        for module, part in apart:
+            weight = f"{module}.weight"
+            info = part.within(tensor.info)
+            tensors[weight] = StoredTensor(name=weight, file=tensor.file, info=info, stride=part.stride)
+    return tensors
+
+
+def _kept(here: StoredTensor, base: Mapping[str, StoredTensor], tie: _Tie, weight: QuantizedWeight | None) -> Entry:
+    origin = base.get(here.name)
     if origin is None and here.name == tie.head:
         # A tied head that was quantized became a tensor of its own, made from the embedding.
-        origin = base.tensors.get(tie.embedding)
+        origin = base.get(tie.embedding)
     if origin is None:
         if _CALIBRATED.fullmatch(here.name):
             return Entry(name=here.name, fate="added", base=None, here=here, why="a scale that calibration adds")

@@ -13,7 +13,9 @@ from typing import Final
 
 from fp8cli.core.inspection.dialect import Dialect
 from fp8cli.core.inspection.survey import StoredTensor, Survey
-from fp8cli.core.model.architectures import ArchitectureRules, Role, TensorRule, find_rules, pattern_of
+from fp8cli.core.model.architectures import ArchitectureRules, Role, TensorRule, pattern_of
+from fp8cli.core.model.attention import text_config
+from fp8cli.core.model.multimodal import known_rules
 from fp8cli.core.model.roster import Roster
 from fp8cli.core.model.selection import guess_role, is_router
 from fp8cli.formats.safetensors import DTYPES
@@ -68,12 +70,12 @@ def dissect(survey: Survey, dialect: Dialect) -> Anatomy:
     """Say what every tensor is, but for scales and the like, which `dialect.labels` names."""
     config = survey.config or {}
     own = {name: tensor for name, tensor in survey.tensors.items() if name not in dialect.labels}
-    known = find_rules(config)
+    known = known_rules(config, own)
     rules = known or _rules_from_patterns(config, own)
     renamed = _renamed_experts(own, rules)
     logical = {name: renamed.get(name) or _logical_name(name, survey.tensors) for name in own}
     shapes = {weight: (own[name].info.dtype, own[name].info.shape) for name, weight in logical.items()}
-    roster = Roster(config=config, tensors=shapes, rules=rules)
+    roster = Roster(config=text_config(config) if rules.towers else config, tensors=shapes, rules=rules)
     codes = {weight.name for weight in dialect.weights}
     teller = _Teller(roster=roster)
     parts = {

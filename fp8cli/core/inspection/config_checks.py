@@ -147,6 +147,7 @@ def _uncovered(dialect: Dialect, anatomy: Anatomy, ignored: NameMatcher) -> Iter
         names = {module, _on_disk(name)}
         if part.role == "fused experts":
             names.add(module.rpartition(".")[0])
+            names |= set(anatomy.roster.first_expert(name))
         if not any(ignored.may_name(each) for each in names):
             words = f"is {part.tensor.info.dtype}: a Linear that is neither quantized nor listed as ignored"
             hint = "add it to the ignored modules in quantization_config, or quantize again from the source"

@@ -3,10 +3,10 @@
 What is done with the pieces is the caller's. Nothing here writes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from fp8cli.core.inspection.survey import StoredTensor
 from fp8cli.errors import BadInput
@@ -15,6 +15,10 @@ from fp8cli.formats.safetensors import DTYPES
 
 PIECE_BYTES: Final = 2**20
 """Large enough for a disk to run at full speed, small enough to stay in a core's cache."""
+
+
+_UNSIGNED: Final[Mapping[int, Literal["B", "H", "I", "Q"]]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+"""Format of an unsigned number of so many bytes, for `memoryview.cast`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,9 +76,27 @@ def read_rows(reader: RangeReader, tensor: StoredTensor, rows: range) -> bytes:
     """Return some rows of a tensor, seen as a matrix, whose rows are whole bytes."""
     _, columns = as_matrix(tensor.info.shape)
     row_bytes = columns * DTYPES[tensor.info.dtype].bits // 8
+    if tensor.stride is not None:
+        return _read_transposed(reader, tensor, tensor.stride, rows, columns)
     return read_range(
         reader, tensor.file, tensor.info.begin + rows.start * row_bytes, tensor.info.begin + rows.stop * row_bytes
     )
+
+
+def _read_transposed(reader: RangeReader, tensor: StoredTensor, stride: int, rows: range, columns: int) -> bytes:
+    """Read a piece of each stored row, which is a column, and put them side by side."""
+    width = DTYPES[tensor.info.dtype].bits // 8
+    places = (tensor.info.begin + (column * stride + rows.start) * width for column in range(columns))
+    ranges = [(tensor.file, begin, begin + len(rows) * width) for begin in places]
+    numbers = _UNSIGNED[width]
+    data = bytearray(len(rows) * columns * width)
+    matrix = memoryview(data).cast(numbers)
+    for column, piece in enumerate(reader.read_many(ranges)):
+        if len(piece) < len(rows) * width:
+            message = f"`{tensor.file}` became shorter while it was being read"
+            raise BadInput(message, hint="is something else writing to it?")
+        matrix[column::columns] = memoryview(piece).cast(numbers)
+    return bytes(data)
 
 
 def run_all(jobs: Sequence[Callable[[], _Result]], *, workers: int) -> list[_Result]:

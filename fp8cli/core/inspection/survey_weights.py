@@ -33,6 +33,8 @@ class StoredTensor:
     name: str
     file: str
     info: TensorInfo
+    stride: int | None = None
+    """Not None for a matrix that is stored as its transpose within a larger one; see core.model.fused."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,12 @@ import ast
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from typing import Any, Literal, cast
+
+from fp8cli.core.model.fused import FUSED, FusedExperts
 
 Role = Literal[
     "linear",
@@ -31,6 +33,8 @@ Role = Literal[
     "transposed linear",
     "fused experts",
     "buffer",
+    "vision tower",
+    "projector",
     "other",
 ]
 Origin = Literal["table", "transformers", "names and shapes"]
@@ -39,6 +43,9 @@ ALWAYS = "always"
 """Presence of a tensor that every checkpoint must hold, in every layer if its name has a layer number."""
 OPTIONAL = ""
 """Presence of a tensor that depends on the config."""
+
+_HEADLESS = ("ForSequenceClassification", "ForTokenClassification", "ForRewardModel", "Model")
+"""Ends of the names of models that share their layers with a `…ForCausalLM`."""
 
 # At most 18 digits: names come from strangers, and Python refuses to read numbers of thousands of digits.
 _NUMBER = re.compile(r"(?<=\.)\d{1,18}(?=\.|$)|^\d{1,18}(?=\.)")
@@ -82,6 +89,13 @@ class ArchitectureRules:
     """The same, but under float16 only."""
     ignored_on_load: tuple[str, ...] = ()
     """Regular expressions of tensors in a checkpoint that transformers skips without a word."""
+    fused: tuple[FusedExperts, ...] = ()
+    """Tensors that hold all experts of a layer and can be taken apart."""
+    towers: Mapping[str, Role] = field(default_factory=dict)
+    """Beginnings of names → the part of a multimodal model, beside its language model, that they belong to."""
+    in_memory: Mapping[str, str] = field(default_factory=dict)
+    """Beginnings of names on disk that transformers 5 changes on load, and to what. It reads `ignore` in its own names:
+    without them it gives a kept layer FP8 weights and random scales. vLLM reads it in the names on disk."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Names this architecture uses in `config.json` in place of the usual ones: `{"hidden_size": "n_embd"}`."""
     defaults: Mapping[str, int | None] = field(default_factory=dict)
@@ -92,9 +106,31 @@ class ArchitectureRules:
         """The rules, by pattern."""
         return {rule.pattern: rule for rule in self.tensors}
 
+    @cached_property
+    def apart(self) -> dict[str, TensorRule]:
+        """Rules of the experts of fused tensors where each is written by itself, by pattern."""
+        patterns = (f"{fused.experts}.*.{leaf}.weight" for fused in self.fused for leaf in fused.projections)
+        return {pattern: TensorRule(pattern=pattern, role="linear") for pattern in patterns}
+
     def find(self, name: str) -> TensorRule | None:
         """Find the rule of a tensor: by its exact name first, then by its pattern."""
-        return self.by_pattern.get(name) or self.by_pattern.get(pattern_of(name))
+        pattern = pattern_of(name)
+        return self.by_pattern.get(name) or self.by_pattern.get(pattern) or self.apart.get(pattern)
+
+    def tower_of(self, name: str) -> Role | None:
+        """Return the part beside the language model that a tensor belongs to."""
+        return next((part for beginning, part in self.towers.items() if name.startswith(beginning)), None)
+
+    @property
+    def tower_patterns(self) -> tuple[str, ...]:
+        """Words for `ignore` that name every layer of the towers, before and after transformers renames them."""
+        beginnings = (re.escape(beginning.removeprefix("model.")) for beginning in self.towers)
+        return tuple(rf"re:^(model\.)?{beginning}" for beginning in beginnings)
+
+    def fused_of(self, name: str) -> FusedExperts | None:
+        """Return how the experts lie in a tensor, if it holds several and that is known."""
+        pattern = pattern_of(name)
+        return next((fused for fused in self.fused if fused.pattern == pattern), None)
 
     def value(self, key: str, config: Mapping[str, Any]) -> int | None:
         """Value of one config key as transformers would see it, or None when it cannot be known."""
@@ -174,7 +210,23 @@ def find_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
             name = table["model_types"].get(model_type)
         case _:
             return None
-    return _rules(name) if name in table["architectures"] else None
+    if name in table["architectures"]:
+        return _rules(name)
+    whole = next((name.removesuffix(end) + "ForCausalLM" for end in _HEADLESS if str(name).endswith(end)), None)
+    return _without_head(_rules(whole), name) if whole in table["architectures"] else None
+
+
+def _without_head(rules: ArchitectureRules, name: str) -> ArchitectureRules:
+    """Rules of the same layers in a model for embeddings or classes: what stands in for the head is no part of them."""
+    bare = name.endswith("Model")
+    return replace(
+        rules,
+        name=name,
+        tensors=tuple(rule for rule in rules.tensors if rule.role != "output head"),
+        output_head=None,
+        can_tie=False,
+        in_memory={rules.base_prefix: ""} if bare and rules.base_prefix else {},
+    )
 
 
 def known_architectures() -> tuple[str, ...]:
@@ -200,7 +252,10 @@ def _rules(name: str) -> ArchitectureRules:
     blocks = [table["blocks"][number] for number in entry.pop("blocks")]
     traits: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     tensors = tuple(_rule(prefix, *row) for prefix, *rows in blocks for row in rows)
-    return ArchitectureRules(name=name, origin="table", tensors=tensors, **traits)
+    in_memory = {"embed_out": "lm_head"} if traits.get("output_head") == "embed_out" else {}
+    return ArchitectureRules(
+        name=name, origin="table", tensors=tensors, fused=FUSED.get(name, ()), in_memory=in_memory, **traits
+    )
 
 
 def _rule(prefix: str, name: str, role: str, presence: str = "", shape: str = "", count: str = "") -> TensorRule:

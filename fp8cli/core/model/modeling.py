@@ -16,6 +16,8 @@ from typing import Any
 from fp8cli.core.model.architectures import ALWAYS, OPTIONAL, ArchitectureRules, Role, TensorRule
 from fp8cli.errors import BadInput, CannotRun
 
+_NO_DECODERS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForConditionalGeneration")
+"""Ends of the names of classes that are built as what they are; any other stands for its `model_type`'s causal LM."""
 _GATE = re.compile(r"Router|Gating|Gate(?![a-z])")
 
 
@@ -47,13 +49,17 @@ def read_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
             hint="pip install 'fp8cli[transformers]'",
         ) from error
     model_type = config.get("model_type")
-    if model_type not in CONFIG_MAPPING or model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if model_type not in CONFIG_MAPPING:
+        return None
+    # By its class: the Auto classes import a hundred other models first.
+    own = _name(config).endswith(_NO_DECODERS) and hasattr(transformers, _name(config))
+    name = _name(config) if own else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    if name is None:
         return None
     try:
         parsed = CONFIG_MAPPING[model_type].from_dict(dict(config))
         with torch.device("meta"):
-            # By its class: the Auto classes import a hundred other models first.
-            model = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])(parsed)
+            model = getattr(transformers, name)(parsed)
     except Exception as error:
         raise BadInput(f"transformers {transformers.__version__} cannot build `{_name(config)}`: {error}") from error
     tied = tied_names(model)
@@ -71,6 +77,7 @@ def read_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
         origin="transformers",
         tensors=rules,
         gates=tuple(read_gates(model)),
+        in_memory=_renamed_head(model),
         tie_word_embeddings=bool(getattr(parsed.get_text_config(decoder=True), "tie_word_embeddings", False)),
         **read_traits(model),
     )
@@ -179,6 +186,13 @@ def _holder_on_disk(model: Any, module: str | None) -> str | None:
     return str(next(iter(revert_weight_conversion(model, {weight: model.state_dict()[weight]})))).removesuffix(
         ".weight"
     )
+
+
+def _renamed_head(model: Any) -> dict[str, str]:
+    """Name of the output head on disk, with the one it has in memory where that is another."""
+    head = _module_name(model, "get_output_embeddings")
+    on_disk = _holder_on_disk(model, head)
+    return {on_disk: head} if head is not None and on_disk is not None and on_disk != head else {}
 
 
 def _module_name(model: Any, getter: str) -> str | None:

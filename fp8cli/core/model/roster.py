@@ -10,11 +10,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from fp8cli.core.model.architectures import ALWAYS, ArchitectureRules, TensorRule, layer_of, pattern_of
+from fp8cli.core.model.fused import WITHOUT_A_PLACE, Part, is_transposed, parts
 from fp8cli.errors import CannotRun
 from fp8cli.formats.complaints import Complaint, refuse
+
+_FUSED_DIMENSIONS: Final = 3
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name → safetensors dtype tag and shape, as the headers of a checkpoint have it."""
@@ -45,8 +48,41 @@ class Roster:
 
     @cached_property
     def modules(self) -> frozenset[str]:
-        """Full names of all modules that hold a tensor."""
-        return frozenset(full.rpartition(".")[0] for full in self.full_names.values())
+        """Full names of all modules that hold a tensor; of fused experts, each by itself."""
+        plain = (full.rpartition(".")[0] for name, full in self.full_names.items() if name not in self.split)
+        return frozenset((*plain, *(module for parts in self.split.values() for module, _ in parts)))
+
+    @cached_property
+    def split(self) -> dict[str, tuple[tuple[str, Part], ...]]:
+        """Name on disk of a tensor that holds several experts → full name of each nn.Linear in it, and where it lies.
+
+        One of a shape that cannot be understood is left out.
+        """
+        if not self.rules.fused:
+            return {}
+        known = {name: fused for name, full in self.full_names.items() if (fused := self.rules.fused_of(full))}
+        hidden = self.rules.value("hidden_size", self.config) or 0
+        told = (is_transposed(fused, self.tensors[name][1], hidden) for name, fused in known.items())
+        transposed = next((answer for answer in told if answer is not None), True)
+        found = {}
+        for name, fused in known.items():
+            shape = self.tensors[name][1]
+            if len(shape) != _FUSED_DIMENSIONS or shape[2 if transposed else 1] % len(fused.projections):
+                continue
+            experts = fused.experts.replace("*", str(layer_of(self.full_names[name])))
+            found[name] = tuple(
+                (f"{experts}.{leaf}", part) for leaf, part in parts(fused, shape, transposed=transposed)
+            )
+        return found
+
+    def first_expert(self, name: str) -> list[str]:
+        """Modules of the first expert in a tensor that holds several: by their names vLLM looks for all in `ignore`."""
+        full = self.full_names.get(name, name)
+        fused = self.rules.fused_of(full)
+        if fused is None:
+            return []
+        experts = fused.experts.replace("*", str(layer_of(full)))
+        return [f"{experts}.0.{leaf}" for leaf in fused.projections]
 
     @cached_property
     def gates(self) -> frozenset[str]:
@@ -80,6 +116,7 @@ class Roster:
         """Everything that is missing or misshapen, one by one: a hostile config can promise layers without end."""
         yield from self._without_linears()
         yield from self._misshapen()
+        yield from self._misshapen_experts()
         if head_is_stored:
             yield from self._without_head()
         yield from self._missing_singles()
@@ -87,13 +124,17 @@ class Roster:
 
     def _is_beyond(self, full: str) -> bool:
         """Whether a name belongs to a layer after the last one, as layers for multi-token prediction do."""
+        if self.rules.tower_of(full) is not None:
+            return False
         layer = None if self.layers is None else layer_of(full)
         return layer is not None and self.layers is not None and layer >= self.layers
 
     def _is_fused(self, name: str) -> bool:
         """Whether a tensor holds several experts; some architectures are published both ways."""
         rule = self.found.get(name)
-        unknown = rule is None and "experts" in name and len(self.tensors[name][1]) >= 3
+        if name in self.split:
+            return False
+        unknown = rule is None and "experts" in name and len(self.tensors[name][1]) >= _FUSED_DIMENSIONS
         return unknown or (rule is not None and rule.role == "fused experts")
 
     @cached_property
@@ -102,6 +143,8 @@ class Roster:
         return {name: self._identify(name) for name in self.tensors}
 
     def _identify(self, name: str) -> tuple[str, TensorRule | None]:
+        if self.rules.tower_of(name) is not None:
+            return name, TensorRule(pattern=name, role="other")
         rule = self.rules.find(name)
         if rule is None and (rule := self.rules.find(self.rules.base_prefix + name)) is not None:
             return self.rules.base_prefix + name, rule
@@ -111,12 +154,15 @@ class Roster:
         fused = next((name for name in self.tensors if self._is_fused(name)), None)
         if fused is not None:
             size = list(self.tensors[fused][1])
-            raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, which is not supported yet")
+            why = WITHOUT_A_PLACE.get(self.rules.name)
+            hint = "vLLM serves the published MXFP4 checkpoint as it is, and that is smaller than FP8" if why else None
+            why = why or "and how they lie in it is not known"
+            raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, {why}", hint=hint)
         if not any(rule.role == "linear" for rule in self.rules.tensors):
-            raise CannotRun(f"`{self.rules.name}` has no nn.Linear in its layers, so there is nothing to quantize")
+            raise CannotRun(_without_any_linear(self.rules))
 
     def _without_linears(self) -> Iterator[Complaint]:
-        if not any(rule.role == "linear" for rule in self.found.values()):
+        if not any(rule.role == "linear" for rule in self.found.values()) and not self.split:
             wanted = next((rule.pattern for rule in self.rules.tensors if rule.role == "linear"), "nothing")
             names = f"expected names like `{wanted}`, found `{min(self.tensors, default='nothing')}`"
             yield Complaint(
@@ -160,10 +206,48 @@ class Roster:
         """What every layer has, and what is there once."""
         for rule in self.rules.tensors:
             for layer in range(self.layers or 0 if "*" in rule.pattern else 1) if rule.presence == ALWAYS else ():
-                yield from (self._missing(name) for name in self._copies(rule, layer) if name not in self.on_disk)
+                wanted = self._apart(rule, layer) or self._copies(rule, layer)
+                yield from (self._missing(name) for name in wanted if name not in self._all_names)
+
+    @cached_property
+    def _all_names(self) -> frozenset[str]:
+        """Full names of all weights, those in fused tensors too."""
+        apart = (f"{module}.weight" for parts in self.split.values() for module, _ in parts)
+        return frozenset((*self.on_disk, *apart))
+
+    def _apart(self, rule: TensorRule, layer: int) -> list[str]:
+        """Names of the weights that stand for a fused tensor where each expert has its own; none if it is here."""
+        fused = self.rules.fused_of(rule.pattern)
+        if fused is None:
+            return []
+        experts = fused.experts.replace("*", str(layer))
+        if f"{experts}.0.{fused.projections[0]}.weight" not in self.on_disk:
+            return []
+        experts_of = range(self._experts or 1)
+        return [f"{experts}.{expert}.{leaf}.weight" for expert in experts_of for leaf in fused.projections]
+
+    @cached_property
+    def _experts(self) -> int | None:
+        """Number of experts that the config promises for a layer whose experts can be fused, if it says."""
+        counts = (self.rules.value(key, self.config) for key in ("num_local_experts", "num_experts"))
+        return next((count for count in counts if count is not None), None)
+
+    def _misshapen_experts(self) -> Iterator[Complaint]:
+        hidden = self.rules.value("hidden_size", self.config)
+        for name, apart in self.split.items():
+            shape, (module, part) = self.tensors[name][1], apart[-1]
+            side = part.shape[0 if module.endswith("down_proj") else 1]
+            if self._experts not in (None, shape[0]) or hidden not in (None, side):
+                promised = f"{self._experts} experts and a hidden size of {hidden}"
+                yield Complaint(
+                    check="tensor.shape",
+                    tensor=name,
+                    words=f"has shape {list(shape)}, but config.json promises {promised}",
+                    hint="is config.json that of these weights?",
+                )
 
     def _missing_companions(self) -> Iterator[Complaint]:
-        """Siblings stand together in a layer, and experts without a gap."""
+        """Siblings stand together in a layer, and experts without a gap, unless they are in one tensor."""
         label = {rule.pattern: rule for rule in self.rules.tensors if rule.presence not in ("", ALWAYS)}
         places: dict[str, set[int]] = defaultdict(set)
         for name, rule in self.found.items():
@@ -171,7 +255,7 @@ class Roster:
                 places[rule.presence].add(layer_of(self.full_names[name]) or 0)
         for rule in label.values():
             for layer in sorted(places[rule.presence]):
-                yield from (self._missing(name) for name in self._copies(rule, layer) if name not in self.on_disk)
+                yield from (self._missing(name) for name in self._copies(rule, layer) if name not in self._all_names)
 
     def _copies(self, rule: TensorRule, layer: int) -> Iterator[str]:
         """Names of one rule in one layer: one, or one for each expert."""
@@ -189,6 +273,13 @@ class Roster:
             words=f"is missing: `{self.rules.name}` with {self.layers} layers needs it",
             hint="the download may be incomplete: compare the shards with model.safetensors.index.json",
         )
+
+
+def _without_any_linear(rules: ArchitectureRules) -> str:
+    if any(rule.role == "transposed linear" for rule in rules.tensors):
+        why = "transposed Conv1D, which neither llm-compressor nor compressed-tensors quantizes"
+        return f"the layers of `{rules.name}` are {why}"
+    return f"`{rules.name}` has no nn.Linear in its layers, so there is nothing to quantize"
 
 
 def parents_of(name: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ quantizes the weight of every other nn.Linear. This module reaches the same verd
 from the built-in table of architectures, and says of every tensor why. It differs on purpose in two places:
 
 - Routers written as a plain nn.Linear (`mlp.shared_expert_gate`, Jamba's `router`) are kept by default, because
-  vLLM holds them unquantized and has no place for their scales.
+  vLLM holds them unquantized and has no place for their scales. So are the other layers of `unserved`.
 - Tensors that transformers does not know (layers for multi-token prediction) are copied, not lost. Their parts
   are added to `ignore`, so that vLLM does not look for scales there.
 
@@ -13,16 +13,19 @@ A missing tensor or a wrong shape stops the run here, before the first byte of a
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from fp8cli.core.model import modeling
+from fp8cli.core.model import modeling, multimodal
 from fp8cli.core.model.architectures import ArchitectureRules, Role, TensorRule, find_rules, numbers_of, pattern_of
+from fp8cli.core.model.attention import text_config
+from fp8cli.core.model.fused import Part
 from fp8cli.core.model.patterns import Chooser
 from fp8cli.core.model.roster import Roster, Tensors, parents_of
-from fp8cli.errors import CannotRun
+from fp8cli.core.model.unserved import reason_unserved
+from fp8cli.errors import CannotRun, UsageError
 
 Action = Literal["quantize", "keep", "drop"]
 
@@ -31,6 +34,7 @@ _HEAD = re.compile(r"(\w+\.)?(lm_head|embed_out|output)\.weight")
 _EMBEDDING = re.compile(r"embed|(^|\.)(wte|wpe)\.")
 _NORM = re.compile(r"norm|(^|\.)ln")
 _NOT_LINEAR = re.compile(r"conv|rotary|router|(^|\.)gate\.")
+_CLASS_HEAD = re.compile(r"(score|classifier)\.")
 ROTARY_BUFFER = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 ATTENTION_MASK = re.compile(r"\.(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
 _REASONS: dict[Role, str] = {
@@ -55,6 +59,8 @@ class Decision:
     reason: str
     source: str
     """Tensor of the checkpoint whose values it takes: itself, except a tied head that is quantized on its own."""
+    part: Part | None = None
+    """Which part of `source` it is, if `source` holds several experts; None: all of it."""
     float32_under: tuple[str, ...] = ()
     """dtypes of the model (`F16`, `BF16`) under which transformers holds this tensor in float32."""
 
@@ -76,8 +82,8 @@ class Selection:
 def rules_for(config: Mapping[str, Any], tensors: Tensors) -> ArchitectureRules:
     """Find the rules of a checkpoint: in the table, else from transformers, else from its names and shapes."""
     name = str((config.get("architectures") or [config.get("model_type", "?")])[0])
-    if name.endswith("ForConditionalGeneration") or not config.keys().isdisjoint(("vision_config", "audio_config")):
-        raise CannotRun(f"`{name}` is a multimodal model, which is not supported yet")
+    if multimodal.is_multimodal(name, config):
+        return multimodal.compose_rules(name, config, tensors)
     return find_rules(config) or modeling.read_rules(config) or rules_from_names(name, tensors)
 
 
@@ -119,20 +125,29 @@ def select(
     told = config.get("tie_word_embeddings")
     says_tied = bool(rules.tie_word_embeddings if told is None else told) and not untied
     tied = says_tied and rules.can_tie and head is not None
-    roster = Roster(config=config, tensors=tensors, rules=rules)
+    roster = Roster(config=text_config(config) if rules.towers else config, tensors=tensors, rules=rules)
     roster.check(head_is_stored=head is not None and not tied)
     chooser = Chooser.of(roster.modules | ({head} if head else set()), targets=targets, ignore=ignore)
     judge = _Judge(roster=roster, chooser=chooser, default_ignore=default_ignore)
 
-    decisions = [judge.decide(name) for name in tensors]
-    ignored = {judge.module(each) for each in decisions if each.action != "quantize" and judge.is_linear(each.name)}
+    decisions = [each for name in tensors for each in judge.decide_all(name)]
+    kept = [each for each in decisions if each.action != "quantize"]
+    whole = next((each.name for each in kept if each.name in roster.split), None)
+    if whole is not None and any(each.part is not None for each in decisions):
+        # Llama 4's loader in vLLM takes the first fused tensor it meets as a promise for all layers.
+        message = f"`{whole}` would stay in one tensor, but experts of other layers are taken out of theirs"
+        raise UsageError(message, hint="vLLM wants one form: ignore the experts of all layers, or of none")
+    ignored = {judge.module(each) for each in kept if judge.is_linear(each.name)}
+    ignored |= {module for each in kept for module, _ in roster.split.get(each.name, ())}
     duplicates: list[tuple[str, str]] = []
     if tied:
         weight = f"{head}.weight"
         twin = roster.on_disk[embedding]
-        stored = next((each for each in decisions if roster.full_names[each.name] == weight), None)
+        stored = next((each for each in decisions if roster.full_names.get(each.name) == weight), None)
         action, reason = judge.judge(weight.removesuffix(".weight"), "output head")
         if action == "quantize":
+            if rules.towers:
+                raise CannotRun(f"the output head of `{rules.name}` is tied to `{twin}`, so it cannot be quantized")
             says_tied = False
             if stored is None:
                 reason = f"{reason}, untied from `{twin}`"
@@ -140,14 +155,24 @@ def select(
                     Decision(name=weight, action="quantize", role="output head", reason=reason, source=twin)
                 )
         else:
-            ignored.add(weight.removesuffix(".weight"))
+            ignored.add(str(head))
             if stored is not None:
                 reason = f"repeats `{twin}`, to which `tie_word_embeddings` ties it"
                 decisions[decisions.index(stored)] = replace(stored, action="drop", reason=reason)
                 duplicates.append((stored.name, twin))
+    ignored |= {
+        memory + module.removeprefix(disk)
+        for module in ignored
+        for disk, memory in rules.in_memory.items()
+        if module.startswith(disk)
+    }
     return Selection(
         decisions=tuple(decisions),
-        ignored_modules=(*sorted(ignored | roster.gates, key=_module_order(rules)), *judge.foreign_parts()),
+        ignored_modules=(
+            *sorted(ignored | roster.gates, key=_module_order(rules)),
+            *rules.tower_patterns,
+            *judge.foreign_parts(),
+        ),
         tie_word_embeddings=says_tied,
         duplicates=tuple(duplicates),
         rules=rules,
@@ -162,8 +187,33 @@ class _Judge:
     chooser: Chooser
     default_ignore: bool
 
+    def decide_all(self, name: str) -> Iterator[Decision]:
+        """Decide for one tensor of the checkpoint, or for every expert's weight in it."""
+        apart = self.roster.split.get(name)
+        if apart is None:
+            yield self.decide(name)
+            return
+        verdicts = {module: self.judge(module, "linear") for module, _ in apart}
+        actions = {action for action, _ in verdicts.values()}
+        if len(actions) > 1:
+            quantized = next(module for module, (action, _) in verdicts.items() if action == "quantize")
+            message = f"`{name}` holds all experts of a layer, so `{quantized}` cannot be quantized without the others"
+            raise UsageError(message, hint="name all experts of a layer, or none")
+        if actions == {"keep"}:
+            _, reason = next(iter(verdicts.values()))
+            yield Decision(name=name, action="keep", role="fused experts", reason=reason, source=name)
+            return
+        for module, part in apart:
+            reason = "the weight of one expert, out of a tensor that holds those of all"
+            weight = f"{module}.weight"
+            yield Decision(name=weight, action="quantize", role="linear", reason=reason, source=name, part=part)
+
     def decide(self, name: str) -> Decision:
         """Decide for one tensor by itself, whatever it may be tied to."""
+        tower = self.roster.rules.tower_of(name)
+        if tower is not None:
+            reason = f"part of the {tower}, which stays: only the language model is quantized"
+            return Decision(name=name, action="keep", role=tower, reason=reason, source=name)
         rule = self.roster.found.get(name)
         if rule is None:
             action, reason = self._judge_foreign(name)
@@ -194,6 +244,9 @@ class _Judge:
             return "keep", "the output head, kept by default: vLLM does not load it quantized"
         if self.default_ignore and role == "router":
             return "keep", "a router, kept by default: vLLM holds it unquantized"
+        unserved = reason_unserved(self.roster.rules.name, module)
+        if self.default_ignore and unserved is not None:
+            return "keep", unserved
         by = ", by name and shape" if self.roster.rules.origin == "names and shapes" else ""
         return "quantize", f"the weight of an nn.Linear{by}" if role == "linear" else f"the {role}, an nn.Linear{by}"
 
@@ -212,14 +265,19 @@ class _Judge:
         for name, (_, shape) in self.roster.tensors.items():
             if self.roster.found.get(name) is None and len(shape) == 2 and name.endswith(".weight"):
                 layer = re.match(r".*?\.\d+\.", name)
-                parts.add(layer.group() if layer else name.partition(".")[0] + ".")
-        return [f"re:^{re.escape(part)}" for part in sorted(parts, key=lambda part: (numbers_of(part + "x"), part))]
+                first, dot, rest = name.partition(".")
+                parts.add(layer.group() if layer else first if rest == "weight" else first + dot)
+        ordered = sorted(parts, key=lambda part: (numbers_of(part + "x"), part))
+        # A module that stands alone is named: as a beginning it would need a dot, and its name has none.
+        return [f"re:^{re.escape(part)}" if part.endswith(".") else part for part in ordered]
 
     def _judge_foreign(self, name: str) -> tuple[Action, str]:
         rules = self.roster.rules
         listed = any(re.search(pattern, name) for pattern in rules.ignored_on_load)
         if ROTARY_BUFFER.search(name) or (listed and ATTENTION_MASK.search(name)):
             return "drop", "a buffer that transformers and vLLM compute themselves and skip on load"
+        if rules.output_head is None and _CLASS_HEAD.match(name):
+            return "keep", "the head for classes, kept: vLLM computes it in 16 or 32 bits"
         layers = self.roster.layers
         beyond = layers is not None and rules.find(self.roster.full_names[name]) is not None
         extra = f" with {layers} layers" if beyond else ""

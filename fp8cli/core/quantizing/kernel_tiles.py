@@ -22,10 +22,11 @@ TILE_ELEMENTS: Final = 2**18
 
 
 def can_quantize(tensor: PlannedTensor) -> bool:
-    """Whether the kernel can do it: a weight that is quantized from the very dtype it is stored in, or from codes."""
+    """Whether the kernel can do it: rows that are quantized from the very dtype they are stored in, or from codes."""
     match tensor.action:
         case "quantize":
-            return tensor.source.dtype == tensor.compute_dtype and tensor.source.dtype in kernel.DTYPES
+            source = tensor.source.dtype
+            return tensor.stride is None and source == tensor.compute_dtype and source in kernel.DTYPES
         case "requantize":
             return can_decode(tensor)
         case _:

@@ -51,6 +51,9 @@ class PlannedTensor:
     source_shard: str
     shard: str
     compute_dtype: str
+    stride: int | None = None
+    """None: the rows of `source` lie one after the other. Else it is stored as its transpose, a block of columns in
+    rows of so many elements; see core.model.fused."""
     weight: TensorInfo | None = None
     scale: TensorInfo | None = None
     decoding: Decoding | None = None
@@ -141,6 +144,7 @@ class Plan:
             words = [tensor.name, tensor.action, tensor.source_shard, source.name, source.begin, tensor.compute_dtype]
             if tensor.decoding is not None:
                 words += [tensor.decoding.shard, tensor.decoding.scale.name, *tensor.decoding.block]
+            words += [] if tensor.stride is None else [tensor.stride]
             digest.update(json.dumps([*words, self.scheme and self.scheme.name]).encode())
         return digest.hexdigest()
 
@@ -162,6 +166,11 @@ def build_plan(
         message = "nothing would be quantized: every Linear is ignored"
         raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows the reason for each tensor")
     scales = _draft_scales(checkpoint, drafts, scheme, dtype, kv_cache)
+    apart = selection.rules.towers or any(decision.part is not None for decision in selection.decisions)
+    if scales and apart:
+        kind = "a multimodal model" if selection.rules.towers else "a model whose experts lie in one tensor"
+        message = f"`{selection.rules.name}` is {kind}, and this cannot be calibrated with texts yet"
+        raise CannotRun(message, hint="FP8_DYNAMIC and FP8_BLOCK need no calibration: --scheme FP8_DYNAMIC")
     tied = checkpoint.config.get("tie_word_embeddings", selection.rules.tie_word_embeddings)
     shards = lay_out_shards(checkpoint, drafts, scales)
     placed = {info.name: info for shard in shards for info in shard.header.tensors}
@@ -184,7 +193,8 @@ def _draft(
     decision: Decision, checkpoint: Checkpoint, home: Mapping[str, str], scheme: Scheme | None, dtype: str
 ) -> PlannedTensor:
     """Decide one tensor, all but its place in the output file (its offsets are relative to nothing yet)."""
-    source = checkpoint.tensors[decision.source]
+    whole = checkpoint.tensors[decision.source]
+    source = decision.part.within(whole) if decision.part else whole
     target = "F32" if dtype in decision.float32_under else dtype
     casts = DTYPES[source.dtype].floating and source.dtype != target and decision.action != "drop"
     if casts and source.dtype not in {"BF16", "F16", "F32", "F64"}:
@@ -214,6 +224,7 @@ def _draft(
         source_shard=home[source.name],
         shard=home[source.name] if decision.name not in home else home[decision.name],
         compute_dtype=dtype if action == "quantize" else target,
+        stride=decision.part.stride if decision.part else None,
         weight=weight,
         scale=scale,
     )
@@ -288,6 +299,7 @@ def place(draft: PlannedTensor, placed: Mapping[str, TensorInfo]) -> PlannedTens
         source_shard=draft.source_shard,
         shard=draft.shard,
         compute_dtype=draft.compute_dtype,
+        stride=draft.stride,
         weight=placed[draft.weight.name] if draft.weight else None,
         scale=placed[draft.scale.name] if draft.scale else None,
         decoding=draft.decoding,

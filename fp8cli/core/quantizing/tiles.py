@@ -163,6 +163,9 @@ class TileWorker:
             scale = self._read_scale(tensor.decoding, range(begin, end), columns, scales).to(self._device)
             block = tensor.decoding.block
             return fp8.decode(codes.view(end - begin, columns), scale, block=block, skip=begin % block[0])
+        if tensor.stride is not None:
+            stored = self._gather(tensor, tensor.stride, begin, end, source)
+            return stored.to(self._device).to(_TORCH[tensor.compute_dtype]).t().contiguous()
         flat = self._read(tensor.source, begin * columns, end * columns, source, name=tensor.name)
         return flat.to(self._device).to(_TORCH[tensor.compute_dtype]).view(end - begin, columns)
 
@@ -182,10 +185,24 @@ class TileWorker:
         size = (end - begin) * dtype.itemsize
         if size == 0:
             return torch.empty(0, dtype=dtype)
-        if len(self._buffer) < size:
-            self._buffer = mmap.mmap(-1, size)
+        self._make_room(size)
         read_exactly(source, memoryview(self._buffer)[:size], info.begin + begin * dtype.itemsize, name=name)
         return torch.frombuffer(self._buffer, dtype=dtype, count=end - begin)
+
+    def _gather(self, tensor: PlannedTensor, stride: int, begin: int, end: int, source: int) -> Tensor:
+        """Read rows begin…end of a weight that is stored as its transpose, piece by piece: [columns, rows]."""
+        dtype, columns = _TORCH[tensor.source.dtype], tensor.source.shape[1]
+        size = (end - begin) * dtype.itemsize
+        self._make_room(size * columns)
+        with memoryview(self._buffer) as room:
+            for column in range(columns):
+                at = tensor.source.begin + (column * stride + begin) * dtype.itemsize
+                read_exactly(source, room[column * size : (column + 1) * size], at, name=tensor.name)
+        return torch.frombuffer(self._buffer, dtype=dtype, count=columns * (end - begin)).view(columns, end - begin)
+
+    def _make_room(self, size: int) -> None:
+        if len(self._buffer) < size:
+            self._buffer = mmap.mmap(-1, size)
 
 
 def check_device(device: str) -> str:

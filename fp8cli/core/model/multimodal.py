@@ -1,0 +1,169 @@
+"""Models of several parts: where the language model lies among their tensors, and what the other parts are.
+
+Only the language model is quantized. Towers for pictures and sound and the projectors behind them stay: the
+published FP8 checkpoints of these families keep them, in vLLM they take a small part of the memory and of the time,
+and their layers are often narrower than a block of scales. vLLM builds most of them with the checkpoint's
+quantization config all the same, so `ignore` must cover them, in the names that transformers gives them too.
+
+The language model's own tensors are described by the table of architectures, under other names: the family's text
+model says which. A family that is not listed here is refused, because nobody looked at where its parts lie.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from fp8cli.core.model.architectures import ArchitectureRules, Role, find_rules
+from fp8cli.core.model.attention import text_config
+from fp8cli.core.model.fused import FUSED
+from fp8cli.errors import BadInput, CannotRun, Fp8Error
+
+_PROJECTOR: Final = "multi_modal_projector."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spelling:
+    """The names of one generation of checkpoints of a family."""
+
+    model: str
+    """What stands where the text model says `model.`."""
+    head: str
+    towers: Mapping[str, Role]
+    """Beginning of a name → the part it belongs to."""
+    in_memory: Mapping[str, str] = field(default_factory=dict)
+    """See `ArchitectureRules`."""
+
+    def fits(self, names: Iterable[str]) -> bool:
+        """Whether a checkpoint is spelled so: its layers and a tower are where this says."""
+        places = (f"{self.model}layers.", *self.towers)
+        return all(any(name.startswith(place) for name in names) for place in places)
+
+
+_LLAVA: Final = (
+    Spelling(
+        model="language_model.model.",
+        head="language_model.lm_head",
+        towers={"vision_tower.": "vision tower", _PROJECTOR: "projector"},
+        in_memory={"language_model.model.": "model.language_model.", "language_model.lm_head": "lm_head"},
+    ),
+    Spelling(
+        model="model.language_model.",
+        head="lm_head",
+        towers={"model.vision_tower.": "vision tower", f"model.{_PROJECTOR}": "projector"},
+    ),
+)
+# Before transformers 4.52 `model.` and `visual.`.
+_QWEN: Final = (
+    Spelling(model="model.language_model.", head="lm_head", towers={"model.visual.": "vision tower"}),
+    Spelling(
+        model="model.",
+        head="lm_head",
+        towers={"visual.": "vision tower"},
+        in_memory={"model.": "model.language_model."},
+    ),
+)
+_LLAMA: Final = (
+    Spelling(
+        model="language_model.model.",
+        head="language_model.lm_head",
+        towers={"vision_model.": "vision tower", _PROJECTOR: "projector"},
+    ),
+)
+
+_FAMILIES: Final[Mapping[str, tuple[str | None, tuple[Spelling, ...]]]] = {
+    "Gemma3ForConditionalGeneration": ("Gemma3ForCausalLM", _LLAVA),
+    "Llama4ForConditionalGeneration": ("Llama4ForCausalLM", _LLAMA),
+    "LlavaForConditionalGeneration": (None, _LLAVA),
+    "LlavaNextForConditionalGeneration": (None, _LLAVA),
+    "Mistral3ForConditionalGeneration": (None, _LLAVA),
+    "PaliGemmaForConditionalGeneration": (None, _LLAVA),
+    "Qwen2VLForConditionalGeneration": ("Qwen2ForCausalLM", _QWEN),
+    "Qwen2_5_VLForConditionalGeneration": ("Qwen2ForCausalLM", _QWEN),
+    "Qwen3_5ForConditionalGeneration": ("Qwen3_5ForCausalLM", _QWEN[:1]),
+    "Qwen3_5MoeForConditionalGeneration": ("Qwen3_5MoeForCausalLM", _QWEN[:1]),
+    "Qwen3VLForConditionalGeneration": ("Qwen3ForCausalLM", _QWEN[:1]),
+    "Qwen3VLMoeForConditionalGeneration": ("Qwen3MoeForCausalLM", _QWEN[:1]),
+}
+"""Architecture → its text model in the table (None: the one `text_config` names) and how it may be spelled."""
+
+
+_ONE_PIECE: Final = ("WhisperForConditionalGeneration",)
+"""Encoder and decoder are both the model: vLLM gives both of them FP8 layers, and published checkpoints have them."""
+
+
+def is_multimodal(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a config is that of a model of several parts."""
+    if name in _ONE_PIECE:
+        return False
+    several = not config.keys().isdisjoint(("vision_config", "audio_config"))
+    return several or name.endswith("ForConditionalGeneration")
+
+
+def compose_rules(name: str, config: Mapping[str, Any], names: Iterable[str]) -> ArchitectureRules:
+    """Return the rules of a model of several parts whose checkpoint holds tensors of these names.
+
+    Raises CannotRun for a family that is not known, BadInput for one whose parts are not where they should be.
+    """
+    if name not in _FAMILIES:
+        known = ", ".join(sorted(_FAMILIES))
+        raise CannotRun(
+            f"`{name}` is a multimodal model whose parts are not known, so nothing is quantized", hint=f"known: {known}"
+        )
+    text, spellings = _FAMILIES[name]
+    language = text_config(config)
+    rules = find_rules({"architectures": [text]} if text else {"model_type": language.get("model_type")})
+    if rules is None:
+        raise CannotRun(f"the language model of `{name}` is `{language.get('model_type')}`, which is not known")
+    names = tuple(names)
+    spelling = next((each for each in spellings if each.fits(names)), None)
+    if spelling is None:
+        wanted = f"names like `{spellings[0].model}layers.0` and `{next(iter(spellings[0].towers))}`"
+        raise BadInput(f"the parts of `{name}` are not all here: expected {wanted}, found `{min(names, default='')}`")
+    return _respell(rules, name, spelling, tied=_is_tied(config, language, spelling, names))
+
+
+def known_rules(config: Mapping[str, Any], names: Iterable[str]) -> ArchitectureRules | None:
+    """Return the rules of a model from what is built in alone; None where it is not known, whatever the reason."""
+    match config:
+        case {"architectures": [str() as name, *_]} if is_multimodal(name, config):
+            try:
+                return compose_rules(name, config, names)
+            except Fp8Error:
+                return None
+        case _:
+            return find_rules(config)
+
+
+def _respell(rules: ArchitectureRules, name: str, spelling: Spelling, *, tied: bool) -> ArchitectureRules:
+    """Give the rules of a text model the names that its parts have in the whole."""
+
+    def call(module: str) -> str:
+        head = rules.output_head or "lm_head"
+        if module.startswith(head):
+            return spelling.head + module.removeprefix(head)
+        return spelling.model + module.removeprefix("model.")
+
+    return replace(
+        rules,
+        name=name,
+        tensors=tuple(replace(rule, pattern=call(rule.pattern)) for rule in rules.tensors),
+        gates=tuple(call(gate) for gate in rules.gates),
+        output_head=call(rules.output_head or "lm_head"),
+        input_embedding=call(rules.input_embedding or ""),
+        tie_word_embeddings=tied,
+        base_prefix="",
+        fused=tuple(
+            replace(fused, pattern=call(fused.pattern), experts=call(fused.experts))
+            for fused in FUSED.get(name, rules.fused)
+        ),
+        towers=spelling.towers,
+        in_memory=spelling.in_memory,
+    )
+
+
+def _is_tied(
+    config: Mapping[str, Any], language: Mapping[str, Any], spelling: Spelling, names: tuple[str, ...]
+) -> bool:
+    """Whether head and embedding share a weight when the outer config does not say: many configs leave it out."""
+    told = config.get("tie_word_embeddings", language.get("tie_word_embeddings"))
+    return bool(f"{spelling.head}.weight" not in names if told is None else told)

@@ -1,0 +1,506 @@
+"""The families of models that are checked end to end: a tiny config of each, in the names of the published one.
+
+Data only. `tests/families.py` builds the checkpoints and `tests/test_families.py` holds them against transformers,
+llm-compressor and vLLM; what became of each is recorded in `recorded_families.json`, from which `readme.py` makes
+the table of the README.
+
+Checkpoints are saved by transformers, which writes the names it once read: `save_pretrained` reverts the mapping in
+`transformers/conversion_mapping.py`. Where it leaves something out, `renamed` puts it back, with the source.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+RECORDED: Final = Path(__file__).with_name("recorded_families.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family: how to build a tiny one, and what is known about it."""
+
+    name: str
+    architecture: str
+    model_type: str
+    config: Mapping[str, Any]
+    config_json: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the published config.json that transformers does not write."""
+    nested_json: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The same, for the configs within it."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """Regular expressions over the names transformers saves, each with what the published model says."""
+    transposed: str | None = None
+    """Regular expression over the tensors whose last two dimensions are published the other way round."""
+    refused: str | None = None
+    """Words of the refusal, where nothing is quantized; the rest is about the others."""
+    vllm: str | None = None
+    """Why vLLM 0.32 cannot be asked; None: it loads the output, and every parameter is right."""
+    transformers: str | None = None
+    """Why transformers cannot load the output; None: it does, and its logits are close."""
+    oneshot: str | None = None
+    """How the output differs on purpose from that of llm-compressor's `oneshot`, which is told to ignore heads, routers
+    and towers; None: tensor for tensor the same."""
+
+
+_TEXT: Final[dict[str, Any]] = {
+    "vocab_size": 320,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+    "tie_word_embeddings": False,
+}
+_EXPERTS: Final[dict[str, Any]] = {"moe_intermediate_size": 128, "num_experts_per_tok": 2}
+_LATENT: Final[dict[str, Any]] = {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+}
+_VISION: Final[dict[str, Any]] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    # More than the language model has: layers of a tower must not be taken for layers after its last.
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
+_QWEN_VISION: Final[dict[str, Any]] = {
+    "depth": 3,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 4,
+    "out_hidden_size": 128,
+}
+_STATES: Final[dict[str, Any]] = {"mamba_d_state": 16, "mamba_expand": 2}
+
+_LINEAR_ATTENTION: Final[dict[str, Any]] = {
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_SHARED_GATE: Final = (
+    "it quantizes mlp.shared_expert_gate, which vLLM holds unquantized, and changes the norms as in Gemma"
+)
+_NORMS: Final = "it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again"
+_FUSED_ONLY: Final = "it knows the experts of this family fused only; checked by taking them back together"
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    Family(name="Llama 2 and 3", architecture="LlamaForCausalLM", model_type="llama", config=_TEXT),
+    Family(
+        name="Mistral",
+        architecture="MistralForCausalLM",
+        model_type="mistral",
+        config=_TEXT | {"head_dim": 48, "sliding_window": None},
+    ),
+    Family(
+        name="Qwen2",
+        architecture="Qwen2ForCausalLM",
+        model_type="qwen2",
+        config=_TEXT | {"tie_word_embeddings": True},
+    ),
+    Family(name="Qwen3", architecture="Qwen3ForCausalLM", model_type="qwen3", config=_TEXT | {"head_dim": 32}),
+    Family(name="Phi-3 and 4", architecture="Phi3ForCausalLM", model_type="phi3", config=_TEXT),
+    Family(
+        name="Gemma 2",
+        architecture="Gemma2ForCausalLM",
+        model_type="gemma2",
+        config=_TEXT | {"head_dim": 32, "tie_word_embeddings": True},
+        oneshot=_NORMS,
+    ),
+    Family(
+        name="Gemma 3 (text)",
+        architecture="Gemma3ForCausalLM",
+        model_type="gemma3_text",
+        config=_TEXT | {"head_dim": 32, "tie_word_embeddings": True},
+        oneshot=_NORMS,
+    ),
+    Family(name="Granite", architecture="GraniteForCausalLM", model_type="granite", config=_TEXT),
+    Family(name="OLMo 2", architecture="Olmo2ForCausalLM", model_type="olmo2", config=_TEXT),
+    Family(
+        name="OPT",
+        architecture="OPTForCausalLM",
+        model_type="opt",
+        config=_TEXT | {"ffn_dim": 256, "word_embed_proj_dim": 128, "tie_word_embeddings": True},
+    ),
+    Family(
+        name="GPT-2",
+        architecture="GPT2LMHeadModel",
+        model_type="gpt2",
+        config=_TEXT,
+        refused="transposed Conv1D",
+    ),
+    Family(
+        name="Falcon",
+        architecture="FalconForCausalLM",
+        model_type="falcon",
+        config=_TEXT,
+        oneshot="compressed-tensors 0.19 leaves the subclass of nn.Linear in BF16 and says it is done",
+    ),
+    Family(name="GPT-NeoX", architecture="GPTNeoXForCausalLM", model_type="gpt_neox", config=_TEXT),
+    Family(
+        name="Command R7B",
+        architecture="Cohere2ForCausalLM",
+        model_type="cohere2",
+        config=_TEXT | {"tie_word_embeddings": True},
+    ),
+    Family(
+        name="DeepSeek-V2",
+        architecture="DeepseekV2ForCausalLM",
+        model_type="deepseek_v2",
+        config=_TEXT | _EXPERTS | _LATENT | {"topk_method": "greedy"},
+    ),
+    Family(
+        name="DeepSeek-V3",
+        architecture="DeepseekV3ForCausalLM",
+        model_type="deepseek_v3",
+        config=_TEXT | _EXPERTS | _LATENT,
+        config_json={"topk_method": "noaux_tc"},
+    ),
+    Family(
+        name="Mixtral",
+        architecture="MixtralForCausalLM",
+        model_type="mixtral",
+        config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
+        oneshot="it renames the experts' w1, w2, w3 to gate_proj, down_proj, up_proj",
+    ),
+    Family(
+        name="Qwen3-MoE",
+        architecture="Qwen3MoeForCausalLM",
+        model_type="qwen3_moe",
+        config=_TEXT | _EXPERTS | {"num_experts": 4, "head_dim": 32, "mlp_only_layers": [0]},
+    ),
+    Family(
+        name="Qwen3-Next",
+        architecture="Qwen3NextForCausalLM",
+        model_type="qwen3_next",
+        config=_TEXT
+        | _EXPERTS
+        | {
+            "num_experts": 4,
+            "shared_expert_intermediate_size": 128,
+        }
+        | _LINEAR_ATTENTION,
+        oneshot=_SHARED_GATE,
+    ),
+    Family(
+        name="OLMoE",
+        architecture="OlmoeForCausalLM",
+        model_type="olmoe",
+        config=_TEXT | {"num_experts": 4, "num_experts_per_tok": 2},
+    ),
+    Family(
+        name="Granite-MoE",
+        architecture="GraniteMoeForCausalLM",
+        model_type="granitemoe",
+        config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
+        transformers=_FUSED_ONLY,
+    ),
+    Family(
+        name="Granite 4 (hybrid)",
+        architecture="GraniteMoeHybridForCausalLM",
+        model_type="granitemoehybrid",
+        config=_TEXT
+        | {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": 128,
+            "layer_types": ["mamba", "attention"],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 32,
+            "mamba_d_state": 16,
+            "mamba_expand": 2,
+            "mamba_chunk_size": 16,
+        },
+        transformers=_FUSED_ONLY,
+    ),
+    Family(
+        name="Granite-MoE, shared",
+        architecture="GraniteMoeSharedForCausalLM",
+        model_type="granitemoeshared",
+        config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 128},
+        transformers=_FUSED_ONLY,
+    ),
+    Family(
+        name="gpt-oss",
+        architecture="GptOssForCausalLM",
+        model_type="gpt_oss",
+        config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32},
+        refused="has no FP8 experts with biases",
+    ),
+    Family(
+        name="Jamba",
+        architecture="JambaForCausalLM",
+        model_type="jamba",
+        config=_TEXT
+        | {
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 8,
+            "use_mamba_kernels": False,
+        },
+        oneshot="it quantizes the Mamba layers, which vLLM holds unquantized",
+    ),
+    Family(
+        name="Mamba-2 (Codestral Mamba)",
+        architecture="Mamba2ForCausalLM",
+        model_type="mamba2",
+        config={
+            "vocab_size": 320,
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_heads": 8,
+            "head_dim": 32,
+            "state_size": 16,
+            "n_groups": 1,
+            "expand": 2,
+            "chunk_size": 16,
+        },
+    ),
+    Family(
+        name="Bamba",
+        architecture="BambaForCausalLM",
+        model_type="bamba",
+        config=_TEXT
+        | _STATES
+        | {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 32, "mamba_chunk_size": 16},
+        vllm="it has no Bamba since 0.23",
+    ),
+    Family(
+        name="Qwen2-VL, newer names",
+        architecture="Qwen2VLForConditionalGeneration",
+        model_type="qwen2_vl",
+        config={
+            "text_config": _TEXT
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}},
+            "vision_config": {"depth": 3, "embed_dim": 64, "hidden_size": 128, "num_heads": 4},
+            "tie_word_embeddings": False,
+        },
+        # As transformers has saved it since 4.52; see `Qwen2VLForConditionalGeneration` in the conversion mapping.
+        renamed=((r"^visual\.", "model.visual."), (r"^model\.(?!visual\.)", "model.language_model.")),
+    ),
+    Family(
+        name="Qwen2.5-VL",
+        architecture="Qwen2_5_VLForConditionalGeneration",
+        model_type="qwen2_5_vl",
+        config={
+            "text_config": _TEXT
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}},
+            "vision_config": _QWEN_VISION | {"fullatt_block_indexes": [0]},
+            "tie_word_embeddings": False,
+        },
+    ),
+    Family(
+        name="Qwen3-VL",
+        architecture="Qwen3VLForConditionalGeneration",
+        model_type="qwen3_vl",
+        config={
+            "text_config": _TEXT | {"head_dim": 32},
+            "vision_config": _QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+            "tie_word_embeddings": False,
+        },
+    ),
+    Family(
+        name="Qwen3-VL-MoE",
+        architecture="Qwen3VLMoeForConditionalGeneration",
+        model_type="qwen3_vl_moe",
+        config={
+            "text_config": _TEXT | _EXPERTS | {"head_dim": 32, "num_experts": 4, "moe_intermediate_size": 96},
+            "vision_config": _QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+            "tie_word_embeddings": False,
+        },
+        transformers=_FUSED_ONLY,
+        nested_json={"text_config": {"norm_topk_prob": True}},
+        # As in Qwen/Qwen3-VL-30B-A3B-Instruct; `Transpose(1, 2, check_dims=True)` in the conversion mapping.
+        transposed=r"experts\.(gate_up_proj|down_proj)$",
+    ),
+    Family(
+        name="Qwen3.5",
+        architecture="Qwen3_5ForConditionalGeneration",
+        model_type="qwen3_5",
+        config={
+            "text_config": _TEXT | _LINEAR_ATTENTION,
+            "vision_config": _QWEN_VISION | {"num_position_embeddings": 16},
+            "tie_word_embeddings": False,
+        },
+        oneshot=_NORMS,
+    ),
+    Family(
+        name="Qwen3.5-MoE",
+        architecture="Qwen3_5MoeForConditionalGeneration",
+        model_type="qwen3_5_moe",
+        config={
+            "text_config": _TEXT
+            | _LINEAR_ATTENTION
+            | _EXPERTS
+            | {"num_experts": 4, "shared_expert_intermediate_size": 128},
+            "vision_config": _QWEN_VISION | {"num_position_embeddings": 16},
+            "tie_word_embeddings": False,
+        },
+        oneshot=_SHARED_GATE,
+    ),
+    Family(
+        name="Llava 1.5",
+        architecture="LlavaForConditionalGeneration",
+        model_type="llava",
+        config={
+            "text_config": _TEXT | {"model_type": "llama"},
+            "vision_config": _VISION | {"model_type": "clip_vision_model", "projection_dim": 64},
+            "tie_word_embeddings": False,
+        },
+        # As in llava-hf/llava-1.5-7b-hf; PrefixChange of `CLIPVisionModel` in the conversion mapping.
+        renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+    ),
+    Family(
+        name="Llava 1.6",
+        architecture="LlavaNextForConditionalGeneration",
+        model_type="llava_next",
+        config={
+            "text_config": _TEXT | {"model_type": "mistral"},
+            "vision_config": _VISION | {"model_type": "clip_vision_model", "projection_dim": 64},
+            "tie_word_embeddings": False,
+        },
+        # As in llava-hf/llava-v1.6-mistral-7b-hf.
+        renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+    ),
+    Family(
+        name="PaliGemma 2",
+        architecture="PaliGemmaForConditionalGeneration",
+        model_type="paligemma",
+        config={
+            "text_config": _TEXT | {"model_type": "gemma2", "head_dim": 32, "tie_word_embeddings": True},
+            "vision_config": _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+            "projection_dim": 128,
+        },
+        # As in google/paligemma2-3b-pt-224.
+        renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+        oneshot=_NORMS,
+    ),
+    Family(
+        name="Pixtral",
+        architecture="LlavaForConditionalGeneration",
+        model_type="llava",
+        config={
+            "text_config": _TEXT | {"model_type": "mistral"},
+            "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 16},
+            "tie_word_embeddings": False,
+        },
+    ),
+    Family(
+        name="Mistral Small 3",
+        architecture="Mistral3ForConditionalGeneration",
+        model_type="mistral3",
+        config={
+            "text_config": _TEXT | {"model_type": "mistral"},
+            "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 16},
+            "tie_word_embeddings": False,
+        },
+    ),
+    Family(
+        name="Gemma 3 (vision)",
+        architecture="Gemma3ForConditionalGeneration",
+        model_type="gemma3",
+        config={
+            "text_config": _TEXT | {"head_dim": 32, "tie_word_embeddings": True},
+            # The published one has no pooling head.
+            "vision_config": _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+            "mm_tokens_per_image": 4,
+        },
+        # As in google/gemma-3-4b-it; PrefixChange of `SiglipVisionModel`, which stands for that of CLIP.
+        renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
+        oneshot=_NORMS,
+    ),
+    Family(
+        name="Llama 4",
+        architecture="Llama4ForConditionalGeneration",
+        model_type="llama4",
+        config={
+            "text_config": _TEXT
+            | {
+                "head_dim": 32,
+                "intermediate_size": 192,
+                "intermediate_size_mlp": 256,
+                "num_local_experts": 4,
+                "num_experts_per_tok": 1,
+            },
+            "vision_config": {
+                "hidden_size": 64,
+                "intermediate_size": 256,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "image_size": 28,
+                "patch_size": 14,
+                "projector_input_dim": 128,
+                "projector_output_dim": 128,
+                "vision_output_dim": 128,
+            },
+        },
+    ),
+    Family(
+        name="Whisper",
+        architecture="WhisperForConditionalGeneration",
+        model_type="whisper",
+        config={
+            "vocab_size": 320,
+            "d_model": 128,
+            "encoder_layers": 3,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 256,
+            "decoder_ffn_dim": 256,
+            "num_mel_bins": 16,
+            "max_source_positions": 32,
+            "max_target_positions": 32,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 2,
+            "decoder_start_token_id": 1,
+        },
+    ),
+    Family(
+        name="Qwen3 embedding",
+        architecture="Qwen3Model",
+        model_type="qwen3",
+        config=_TEXT | {"head_dim": 32},
+    ),
+    Family(
+        name="Qwen2 classifier",
+        architecture="Qwen2ForSequenceClassification",
+        model_type="qwen2",
+        config=_TEXT | {"num_labels": 3, "pad_token_id": 0},
+    ),
+    Family(
+        name="BGE (BERT)",
+        architecture="BertModel",
+        model_type="bert",
+        config={"vocab_size": 320, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+        | {"num_attention_heads": 4, "max_position_embeddings": 64},
+    ),
+)
+
+
+def family(name: str) -> Family:
+    """Return the family of that name."""
+    return next(each for each in FAMILIES if each.name == name)
