@@ -45,6 +45,7 @@ FUSED: Final[tuple[frozenset[str], ...]] = tuple(
 """Last parts of names; those of one row that stand beside each other are one matrix to some model of vLLM."""
 
 _WEIGHT: Final = ".weight"
+_NUMBER: Final = re.compile(r"\.\d+\.")
 _EXPERTS: Final = re.compile(r"(?P<layer>.*\bexperts)\.\d+\.")
 
 
@@ -70,13 +71,19 @@ def find_groups(plan: Plan, checkpoint: Checkpoint, roster: Roster) -> tuple[Gro
     width = DTYPES[plan.dtype].bits // 8
     inputs = {scale.module: scale.info.bytes for scale in plan.calibrated if scale.kind == "input"}
     quantized = {_module(tensor, roster): tensor for tensor in plan.tensors if tensor.action == "quantize"}
+    # vLLM loads experts that share a tensor in one form: of all layers or of none they are taken out of it.
+    fused = [module for module, tensor in quantized.items() if _is_part(tensor)]
     groups = []
-    for modules in share_fate(list(quantized)):
+    for modules in (
+        *share_fate([module for module in quantized if module not in set(fused)]),
+        *([fused] if fused else ()),
+    ):
         tensors = [quantized[module] for module in modules]
         saved = 0
         for tensor in tensors:
             # A tied head takes no room of its own unless it is quantized.
-            stays = tensor.source.elements * width if tensor.name in checkpoint.tensors else 0
+            untied = tensor.name not in checkpoint.tensors and not _is_part(tensor)
+            stays = 0 if untied else tensor.source.elements * width
             saved += stays - tensor.bytes_out - inputs.get(tensor.name.removesuffix(_WEIGHT), 0)
         names = tuple(tensor.name for tensor in tensors)
         groups.append(Group(name=_name(modules), modules=tuple(modules), tensors=names, saved_bytes=saved))
@@ -98,9 +105,9 @@ def patterns_of(groups: Sequence[Group], linears: Collection[str]) -> tuple[str,
     """
     words: list[str] = []
     for group in groups:
-        prefix = f"{group.name}."
-        if set(group.modules) == {name for name in linears if name.startswith(prefix)}:
-            words.append(f"re:^{re.escape(prefix)}")
+        pattern = f"^{re.escape(group.name)}\\.".replace(r"\*", r"\d+")
+        if set(group.modules) == {name for name in linears if re.match(pattern, name)}:
+            words.append(f"re:{pattern}")
         else:
             words.extend(group.modules)
     return tuple(words)
@@ -121,11 +128,17 @@ def _module(tensor: PlannedTensor, roster: Roster) -> str:
     return roster.full_names.get(tensor.name, tensor.name).removesuffix(_WEIGHT)
 
 
+def _is_part(tensor: PlannedTensor) -> bool:
+    """Whether it is one of several weights that one stored tensor holds."""
+    return tensor.role != "output head" and tensor.source.name != tensor.name
+
+
 def _name(modules: Sequence[str]) -> str:
-    """Write a list in a word: `model.layers.0.mlp.{gate,up}_proj`, `model.layers.3.mlp.experts`."""
+    """Write a list in a word: `model.layers.0.mlp.{gate,up}_proj`, `model.layers.3.mlp.experts`; of all layers, `*`."""
     experts = _EXPERTS.match(modules[0])
     if experts is not None:
-        return experts["layer"]
+        layer = experts["layer"]
+        return layer if modules[-1].startswith(f"{layer}.") else _NUMBER.sub(".*.", layer)
     if len(modules) == 1:
         return modules[0]
     parent, dot, _ = modules[0].rpartition(".")

@@ -45,8 +45,10 @@ def measure_weights(plan: Plan, sources: Callable[[str], Path], *, workers: int,
     other = next((tensor for tensor in quantized if not can_quantize(tensor)), None)
     if other is not None:
         stored, computed = other.source.dtype, other.compute_dtype
-        message = f"`{other.name}` is {stored} and is quantized from {computed}, which is not compared without data"
-        raise CannotRun(message, hint="name texts with --calibration-data, or leave out --dtype")
+        how = f"is {stored} and is quantized from {computed}" if other.stride is None else "is stored as its transpose"
+        message = f"`{other.name}` {how}, which is not compared without data"
+        hint = "name texts with --calibration-data, or leave out --dtype"
+        raise CannotRun(message, hint=hint if other.stride is None else "leave out --keep-bf16")
     notify(ReadingBegins(what="measuring weights", bytes=sum(tensor.source.bytes for tensor in quantized)))
     jobs = [
         _Job(tensor=tensor, scheme=plan.scheme, file=sources(tensor.source_shard), kernel=kernel, notify=notify)

@@ -30,6 +30,7 @@ from fp8cli.core.measuring.measurement import measure
 from fp8cli.core.measuring.measuring_events import MeasuringEvent
 from fp8cli.core.measuring.outlook import Memory, check_memory, estimate_memory
 from fp8cli.core.model.attention import read_attention
+from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.model.selection import Selection, rules_for, select
 from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.quantizing.plan import Plan, build_plan
@@ -168,7 +169,9 @@ def _plan(request: ExploreRequest, checkpoint: Checkpoint, forms: Sequence[Form]
     if quantized is not None:
         message = f"`{request.model}` is quantized already: {quantized}"
         raise BadInput(message, hint="explore the original BF16 or FP16 checkpoint")
-    selection = select(checkpoint.config, tensors, rules=rules_for(checkpoint.config, tensors))
+    rules = rules_for(checkpoint.config, tensors)
+    refuse_unless_text(rules, "explored")
+    selection = select(checkpoint.config, tensors, rules=rules)
     dtype = model_dtype(checkpoint)
     planned = [plan_form(form, checkpoint, selection, dtype) for form in forms]
     notes: tuple[str, ...] = ()

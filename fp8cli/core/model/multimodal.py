@@ -99,6 +99,16 @@ def is_multimodal(name: str, config: Mapping[str, Any]) -> bool:
     return several or name.endswith("ForConditionalGeneration")
 
 
+def refuse_unless_text(rules: ArchitectureRules, doing: str) -> None:
+    """Raise CannotRun for a model that is more, or less, than a language model of text: it is loaded as one.
+
+    doing: what cannot be done with it, as `simulated`.
+    """
+    if rules.towers or rules.output_head is None or rules.name.endswith("ForConditionalGeneration"):
+        message = f"`{rules.name}` is no language model of text alone, and only such can be {doing} yet"
+        raise CannotRun(message, hint="fp8 quantize MODEL and fp8 inspect MODEL need not load it")
+
+
 def compose_rules(name: str, config: Mapping[str, Any], names: Iterable[str]) -> ArchitectureRules:
     """Return the rules of a model of several parts whose checkpoint holds tensors of these names.
 

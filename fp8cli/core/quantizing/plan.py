@@ -158,6 +158,8 @@ def build_plan(
     BadInput for a tensor that cannot be converted, CannotRun when nothing would be quantized.
     """
     home = {info.name: shard.name for shard in checkpoint.shards for info in shard.header.tensors}
+    if kv_cache is not None or (scheme is not None and scheme.needs_calibration):
+        _refuse_uncalibrated(selection)
     if scheme is None:
         selection = _keep_all(selection, home)
     drafts = [_draft(decision, checkpoint, home, scheme, dtype) for decision in selection.decisions]
@@ -166,11 +168,6 @@ def build_plan(
         message = "nothing would be quantized: every Linear is ignored"
         raise CannotRun(message, hint="fp8 quantize MODEL --dry-run --details shows the reason for each tensor")
     scales = _draft_scales(checkpoint, drafts, scheme, dtype, kv_cache)
-    apart = selection.rules.towers or any(decision.part is not None for decision in selection.decisions)
-    if scales and apart:
-        kind = "a multimodal model" if selection.rules.towers else "a model whose experts lie in one tensor"
-        message = f"`{selection.rules.name}` is {kind}, and this cannot be calibrated with texts yet"
-        raise CannotRun(message, hint="FP8_DYNAMIC and FP8_BLOCK need no calibration: --scheme FP8_DYNAMIC")
     tied = checkpoint.config.get("tie_word_embeddings", selection.rules.tie_word_embeddings)
     shards = lay_out_shards(checkpoint, drafts, scales)
     placed = {info.name: info for shard in shards for info in shard.header.tensors}
@@ -228,6 +225,14 @@ def _draft(
         weight=weight,
         scale=scale,
     )
+
+
+def _refuse_uncalibrated(selection: Selection) -> None:
+    """Raise CannotRun for a model whose scales the calibrator cannot find. Before its decisions are changed."""
+    if selection.rules.towers or any(decision.part is not None for decision in selection.decisions):
+        kind = "a multimodal model" if selection.rules.towers else "a model whose experts lie in one tensor"
+        message = f"`{selection.rules.name}` is {kind}, and this cannot be calibrated with texts yet"
+        raise CannotRun(message, hint="FP8_DYNAMIC and FP8_BLOCK need no calibration: --scheme FP8_DYNAMIC")
 
 
 def _keep_all(selection: Selection, home: Mapping[str, str]) -> Selection:

@@ -6,6 +6,7 @@ The others round what FP8_DYNAMIC does; only their scales differ in number.
 
 from dataclasses import dataclass
 
+from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.model.selection import rules_for, select
 from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.quantizing.plan import build_plan
@@ -31,7 +32,9 @@ class SimulationPlan:
 def plan_simulation(checkpoint: Checkpoint, scheme: SimulatedScheme) -> SimulationPlan:
     """Plan a simulation. Raises what a plan to quantize raises: BadInput, CannotRun, UsageError."""
     tensors = {info.name: (info.dtype, info.shape) for info in checkpoint.tensors.values()}
-    selection = select(checkpoint.config, tensors, rules=rules_for(checkpoint.config, tensors))
+    rules = rules_for(checkpoint.config, tensors)
+    refuse_unless_text(rules, "simulated")
+    selection = select(checkpoint.config, tensors, rules=rules)
     dtype = model_dtype(checkpoint)
     plan = build_plan(checkpoint, planned_as(scheme), selection, dtype, kv_cache=scheme.kv_cache)
     return SimulationPlan(

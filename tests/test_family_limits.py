@@ -1,0 +1,97 @@
+"""Where families end: what cannot be loaded as a language model of text, and experts that share one tensor."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from family_matrix import Family, family
+from safetensors.torch import load_file
+
+from tests.calibrated import MODEL
+from tests.families import save_family
+from tests.starting import fp8
+
+STORIES = str(MODEL / "heldout.jsonl")
+
+
+@pytest.fixture(scope="module")
+def multimodal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family(family("Qwen2.5-VL"), tmp_path_factory.mktemp("vl"))
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family(family("Qwen2 classifier"), tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family(family("Granite-MoE"), tmp_path_factory.mktemp("fused"))
+
+
+@pytest.mark.parametrize("model", ["multimodal", "classifier"])
+@pytest.mark.parametrize(
+    ("words", "doing"),
+    [
+        (("explore", "MODEL", "--calibration-data", STORIES), "explored"),
+        (("eval", "MODEL", "--simulate", "FP8_DYNAMIC", "--tasks", "fp8_stories"), "simulated"),
+        (("quantize", "MODEL", "--engine", "llmcompressor"), "given to llm-compressor"),
+        (
+            ("quantize", "MODEL", "--keep-bf16", "auto", "--max-kl", "1", "--calibration-data", STORIES),
+            "measured on texts",
+        ),
+    ],
+)
+def test_what_is_no_language_model_of_text_is_not_loaded_as_one(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, words: tuple[str, ...], doing: str
+) -> None:
+    folder: Path = request.getfixturevalue(model)
+    rest = [str(folder) if word == "MODEL" else word for word in words]
+    if words[0] == "quantize":
+        rest += ["-o", str(tmp_path / "out")]
+    if words[0] == "eval":
+        rest += ["--runs", str(tmp_path / "runs")]
+    run = fp8(tmp_path, *rest)
+    assert run.code == 3
+    assert f"is no language model of text alone, and only such can be {doing} yet" in " ".join(run.err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("scheme", ["none", "FP8_DYNAMIC"])
+def test_no_cache_is_calibrated_where_experts_share_a_tensor_and_none_of_them_is_lost(
+    fused: Path, tmp_path: Path, scheme: str
+) -> None:
+    words = ("--scheme", scheme, "--kv-cache", "fp8", "--calibration-data", STORIES, "-o", str(tmp_path / "out"))
+    run = fp8(tmp_path, "quantize", str(fused), *words)
+    assert run.code == 3
+    assert "whose experts lie in one tensor" in " ".join(run.err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_counts_the_bytes_of_experts_that_share_a_tensor_and_keeps_all_such_tensors_or_none(
+    fused: Path, tmp_path: Path
+) -> None:
+    source = load_file(fused / "model.safetensors")
+    size = (fused / "model.safetensors").stat().st_size
+    whole = {name for name in source if "_linear" in name}
+    assert len(whole) == 2 * 2, "two tensors in each of two layers"
+    words = ("--keep-bf16", "auto", "--target-size", str(size - 300_000))
+    # All experts in 16 bits would be too much, and what is left is little: attention alone.
+    run = fp8(tmp_path, "quantize", str(fused), *words, "-o", str(tmp_path / "out"))
+    assert run.code == 0, run.err
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size <= size - 300_000
+    assert whole.isdisjoint(load_file(tmp_path / "out" / "model.safetensors"))
+    few = ("--keep-bf16", "auto", "--target-size", str(size - 20_000))
+    run = fp8(tmp_path, "quantize", str(fused), *few, "-o", str(tmp_path / "few"))
+    assert run.code == 0, run.err
+    out = load_file(tmp_path / "few" / "model.safetensors")
+    assert all(out[name].equal(source[name]) for name in whole)
+
+
+def test_experts_stored_as_transposes_are_not_measured_without_data(tmp_path: Path) -> None:
+    each: Family = replace(family("Qwen3-VL-MoE"))
+    model = save_family(each, tmp_path / "model")
+    words = ("--keep-bf16", "auto", "--min-sqnr", "31", "-o", str(tmp_path / "out"))
+    run = fp8(tmp_path, "quantize", str(model), *words)
+    assert run.code == 3
+    assert "is stored as its transpose, which is not compared without data" in " ".join(run.err.split())
