@@ -37,13 +37,14 @@ from fp8cli.simulator.observing import Observed, observe
 from fp8cli.simulator.scheme import SIMULATED
 
 OTHER_TEXTS = 600
-"""To measure on; the last of the bundled stories."""
+"""To measure on."""
 
 
-def read_stories() -> tuple[list[str], list[str]]:
-    """Return the stories to choose from, and others to measure on."""
+def read_stories(fold: int) -> tuple[list[str], list[str]]:
+    """Return the stories to choose from, and others to measure on: of the bundled ones the last, or those before."""
     stories = [json.loads(line)["text"] for line in BUNDLED_STORIES.read_text("utf-8").splitlines()]
-    return stories[:-OTHER_TEXTS], stories[-OTHER_TEXTS:]
+    end = len(stories) - fold * OTHER_TEXTS
+    return stories[: end - OTHER_TEXTS], stories[end - OTHER_TEXTS : end]
 
 
 class Judge:
@@ -139,10 +140,11 @@ def main() -> None:
     parser.add_argument("--method", default="gradient", help="how ModelOpt scores: gradient, its default, or kl_div")
     parser.add_argument("--texts", type=int, default=512, help="stories that both choose with")
     parser.add_argument("--bits", default="10.5,11,12,13,14,15", help="effective bits, by commas")
+    parser.add_argument("--fold", type=int, default=0, help="which stories to measure on: 0 the last, 1 those before")
     options = parser.parse_args()
     bits = options.bits.split(",")
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
-    choosing, others = read_stories()
+    choosing, others = read_stories(options.fold)
     ids = [tokenizer(text)["input_ids"] for text in choosing[: options.texts]]
     groups = all_groups()
     with tempfile.TemporaryDirectory() as name:

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=16, help="stories to measure on")
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
-    ids = [tokenizer(text)["input_ids"] for text in read_stories()[0][: options.texts]]
+    ids = [tokenizer(text)["input_ids"] for text in read_stories(0)[0][: options.texts]]
     groups = all_groups()
     model = AutoModelForCausalLM.from_pretrained(BUNDLED_MODEL, dtype=torch.bfloat16).eval()
     observed = observe(model, [module for group in groups for module in group.modules], None, ids)
