@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fp8cli.cli.conversion_options import DryRun, MaxMemory, Overwrite, Restart, Revision, Source, Workers
-from fp8cli.cli.running import Details, Json, Quiet, run
+from fp8cli.cli.running import Details, Json, Quiet, Revision, run
+from fp8cli.cli.writing_options import DryRun, MaxMemory, Overwrite, Restart, Source, Workers
 from fp8cli.errors import ExitCode
 
 if TYPE_CHECKING:

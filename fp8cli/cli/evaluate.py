@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli import evaluation_options as options
-from fp8cli.cli.running import Json, Quiet, run
+from fp8cli.cli.running import Json, Quiet, Revision, run
 from fp8cli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def evaluate(
         str | None, typer.Argument(metavar="[CKPT]", help="Checkpoint folder or Hub id.  [default: the one here]")
     ] = None,
     tasks: options.Tasks = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    revision: Revision = None,
     num_fewshot: options.NumFewshot = None,
     limit: options.Limit = None,
     sample: options.Sample = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli import evaluation_options as options
-from fp8cli.cli.running import Json, Quiet, run
+from fp8cli.cli.running import Json, Quiet, Revision, run
 from fp8cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def explore(
             help="Forms, joined by commas: fp8_dynamic, mxfp8, fp8+kv, none+kv-head, …  [default: all, +kv too]",
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    revision: Revision = None,
     calibration_data: Annotated[
         str | None,
         typer.Option(

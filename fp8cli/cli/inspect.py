@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fp8cli.cli.running import Json, Quiet, run
+from fp8cli.cli.running import Json, Quiet, Revision, run
 from fp8cli.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def inspect(
             metavar="[CKPT]", help="Checkpoint folder, .safetensors file, or Hub id.  [default: the one here]"
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    revision: Revision = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every weight too, and compare files with their stored hashes.")
     ] = False,

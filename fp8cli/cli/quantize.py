@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fp8cli.cli.running import Details, Json, Quiet, run
+from fp8cli.cli.running import Details, Json, Quiet, Revision, run
+from fp8cli.cli.writing_options import MaxMemory, Overwrite, Restart, Workers
 from fp8cli.errors import ExitCode
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
 
@@ -53,7 +54,7 @@ def quantize(
         str,
         typer.Option(help="auto, streaming or llmcompressor: the same bytes where both can, at the cost of memory."),
     ] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    revision: Revision = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -124,20 +125,14 @@ def quantize(
         typer.Option(help="Interpreter with llm-compressor.  [default: this one]"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N. The weights are the same.")] = "auto",
-    workers: Annotated[int | None, typer.Option(help="Worker threads.  [default: one per usable CPU]")] = None,
-    max_memory: Annotated[
-        str, typer.Option(help="Memory for tiles, on top of the interpreter, such as 500MB or 2GiB.")
-    ] = "1GiB",
+    workers: Workers = None,
+    max_memory: MaxMemory = "1GiB",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")
     ] = False,
     details: Details = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output, in one step, when done.")
-    ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Throw an unfinished run away instead of going on with it.")
-    ] = False,
+    overwrite: Overwrite = False,
+    restart: Restart = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -18,6 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress and no notes; results, warnings and errors stay.")
 ]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")]
 Details = Annotated[bool, typer.Option("--details", help="List the tensors, repeated layers folded.")]
 
 

@@ -3,15 +3,16 @@
 from fp8cli.core.converting.report import ConversionReport
 from fp8cli.render.console import Output
 from fp8cli.render.tensor_plan import (
-    counts_in_words,
     dtype_table,
     gate_in_words,
     show_checks,
+    size_in_words,
     tensor_table,
+    time_in_words,
     warn_of_checks,
     warn_of_findings,
 )
-from fp8cli.render.units import count, gb, gib, percent
+from fp8cli.render.units import count
 
 
 def show(report: ConversionReport, output: Output, *, command: str, details: bool = False) -> None:
@@ -25,14 +26,10 @@ def show(report: ConversionReport, output: Output, *, command: str, details: boo
     output.line()
     output.table(dtype_table(report.bytes_before, report.bytes_after))
     output.line()
-    before, after = sum(report.bytes_before.values()), sum(report.bytes_after.values())
-    output.line(
-        f"{gb(after)} = {gib(after)}, {percent(after / before)} of the source · "
-        f"tensors: {counts_in_words(report.counts)}"
-    )
+    output.line(size_in_words(report))
     if command == "convert":
         output.line(_exactness(report))
-    output.line(_time(report))
+    output.line(time_in_words(report))
     if report.findings:
         output.line(gate_in_words(report.findings))
     if details:
@@ -51,19 +48,6 @@ def _exactness(report: ConversionReport) -> str:
     if report.bit_exact:
         return "every weight keeps its codes bit for bit, every scale its value"
     return "every quantized weight is rounded a second time (--requantize)"
-
-
-def _time(report: ConversionReport) -> str:
-    workers = f"{report.workers} worker{'' if report.workers == 1 else 's'}"
-    memory = f"at most {gib(report.memory_bytes)} for tiles"
-    if report.dry_run:
-        moved = report.bytes_read + report.bytes_written
-        return (
-            f"dry run, nothing written · estimate {report.seconds:.1f} s at 1 GB/s of reading plus writing "
-            f"({gb(moved)}) · {workers}, {memory}"
-        )
-    resumed = f" · {gb(report.bytes_resumed)} were done by an earlier run" if report.bytes_resumed else ""
-    return f"{report.seconds:.1f} s · {workers}, {memory}{resumed}"
 
 
 def _warn(report: ConversionReport, output: Output) -> None:

@@ -8,15 +8,16 @@ from fp8cli.core.calibrating.outlook import CalibrationReport
 from fp8cli.render import budget, compression
 from fp8cli.render.console import Output
 from fp8cli.render.tensor_plan import (
-    counts_in_words,
     dtype_table,
     gate_in_words,
     show_checks,
+    size_in_words,
     tensor_table,
+    time_in_words,
     warn_of_checks,
     warn_of_findings,
 )
-from fp8cli.render.units import count, gb, gib, percent
+from fp8cli.render.units import count, gib
 
 _MAX_NAMED: Final = 3
 """Names of scales that one warning shows."""
@@ -33,7 +34,7 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     output.table(dtype_table(report.bytes_before, report.bytes_after))
     output.line()
     if report.bytes_after:
-        output.line(_sums(report))
+        output.line(size_in_words(report))
     output.line(_time(report))
     if report.compression is not None:
         output.line(compression.sentence(report.compression))
@@ -56,26 +57,11 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     output.line(report.serve_command)
 
 
-def _sums(report: QuantizeReport) -> str:
-    before, after = sum(report.bytes_before.values()), sum(report.bytes_after.values())
-    tensors = counts_in_words(report.counts)
-    return f"{gb(after)} = {gib(after)}, {percent(after / before)} of the source · tensors: {tensors}"
-
-
 def _time(report: QuantizeReport) -> str:
     if report.compression is not None:
         unknown = "dry run, nothing written · how long llm-compressor takes is not known"
         return unknown if report.dry_run else f"{report.seconds:.1f} s"
-    workers = f"{report.workers} worker{'' if report.workers == 1 else 's'}"
-    memory = f"at most {gib(report.memory_bytes)} for tiles"
-    if report.dry_run:
-        moved = report.bytes_read + report.bytes_written
-        return (
-            f"dry run, nothing written · estimate {report.seconds:.1f} s at 1 GB/s of reading plus writing "
-            f"({gb(moved)}) · {workers}, {memory}"
-        )
-    resumed = f" · {gb(report.bytes_resumed)} were done by an earlier run" if report.bytes_resumed else ""
-    return f"{report.seconds:.1f} s · {workers}, {memory}{resumed}"
+    return time_in_words(report)
 
 
 def _calibration(calibration: CalibrationReport) -> str:

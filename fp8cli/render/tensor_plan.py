@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Final
 
+from fp8cli.core.converting.report import ConversionReport
 from fp8cli.core.doctor.environment import Check
 from fp8cli.core.findings import Finding
 from fp8cli.core.folding import fold
+from fp8cli.core.making.report import QuantizeReport
 from fp8cli.core.quantizing.tensor_rows import TensorRow
 from fp8cli.render.console import Output
 from fp8cli.render.table import Column, Table
-from fp8cli.render.units import count, mb
+from fp8cli.render.units import count, gb, gib, mb, percent
 
 _BY_DTYPE: Final = (
     Column(title="dtype"),
@@ -48,9 +50,30 @@ def dtype_table(before: Mapping[str, int], after: Mapping[str, int]) -> Table:
     )
 
 
-def counts_in_words(counts: Mapping[str, int]) -> str:
+def _counts_in_words(counts: Mapping[str, int]) -> str:
     """Say how many tensors met each fate."""
     return ", ".join(f"{count(number)} {_ACTIONS[action]}" for action, number in counts.items())
+
+
+def time_in_words(report: QuantizeReport | ConversionReport) -> str:
+    """Say how long it took, or will take, and with what."""
+    workers = f"{report.workers} worker{'' if report.workers == 1 else 's'}"
+    memory = f"at most {gib(report.memory_bytes)} for tiles"
+    if report.dry_run:
+        moved = report.bytes_read + report.bytes_written
+        return (
+            f"dry run, nothing written · estimate {report.seconds:.1f} s at 1 GB/s of reading plus writing "
+            f"({gb(moved)}) · {workers}, {memory}"
+        )
+    resumed = f" · {gb(report.bytes_resumed)} were done by an earlier run" if report.bytes_resumed else ""
+    return f"{report.seconds:.1f} s · {workers}, {memory}{resumed}"
+
+
+def size_in_words(report: QuantizeReport | ConversionReport) -> str:
+    """Say how large the output is, and how many tensors met each fate."""
+    before, after = sum(report.bytes_before.values()), sum(report.bytes_after.values())
+    tensors = _counts_in_words(report.counts)
+    return f"{gb(after)} = {gib(after)}, {percent(after / before)} of the source · tensors: {tensors}"
 
 
 def tensor_table(tensors: tuple[TensorRow, ...]) -> Table:

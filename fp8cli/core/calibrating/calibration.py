@@ -21,6 +21,7 @@ from fp8cli.core.calibrating.calibration_events import (
     LayerDone,
     calibration_event,
 )
+from fp8cli.core.calibrating.llm_compressor import GENTLE, forced_environment, state_of
 from fp8cli.core.processes.supervision import Program, run_program
 from fp8cli.core.sampling.data import SAMPLES_DEFAULT, SEED_DEFAULT, CalibrationData, read_calibration
 from fp8cli.errors import CannotRun, UsageError
@@ -56,15 +57,11 @@ CALIBRATOR: Final[Program[CalibrationEvent]] = Program(
     log=LOG,
     results=(FACTS, SCALES),
     memory_hint="take shorter texts, --max-seq-length 1024, or calibrate where there is more memory",
-    environment={"TOKENIZERS_PARALLELISM": "false"},
+    environment=GENTLE,
 )
-
-_EAGER: Final[Mapping[str, str]] = {"CT_ENFORCE_EAGER": "1"}
-"""Always: on newer GPUs compressed-tensors would round with another kernel."""
 
 _KEY: Final = "calibrated.key"
 """The file that says which request the result in a folder is of."""
-_OF_MODEL: Final = frozenset({".safetensors", ".json", ".jinja"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +205,6 @@ def calibrate(
     data.hand_over(request.folder)
     python = Path(sys.executable) if request.python is None else request.python
     write_job(job, request.folder)
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {}
     try:
         run_program(
             CALIBRATOR,
@@ -216,7 +212,7 @@ def calibrate(
             python=python,
             notify=notify,
             stall_seconds=stall_seconds,
-            forced={**_EAGER, **hidden},
+            forced=forced_environment(job.device),
             environ=environ,
         )
     finally:
@@ -254,10 +250,7 @@ def _make_job(request: CalibrationRequest, data: CalibrationData) -> Calibration
 def _key(job: CalibrationJob, data: CalibrationData) -> str:
     # Neither the place of the weights nor the number of processes changes a bit of the scales.
     order = {**asdict(job), "offload": None, "processes": None}
-    # A checkpoint that was changed in its place is another one.
-    files = sorted((each.name, each.stat()) for each in Path(job.model).iterdir() if each.suffix in _OF_MODEL)
-    state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
-    parts = [order, data.fingerprint, state]
+    parts = [order, data.fingerprint, state_of(Path(job.model))]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

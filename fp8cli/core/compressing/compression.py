@@ -15,6 +15,7 @@ from typing import Final
 
 from fp8cli.calibrator import compressing_protocol as protocol
 from fp8cli.core.calibrating.calibration import STALL_SECONDS, TORCH_DTYPES, CalibrationFacts
+from fp8cli.core.calibrating.llm_compressor import GENTLE, forced_environment, state_of
 from fp8cli.core.calibrating.ordering import environment_of, kind_of_device
 from fp8cli.core.compressing.compression_events import CompressionEvent, compression_event
 from fp8cli.core.compressing.ordering import CompressionOrder
@@ -30,15 +31,11 @@ COMPRESSOR: Final[Program[CompressionEvent]] = Program(
     log=protocol.LOG,
     results=(protocol.FACTS,),
     memory_hint="take shorter texts, --max-seq-length 1024, use --engine streaming, or go where there is more memory",
-    environment={"TOKENIZERS_PARALLELISM": "false"},
+    environment=GENTLE,
 )
-
-_EAGER: Final[Mapping[str, str]] = {"CT_ENFORCE_EAGER": "1"}
-"""Always: on newer GPUs compressed-tensors would round with another kernel."""
 
 _KEY: Final = "compressed.key"
 """The file that says which request the result in a folder is of."""
-_OF_MODEL: Final = frozenset({".safetensors", ".json", ".jinja"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +129,13 @@ def compress(
     if order.recipe is not None:
         (folder / protocol.RECIPE).write_text(order.recipe.text, encoding="utf-8")
     protocol.write_job(job, folder)
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {}
     run_program(
         COMPRESSOR,
         folder,
         python=Path(sys.executable) if order.python is None else order.python,
         notify=notify,
         stall_seconds=stall_seconds,
-        forced={**_EAGER, **hidden},
+        forced=forced_environment(job.device),
         environ=environment_of(request.device),
     )
     # Only now: a key without a result would be an answer to nothing.
@@ -178,9 +174,6 @@ def make_job(request: CompressionRequest) -> protocol.CompressionJob:
 
 
 def _key(job: protocol.CompressionJob, request: CompressionRequest) -> str:
-    # A checkpoint that was changed in its place is another one.
-    files = sorted((each.name, each.stat()) for each in Path(job.model).iterdir() if each.suffix in _OF_MODEL)
-    state = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
     order = request.order
     recipe = None if order.recipe is None else order.recipe.text
     # The place of the weights changes no bit of them.
@@ -188,7 +181,7 @@ def _key(job: protocol.CompressionJob, request: CompressionRequest) -> str:
         {**asdict(job), "offload": None},
         None if order.data is None else order.data.seen.fingerprint,
         recipe,
-        state,
+        state_of(Path(job.model)),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The options that `fp8 convert` and `fp8 dequantize` share; they mean what they mean for `fp8 quantize`."""
+"""The options of the commands that write a checkpoint, `fp8 quantize`, `fp8 convert` and `fp8 dequantize`."""
 
 from typing import Annotated
 
@@ -7,7 +7,6 @@ import typer
 Source = Annotated[
     str, typer.Argument(metavar="CKPT", help="A folder with an FP8 checkpoint, or a Hub id such as org/name.")
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")]
 Workers = Annotated[int | None, typer.Option(help="Worker threads.  [default: one per usable CPU]")]
 MaxMemory = Annotated[str, typer.Option(help="Memory for tiles, on top of the interpreter, such as 500MB or 2GiB.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan; read headers and scales alone, write nothing.")]
