@@ -11,6 +11,7 @@ from fp8cli.core.quantizing.engine import Progress, Written, execute
 from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.quantizing.plan import Plan, build_plan
 from fp8cli.core.quantizing.resources import PIECE_BYTES, plan_resources
+from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
 from fp8cli.formats.quant_config import TARGETS, config_text, quantization_config, recipe_text
 from fp8cli.formats.safetensors import DTYPES
@@ -70,7 +71,7 @@ def write(
         plan, device="cpu", workers=workers, max_memory=max_memory, cpus=os.cpu_count() or 1, piece_bytes=piece_bytes
     )
     with stage(out, {"the plan": plan.fingerprint()}, restart=False) as staging:
-        written = execute(plan, folder.resolve, staging, resources, notify, scales=scales)
+        written = execute(plan, LocalSupply(folder.resolve), staging, resources, notify, scales=scales)
         config = config_text(
             open_checkpoint(folder).config,
             quantization_config(plan.scheme, plan.ignored_modules, kv_cache=plan.kv_cache),

@@ -16,6 +16,7 @@ from fp8cli.core.quantizing.engine import Progress, Written, execute
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.side_files import carry_over
+from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.errors import BadInput
 from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.dialect_configs import QUANTIZER_FILES
@@ -55,7 +56,7 @@ def produce(production: Production, notify: Notify) -> tuple[Written, tuple[Find
             with disk_errors(out):
                 carry_over(source.checkpoint, source.folder, staging, without=QUANTIZER_FILES)
             notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
-            written = execute(plan, source.folder.resolve, staging, production.resources, notify)
+            written = execute(plan, LocalSupply(source.folder.resolve), staging, production.resources, notify)
             if source.state() != state:
                 message = f"`{production.model}` was changed while it was being read"
                 raise BadInput(message, hint="run the command again when nothing writes to it")

@@ -30,6 +30,7 @@ from fp8cli.core.quantizing.engine import Progress, Written, check_duplicates, e
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.side_files import Provenance, carry_over, describe
+from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.errors import BadInput, Fp8Error, Interrupted
 from fp8cli.formats.budget_note import BudgetNote
 from fp8cli.formats.calibration_note import CalibrationNote
@@ -135,7 +136,8 @@ def produce(production: Production, notify: Notify) -> Produced:
             else:
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
-                written = execute(plan, source.folder.resolve, staging, production.resources, notify, scales=scales)
+                supply = LocalSupply(source.folder.resolve)
+                written = execute(plan, supply, staging, production.resources, notify, scales=scales)
             if source.state() != state:
                 message = f"`{production.model}` was changed while it was being read"
                 raise BadInput(message, hint="run the command again when nothing writes to it")

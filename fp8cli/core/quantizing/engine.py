@@ -1,9 +1,8 @@
 """Carries a plan out: many workers, bounded memory, every finished piece in the journal.
 
 The work is cut into pieces: a range of rows of one tensor to quantize or dequantize, or a range of bytes to copy.
-Workers take them from one queue. What only torch can do comes last, so that it is imported while the rest is done
-(see core.quantizing.arithmetic). A committer thread flushes what is finished to the disk and only then writes it into
-the journal.
+A crew does them (core.quantizing.crew). A committer thread flushes what is finished to the disk and only then writes
+it into the journal.
 
 The order of pieces, their size, the number of workers and the device change nothing in the result.
 """
@@ -11,21 +10,21 @@ The order of pieces, their size, the number of workers and the device change not
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from fp8cli.core.quantizing.arithmetic import Arithmetic, Worker
 from fp8cli.core.quantizing.calibrated_scales import PlannedScale, check_scales
+from fp8cli.core.quantizing.crew import Crew, ShardWatch, Unwatched
 from fp8cli.core.quantizing.pieces import cut, source_bytes
-from fp8cli.core.quantizing.plan import Plan, PlannedTensor
+from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
-from fp8cli.core.quantizing.work_queue import WorkQueue
+from fp8cli.core.quantizing.supply import Supply
 from fp8cli.errors import BadInput, Interrupted
 from fp8cli.formats.staging import Harm, Piece, Staging, disk_errors
-from fp8cli.formats.weight_files import OpenFiles, copy_range, file_mode, same_bytes
+from fp8cli.formats.weight_files import same_bytes
 
 _COMMIT_SHARE: Final = 0.5
 """At most this share of the time goes into flushing for the journal; the rest is flushed at the end."""
@@ -61,25 +60,25 @@ class Written:
 
 def execute(
     plan: Plan,
-    sources: Callable[[str], Path],
+    supply: Supply,
     staging: Staging,
     resources: Resources,
     notify: Callable[[Progress], None],
     *,
     scales: Mapping[str, bytes] | None = None,
+    watch: ShardWatch | None = None,
 ) -> Written:
     """Write every shard of the plan into the staging folder, going on from what an earlier run finished.
 
-    sources: from a source shard's name to its file. scales: the bytes of each of `plan.calibrated`. Raises BadInput
-    for NaN or Inf in a weight, for scales that are not those of the plan (before anything is written), or for a
-    source that changes meanwhile, CannotRun for a disk that is full or broken, Interrupted on Ctrl-C; the journal
-    is kept.
+    scales: the bytes of each of `plan.calibrated`. watch: told of the output's files. Raises BadInput for NaN or Inf
+    in a weight, for scales that are not those of the plan (before anything is written), or for a source that changes
+    meanwhile, CannotRun for a disk that is full or broken, Interrupted on Ctrl-C; the journal is kept.
     """
     scales = scales or {}
     check_scales(plan.calibrated, scales)
-    run = _Run(plan, sources, staging, resources, notify)
+    run = _Run(plan, supply, staging, resources, notify, watch or Unwatched())
     with disk_errors(staging.out):
-        run.prepare_files(scales)
+        prepare_files(plan, supply, staging.checkpoint, scales)
     return run.carry_out()
 
 
@@ -97,116 +96,83 @@ def check_duplicates(plan: Plan, sources: Callable[[str], Path]) -> None:
         raise BadInput(message, hint='if both are meant, set "tie_word_embeddings": false in config.json')
 
 
+def prepare_files(plan: Plan, supply: Supply, folder: Path, scales: Mapping[str, bytes]) -> None:
+    """Create every output shard at its full size, with header and calibrated scales. An earlier run's data stay."""
+    calibrated: dict[str, list[PlannedScale]] = {}
+    for scale in plan.calibrated:
+        calibrated.setdefault(scale.shard, []).append(scale)
+    for shard in plan.shards:
+        descriptor = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT, supply.mode(shard.name))
+        try:
+            os.truncate(descriptor, shard.header.file_bytes)
+            os.pwrite(descriptor, shard.head, 0)
+            for scale in calibrated.get(shard.name, ()):
+                os.pwrite(descriptor, scales[scale.name], scale.info.begin)
+            if shard.name in calibrated:
+                # Not left to the journal's flushes: an earlier run may have left it nothing to flush.
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @dataclass
 class _Run:
-    """One execution: the shared state of its worker threads."""
+    """One execution: what is done, what of it is in the journal, and which files are whole."""
 
     plan: Plan
-    sources: Callable[[str], Path]
+    supply: Supply
     staging: Staging
     resources: Resources
     notify: Callable[[Progress], None]
-    _queue: WorkQueue = field(init=False)
-    _left: dict[int, int] = field(init=False)
+    watch: ShardWatch
+    _left: Counter[int] = field(default_factory=Counter)
+    """Pieces of a tensor that are not done."""
+    _unwritten: Counter[str] = field(default_factory=Counter)
+    """Pieces of a shard that are not in the journal."""
     _done: dict[Piece, Harm] = field(default_factory=dict)
     _uncommitted: dict[Piece, Harm] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
-    _arithmetic: Arithmetic = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._arithmetic = Arithmetic(self.plan, self.resources)
-
-    def prepare_files(self, scales: Mapping[str, bytes]) -> None:
-        """Create every output shard at its full size, with header and calibrated scales. An earlier run's data stay."""
-        calibrated: dict[str, list[PlannedScale]] = {}
-        for scale in self.plan.calibrated:
-            calibrated.setdefault(scale.shard, []).append(scale)
-        for shard in self.plan.shards:
-            path = self.staging.checkpoint / shard.name
-            mode = file_mode(self.sources(shard.name))
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
-            try:
-                os.truncate(descriptor, shard.header.file_bytes)
-                os.pwrite(descriptor, shard.head, 0)
-                for scale in calibrated.get(shard.name, ()):
-                    os.pwrite(descriptor, scales[scale.name], scale.info.begin)
-                if shard.name in calibrated:
-                    # Not left to the journal's flushes: an earlier run may have left it nothing to flush.
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
     def carry_out(self) -> Written:
         """Run all pieces that are not done yet."""
         pieces = cut(self.plan, self.resources.piece_bytes)
         self._done = {piece: self.staging.done[piece] for piece in pieces if piece in self.staging.done}
         todo = [piece for piece in pieces if piece not in self._done]
-        todo.sort(key=lambda piece: self._arithmetic.needs_torch(self.plan.tensors[piece[0]]))
-        self._queue = WorkQueue(self.plan, todo)
-        self._left = {}
-        for number, _, _ in todo:
-            self._left[number] = self._left.get(number, 0) + 1
+        self._left.update(number for number, _, _ in todo)
+        self._unwritten.update(self.plan.tensors[number].shard for number, _, _ in todo)
         resumed = sum(self._announce_resumed(piece) for piece in self._done)
+        self._tell_finished([shard.name for shard in self.plan.shards])
+        crew = Crew(
+            plan=self.plan,
+            supply=self.supply,
+            folder=self.staging.checkpoint,
+            out=self.staging.out,
+            resources=self.resources,
+            finished=self._note,
+            watch=self.watch,
+        )
         committer = threading.Thread(target=self._commit_regularly, name="fp8-commit", daemon=True)
         committer.start()
         try:
-            with ThreadPoolExecutor(self.resources.workers, thread_name_prefix="fp8-worker") as pool:
-                try:
-                    jobs = [pool.submit(self._work) for _ in range(self.resources.workers)]
-                    if todo and self._arithmetic.needs_torch(self.plan.tensors[todo[-1][0]]):
-                        self._arithmetic.load_torch()
-                    _wait_for(jobs)
-                finally:
-                    self._stop.set()
-                    self._arithmetic.stop()
+            crew.carry_out(todo)
         except KeyboardInterrupt:
             message = f"interrupted; what is done is kept beside `{self.staging.out}`"
             raise Interrupted(message, hint="run the same command again to go on") from None
         finally:
+            self._stop.set()
             committer.join()
             with disk_errors(self.staging.out):
                 self._commit()
         return Written(harmed=self._merge_harm(), bytes_resumed=resumed)
 
-    def _work(self) -> None:
-        """Take pieces until there are none; keep the two files of the current shard open."""
-        worker = self._arithmetic.worker()
-        files = OpenFiles(self.sources, self.staging.checkpoint)
-        try:
-            shard: str | None = None
-            while not self._stop.is_set() and (piece := self._queue.take(shard)) is not None:
-                tensor = self.plan.tensors[piece[0]]
-                shard = tensor.shard
-                self._do(piece, tensor, worker, files)
-        except BaseException:
-            self._stop.set()
-            raise
-        finally:
-            files.close()
-
-    def _do(self, piece: Piece, tensor: PlannedTensor, worker: Worker, files: OpenFiles) -> None:
-        number, begin, end = piece
-        source = files.source(tensor.source_shard)
-        with disk_errors(self.staging.out):
-            target = files.target(tensor.shard)
-            harm: Harm | None = (0, -1)
-            if tensor.action == "copy":
-                assert tensor.weight is not None  # noqa: S101 - the plan gives every copy a weight
-                copy_range(source, target, tensor.source.begin + begin, tensor.weight.begin + begin, end - begin)
-            else:
-                scales = None if tensor.decoding is None else files.scales(tensor.decoding.shard)
-                harm = worker.convert(tensor, range(begin, end), source, target, scales)
-        if harm is None:
-            return
+    def _note(self, piece: Piece, harm: Harm) -> None:
+        tensor = self.plan.tensors[piece[0]]
         with self._lock:
             self._done[piece] = self._uncommitted[piece] = harm
-            self._left[number] -= 1
-            self.notify(
-                Progress(
-                    tensor=tensor.name, bytes_read=source_bytes(tensor, piece), tensor_finished=not self._left[number]
-                )
-            )
+            self._left[piece[0]] -= 1
+            finished = not self._left[piece[0]]
+        self.notify(Progress(tensor=tensor.name, bytes_read=source_bytes(tensor, piece), tensor_finished=finished))
 
     def _announce_resumed(self, piece: Piece) -> int:
         tensor = self.plan.tensors[piece[0]]
@@ -247,9 +213,10 @@ class _Run:
             finally:
                 os.close(descriptor)
         self.staging.record(finished)
+        self._unwritten.subtract(self.plan.tensors[number].shard for number, _, _ in finished)
+        self._tell_finished(sorted({self.plan.tensors[number].shard for number, _, _ in finished}))
 
-
-def _wait_for(jobs: Sequence[Future[None]]) -> None:
-    done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-    for job in done:
-        job.result()
+    def _tell_finished(self, shards: Sequence[str]) -> None:
+        for shard in shards:
+            if not self._unwritten[shard]:
+                self.watch.finished(shard)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from fp8cli.core.quantizing.plan import Plan, PlannedTensor
 from fp8cli.errors import BadInput
+from fp8cli.formats.ranges import Range
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.staging import Piece
 from fp8cli.schemes import BLOCK
@@ -50,6 +51,29 @@ def source_bytes(tensor: PlannedTensor, piece: Piece) -> int:
             return (end - begin) * DTYPES[tensor.source.dtype].bits // 8
         case _:
             return end - begin
+
+
+def source_ranges(tensor: PlannedTensor, piece: Piece) -> tuple[Range, ...]:
+    """Return which bytes of the source a piece reads: its own, and the scales of codes."""
+    _, begin, end = piece
+    shard, info = tensor.source_shard, tensor.source
+    if tensor.stride is not None:
+        # Rows of a transpose lie all over it: from the first element of its first row to the last of its last.
+        width = DTYPES[info.dtype].bits // 8
+        reach = (info.shape[1] - 1) * tensor.stride
+        return ((shard, info.begin + begin * width, info.begin + (reach + end) * width),)
+    match tensor.action:
+        case "quantize" | "requantize" | "dequantize":
+            width = info.shape[1] * DTYPES[info.dtype].bits // 8
+        case "cast":
+            width = DTYPES[info.dtype].bits // 8
+        case _:
+            width = 1
+    own = (shard, info.begin + begin * width, info.begin + end * width)
+    if tensor.decoding is None:
+        return (own,)
+    scale = tensor.decoding.scale
+    return (own, (tensor.decoding.shard, scale.begin, scale.end))
 
 
 def not_finite(tensor: str, what: str, *, row: int, column: int) -> BadInput:
