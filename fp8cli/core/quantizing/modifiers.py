@@ -40,6 +40,13 @@ class Modifiers:
         smooth = "" if self.smoothing is None else "--smoothquant"
         return tuple(word for word in (smooth, self.awq and "--awq", self.gptq and "--gptq") if word)
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options with their values, as a command has them."""
+        strength = self.smoothing
+        told = () if strength in {None, SMOOTHING_DEFAULT} else ("--smoothing-strength", f"{strength:g}")
+        return (*self.words, *told)
+
 
 NO_MODIFIERS: Final = Modifiers()
 
