@@ -45,7 +45,7 @@ class ModuleOptions:
         if not self.given:
             return ""
         said = json.dumps([self.targets, self.ignore, self.default_ignore])
-        return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()[:_DIGITS]
+        return hashlib.sha256(said.encode()).hexdigest()[:_DIGITS]
 
 
 EVERY_LINEAR: Final = ModuleOptions()
