@@ -1,5 +1,6 @@
 """SmoothQuant, AWQ and GPTQ on top of FP8: what they promise holds, and the checkpoint says that they were used."""
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 # Read when compressed-tensors is imported: without it a GPU machine would run another kernel, with other rounding.
 os.environ["CT_ENFORCE_EAGER"] = "1"
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, MixtralConfig
 
 from fp8cli.calibrator.compressing import compress_model
 from fp8cli.calibrator.compressing_protocol import read_job as read_compression
@@ -31,6 +32,7 @@ from fp8cli.measurer.exploring import explore
 from fp8cli.measurer.protocol import MeasureJob
 from fp8cli.samples.encoding import Encoded, encode_samples
 from fp8cli.simulator.job import SimulationJob
+from fp8cli.simulator.modifying import changes, modify
 from fp8cli.worker.failures import Failure
 from fp8cli.worker.progress import Progress
 from fp8cli.worker.simulation import Simulated, read_samples, simulate_job
@@ -330,6 +332,36 @@ def test_a_module_that_is_ignored_is_not_rounded_whatever_the_others_are(tmp_pat
         assert torch.equal(model.get_submodule(name).weight, source[f"{name}.weight"])
         assert not hasattr(model.get_submodule(name), "quantization_scheme")
     assert not torch.equal(model.model.layers[0].mlp.up_proj.weight, source["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_experts_that_transformers_fuses_are_rounded_one_by_one(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    config = MixtralConfig(vocab_size=320, hidden_size=128, intermediate_size=128, **sizes)
+    model = AutoModelForCausalLM.from_pretrained(save_model(tmp_path / "mixtral", config), dtype="auto").eval()
+    modified = copy.deepcopy(model)
+    parts = ("gate_proj", "up_proj", "down_proj")
+    names = [f"model.layers.0.mlp.experts.{number}.{part}" for number in (0, 1) for part in parts]
+    encoded = Encoded(ids=((1, 5, 9, 30), (1, 8, 70, 11)), max_seq_length=4, conversations=False)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    modify(modified, simulated_scheme("fp8_dynamic+gptq"), names, tokenizer=tokenizer, encoded=encoded, seed=1)
+    for name in names:
+        module = modified.get_submodule(name)
+        weight, scale = module.weight.float(), module.weight_scale.float()
+        codes = (weight / scale).to(torch.float8_e4m3fn).float()
+        assert torch.equal((codes * scale).to(torch.bfloat16), module.weight)
+    assert not hasattr(modified.model.layers[0].self_attn.q_proj, "quantization_scheme")
+    found = changes(model, modified, names)
+    assert set(found) == set(names)
+    first = model.model.layers[0].mlp.experts.down_proj[1].double()
+    error = (first - modified.get_submodule(names[-1]).weight.double()).square().sum()
+    assert found[names[-1]] == pytest.approx((float(first.square().sum()), float(error)))
+
+
+def test_a_module_that_is_not_there_is_refused_before_llm_compressor_begins() -> None:
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto")
+    encoded = Encoded(ids=((1, 5),), max_seq_length=4, conversations=False)
+    with pytest.raises(Failure, match=r"the model has no module `model\.layers\.9\.mlp`"):
+        modify(model, simulated_scheme("fp8+gptq"), ["model.layers.9.mlp"], tokenizer=None, encoded=encoded, seed=1)
 
 
 def test_an_exploration_makes_forms_with_modifiers_of_a_copy_and_leaves_the_model_as_it_was(

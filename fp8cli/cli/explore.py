@@ -25,13 +25,16 @@ def explore(
         list[str] | None,
         typer.Option(
             metavar="NAMES",
-            help="Forms, joined by commas: fp8_dynamic, mxfp8, fp8+kv, none+kv-head, …  [default: all, +kv too]",
+            help="Forms, joined by commas: fp8_dynamic, mxfp8, fp8+kv, fp8+gptq, none+kv-head, …  "
+            "[default: all, +kv too]",
         ),
     ] = None,
-    smoothquant: simulation.SmoothQuant = False,
+    smoothquant: Annotated[
+        bool, typer.Option("--smoothquant", help="Each scheme that can be written with SmoothQuant too.")
+    ] = False,
     smoothing_strength: simulation.SmoothingStrength = None,
-    awq: simulation.Awq = False,
-    gptq: simulation.Gptq = False,
+    awq: Annotated[bool, typer.Option("--awq", help="Each with AWQ too.")] = False,
+    gptq: Annotated[bool, typer.Option("--gptq", help="Each with GPTQ too, or with one of those and GPTQ.")] = False,
     targets: simulation.Targets = None,
     ignore: simulation.Ignore = None,
     no_default_ignore: simulation.NoDefaultIgnore = False,

@@ -179,8 +179,8 @@ def _method(report: ExploreReport) -> Iterator[Part]:
         yield f"rounded was what {shorten(shlex.join(report.modules.words), _LONGEST_WORDS)} leaves"
     if (version := report.versions.get(_COMPRESSOR)) is not None:
         yield (
-            f"GPTQ, AWQ and SmoothQuant are llm-compressor's own, {version}, on a copy of the model; where channels move "
-            "into weights there is no dB"
+            f"GPTQ, AWQ and SmoothQuant are llm-compressor's own ({version}), on a copy of the model; where channels "
+            "move into weights there is no dB"
         )
     yield (
         f"one loading on {report.device}, {report.seconds:.1f} s, at most {gib(report.peak_memory_bytes)} of memory "
