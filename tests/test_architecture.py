@@ -4,7 +4,8 @@ Inside the core: comparing, exploring → evaluating → making → converting, 
 measuring → simulating, sampling, processes → doctor → quantizing → serving → inspection → model; machine, which is
 facts alone, needs none of them. `worker`, `calibrator` and `measurer` run in processes of their own, perhaps under
 another interpreter, and share nothing with the rest but their protocols and the judgement of rows of calibration data;
-`samples` and `simulator` are rooms that those processes share.
+`samples` and `simulator` are rooms that those processes share; one file of the simulator lets llm-compressor do its
+work on a model in memory, by the calibrator's own way, and is imported for schemes with modifiers alone.
 
 The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
 imports, at the top or inside a function, must all stand in that row (or in Python's standard library).
@@ -94,6 +95,14 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/measurer/budget_protocol.py": ("fp8cli.measurer.explore_protocol", "fp8cli.simulator.scheme"),
     "fp8cli/measurer/budget_choosing.py": (),
     "fp8cli/simulator/": ("fp8cli.simulator", "fp8cli.worker.failures", "torch", "transformers"),
+    "fp8cli/simulator/modifying.py": (
+        "fp8cli.simulator",
+        "fp8cli.calibrator",
+        "fp8cli.samples",
+        "fp8cli.worker.failures",
+        "torch",
+        "compressed_tensors",
+    ),
     "fp8cli/simulator/scheme.py": (),
     "fp8cli/simulator/job.py": ("fp8cli.samples.request",),
     "fp8cli/core/simulating/": ("fp8cli.core.simulating", "fp8cli.simulator.scheme", *QUANTIZING),

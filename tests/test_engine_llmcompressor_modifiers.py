@@ -1,8 +1,10 @@
 """SmoothQuant, AWQ and GPTQ on top of FP8: what they promise holds, and the checkpoint says that they were used."""
 
+import copy
 import json
 import os
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,34 @@ from safetensors.torch import load_file
 # Read when compressed-tensors is imported: without it a GPU machine would run another kernel, with other rounding.
 os.environ["CT_ENFORCE_EAGER"] = "1"
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, MixtralConfig
 
 from fp8cli.calibrator.compressing import compress_model
+from fp8cli.calibrator.compressing_protocol import read_job as read_compression
 from fp8cli.commands.quantize import choose_modifiers
 from fp8cli.core.quantizing.choices import choose
 from fp8cli.core.quantizing.modifiers import Modifiers
+from fp8cli.core.simulating.modules import ModuleOptions
+from fp8cli.core.simulating.planning import plan_simulation
+from fp8cli.core.simulating.words import simulated_scheme
 from fp8cli.errors import UsageError
-from fp8cli.samples.encoding import Encoded
+from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
+from fp8cli.measurer.explore_protocol import ExploreWork
+from fp8cli.measurer.exploring import explore
+from fp8cli.measurer.protocol import MeasureJob
+from fp8cli.samples.encoding import Encoded, encode_samples
+from fp8cli.simulator.job import SimulationJob
+from fp8cli.simulator.modifying import changes, modify
 from fp8cli.worker.failures import Failure
+from fp8cli.worker.progress import Progress
+from fp8cli.worker.simulation import Simulated, read_samples, simulate_job
 from tests.calibrated import MODEL
 from tests.compressed import Made, compress_here
 from tests.models import ODD, llama_config, save_model
 from tests.starting import fp8
 from tests.test_engine_llmcompressor import texts
 from tests.test_oneshot_equality import tensors
+from tests.test_simulate import a_job
 
 pytestmark = [
     pytest.mark.slow,
@@ -247,3 +262,131 @@ def test_modifiers_that_make_no_sense_are_refused(options: dict[str, Any], compl
 def test_modifiers_of_weights_that_stay_as_they_are_are_refused() -> None:
     with pytest.raises(UsageError, match="--awq and --gptq would have no effect: no weight is quantized"):
         choose("none", "fp8", Modifiers(awq=True, gptq=True))
+
+
+# Simulated: the same modifiers on a model in memory, beside the checkpoint that was written.
+
+SIMULATED = {
+    "FP8_DYNAMIC+GPTQ": ("FP8_DYNAMIC", "gptq"),
+    "FP8_BLOCK+AWQ": ("FP8_BLOCK", "awq"),
+    "FP8+SMOOTHQUANT": ("FP8", "smoothquant"),
+}
+KEPT = "*.down_proj"
+EVERYTHING = "FP8+SMOOTHQUANT_0.8+GPTQ+KV"
+
+
+def simulate_here(name: str, work: Path, folder: Path, *ignore: str) -> tuple[Any, Simulated]:
+    """Simulate as a worker does, with the texts that the compression in `work` was shown."""
+    scheme = simulated_scheme(name)
+    modules = ModuleOptions(ignore=ignore)
+    plan = plan_simulation(open_checkpoint(LocalFolder(MODEL)), scheme, modules)
+    samples = read_compression(work).samples
+    simulation = SimulationJob(scheme=scheme.name, weights=plan.weights, dtype=plan.dtype, samples=samples)
+    job = a_job(simulation)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto").eval()
+    done = simulate_job(job, model, read_samples(job, work), Progress(folder, 0))
+    assert done is not None
+    return model, done
+
+
+def logits(model: Any, ids: list[torch.Tensor]) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return [model(each).logits for each in ids]
+
+
+def same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_simulation_with_modifiers_is_the_written_checkpoint_to_the_last_bit(
+    name: str, made: Mapping[tuple[str, str], Made], tmp_path: Path
+) -> None:
+    out = made[SIMULATED[name]].out
+    model, done = simulate_here(name, out.parent, tmp_path)
+    texts = held_out()[:4]
+    written = AutoModelForCausalLM.from_pretrained(out, dtype="auto").eval()
+    assert same(logits(model, texts), logits(written, texts))
+    nearest = AutoModelForCausalLM.from_pretrained(made[SIMULATED[name][0], "nearest"].out, dtype="auto").eval()
+    assert not same(logits(model, texts), logits(nearest, texts))
+    weights = dict(written.named_parameters())
+    assert all(torch.equal(value, weights[key]) for key, value in model.named_parameters() if key.endswith("j.weight"))
+    assert done.executed.way == "simulated"
+    assert done.executed.by == f"{name} in 21 Linears, by llm-compressor {version('llmcompressor')}"
+    assert '"event": "modifying", "done": 4, "total": 4' in (tmp_path / "events-0.jsonl").read_text("utf-8")
+
+
+def test_a_module_that_is_ignored_is_not_rounded_whatever_the_others_are(tmp_path: Path) -> None:
+    choice = choose("FP8", "fp8", Modifiers(smoothing=0.8, gptq=True))
+    written = compress_here(MODEL, tmp_path / "work", choice, "re:.*down_proj")
+    model, done = simulate_here(EVERYTHING, tmp_path / "work", tmp_path, KEPT)
+    texts = held_out()[:4]
+    real = AutoModelForCausalLM.from_pretrained(written.out, dtype="auto").eval()
+    assert same(logits(model, texts), logits(real, texts))
+    assert done.executed.by is not None
+    assert done.executed.by.startswith(f"{EVERYTHING} in 18 Linears and the KV caches of 3 layers")
+    source = load_file(MODEL / "model.safetensors")
+    kept = [name for name, _ in model.named_modules() if name.endswith("down_proj")]
+    assert len(kept) == 3
+    for name in kept:
+        assert torch.equal(model.get_submodule(name).weight, source[f"{name}.weight"])
+        assert not hasattr(model.get_submodule(name), "quantization_scheme")
+    assert not torch.equal(model.model.layers[0].mlp.up_proj.weight, source["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_experts_that_transformers_fuses_are_rounded_one_by_one(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    config = MixtralConfig(vocab_size=320, hidden_size=128, intermediate_size=128, **sizes)
+    model = AutoModelForCausalLM.from_pretrained(save_model(tmp_path / "mixtral", config), dtype="auto").eval()
+    modified = copy.deepcopy(model)
+    parts = ("gate_proj", "up_proj", "down_proj")
+    names = [f"model.layers.0.mlp.experts.{number}.{part}" for number in (0, 1) for part in parts]
+    encoded = Encoded(ids=((1, 5, 9, 30), (1, 8, 70, 11)), max_seq_length=4, conversations=False)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    modify(modified, simulated_scheme("fp8_dynamic+gptq"), names, tokenizer=tokenizer, encoded=encoded, seed=1)
+    for name in names:
+        module = modified.get_submodule(name)
+        weight, scale = module.weight.float(), module.weight_scale.float()
+        codes = (weight / scale).to(torch.float8_e4m3fn).float()
+        assert torch.equal((codes * scale).to(torch.bfloat16), module.weight)
+    assert not hasattr(modified.model.layers[0].self_attn.q_proj, "quantization_scheme")
+    found = changes(model, modified, names)
+    assert set(found) == set(names)
+    first = model.model.layers[0].mlp.experts.down_proj[1].detach().double()
+    error = (first - modified.get_submodule(names[-1]).weight.detach().double()).square().sum()
+    assert found[names[-1]] == pytest.approx((float(first.square().sum()), float(error)))
+
+
+def test_a_module_that_is_not_there_is_refused_before_llm_compressor_begins() -> None:
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto")
+    encoded = Encoded(ids=((1, 5),), max_seq_length=4, conversations=False)
+    with pytest.raises(Failure, match=r"the model has no module `model\.layers\.9\.mlp`"):
+        modify(model, simulated_scheme("fp8+gptq"), ["model.layers.9.mlp"], tokenizer=None, encoded=encoded, seed=1)
+
+
+def test_an_exploration_makes_forms_with_modifiers_of_a_copy_and_leaves_the_model_as_it_was(
+    made: Mapping[tuple[str, str], Made], tmp_path: Path
+) -> None:
+    names = ("fp8_dynamic", "fp8_dynamic+gptq", "fp8+smoothquant+kv", "mxfp8")
+    work = made["FP8_DYNAMIC", "gptq"].out.parent
+    samples = read_compression(work).samples
+    assert samples is not None
+    encoded = encode_samples(samples, work, AutoTokenizer.from_pretrained(MODEL), 512)
+    weights = plan_simulation(open_checkpoint(LocalFolder(MODEL)), simulated_scheme("fp8")).weights
+    asked = ExploreWork(schemes=tuple(map(simulated_scheme, names)), weights=weights)
+    job = MeasureJob(
+        model=str(MODEL), dtype="", device="cpu", samples=samples, positions=400, budget_bytes=10**9, work=asked
+    )
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto").eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = explore(job, asked, model, encoded, None, tmp_path, Progress(tmp_path, 0))["forms"]
+    assert isinstance(found, list)
+    assert [form["failure"] for form in found] == [None] * 4
+    plain, rounded, smooth, _ = found
+    assert set(plain["noise"]) == set(rounded["noise"])
+    # GPTQ rounds against the nearest code, for the sake of the output.
+    assert sum(each[1] for each in rounded["noise"].values()) > sum(each[1] for each in plain["noise"].values())
+    assert smooth["noise"] == {}
+    assert len({form["kl"] for form in found}) == 4
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(hasattr(module, "quantization_scheme") for module in model.modules())

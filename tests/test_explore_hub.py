@@ -8,7 +8,7 @@ from huggingface_hub import close_session, constants
 
 from fp8cli.commands.explore import ExploreRequest, run
 from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES
-from fp8cli.errors import UsageError
+from fp8cli.errors import BadInput, UsageError
 from fp8cli.formats import hub
 from tests.loopback_hub import LoopbackHub, Repo
 
@@ -33,10 +33,17 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
         close_session()
 
 
-def test_without_texts_nothing_is_asked_of_the_hub(server: LoopbackHub) -> None:
+def test_without_texts_no_weight_is_asked_of_the_hub(server: LoopbackHub) -> None:
     with pytest.raises(UsageError, match="there are no texts to measure `acme/stories` on"):
         run(ExploreRequest(model=ID))
-    assert not server.requests
+    assert server.requests
+    assert server.bytes_sent < (BUNDLED_MODEL / "model.safetensors").stat().st_size / 4
+
+
+def test_a_name_that_the_hub_does_not_know_is_told_so_before_texts_are_asked_for(server: LoopbackHub) -> None:
+    with pytest.raises(BadInput, match="`nope`"):
+        run(ExploreRequest(model="nope"))
+    assert server.requests
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from fp8cli.core.measuring.measuring_events import (
     TextsRead,
     measuring_event,
 )
+from fp8cli.core.simulating.modules import ModuleOptions
 from fp8cli.render.console import Channel, Output
 from fp8cli.render.exploration import decibels, show, thousandths
 from fp8cli.render.progress import MeasureBar
@@ -210,6 +211,18 @@ def test_tasks_have_a_table_of_their_own_with_the_interval_of_the_change() -> No
 def test_a_report_in_which_nothing_can_be_written_says_so() -> None:
     out, _ = printed(replace(REPORT, rows=(NUMBER,), pick=None, next_command=None, gpu=None))
     assert "To take\nnone: nothing that was measured can be written\n" in out
+
+
+def test_what_was_rounded_and_who_prepared_it_is_said() -> None:
+    modules = ModuleOptions(ignore=("*.down_proj",))
+    versions = {**REPORT.versions, "llmcompressor": "0.14.0.1"}
+    screen, _ = printed(replace(REPORT, modules=modules, versions=versions))
+    words = " ".join(screen.split())
+    assert "rounded was what --ignore '*.down_proj' leaves" in words
+    assert "llm-compressor's own (0.14.0.1), on a copy of the model" in words
+    plain, _ = printed(REPORT)
+    assert "rounded was" not in plain
+    assert "llm-compressor" not in plain
 
 
 def test_older_gpus_are_named_beside_the_form_that_is_theirs() -> None:

@@ -5,7 +5,7 @@ A recipe is run as it is. Refused is what this tool could not vouch for afterwar
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, Protocol
 
 from fp8cli.calibrator.compressing_protocol import RECIPE, CompressionJob
 from fp8cli.calibrator.finding import kv_cache_scheme
@@ -18,16 +18,43 @@ _SHARING: Final = frozenset({"tensor", "channel", "block", "token", "group", "at
 _WEIGHTS_SHARING: Final = frozenset({"tensor", "channel", "block"})
 
 
+class Wanted(Protocol):
+    """What options may ask for besides a scheme; a job of this room and a scheme of the simulator both say so."""
+
+    @property
+    def kv_cache(self) -> Literal["tensor", "head"] | None:
+        """What shares a scale of the KV cache; None: it stays as it is."""
+
+    @property
+    def smoothing(self) -> float | None:
+        """Strength of SmoothQuant; None: without it."""
+
+    @property
+    def awq(self) -> bool:
+        """Whether AWQ is used."""
+
+    @property
+    def gptq(self) -> bool:
+        """Whether GPTQ is used."""
+
+
 def make_modifiers(job: CompressionJob, folder: Path) -> Sequence[Any]:
     """Return the modifiers of a job, in the order in which they act.
 
     Raises Failure for a recipe that llm-compressor does not take, and for one that makes something else than FP8.
     """
     if not job.recipe:
-        return tuple(_from_options(job))
+        return modifiers_for(job, job.scheme, targets=job.targets, ignore=job.ignore)
     modifiers = _from_recipe(folder / RECIPE)
     _refuse_other_formats(modifiers)
     return modifiers
+
+
+def modifiers_for(
+    wanted: Wanted, scheme: str | None, *, targets: Sequence[str], ignore: Sequence[str]
+) -> Sequence[Any]:
+    """Return the modifiers that options ask for. scheme: llm-compressor's preset; None: the KV cache alone."""
+    return tuple(_from_options(wanted, scheme, targets, ignore))
 
 
 def check_data(job: CompressionJob, modifiers: Sequence[Any]) -> bool:
@@ -77,20 +104,20 @@ def _listed(part: Any) -> Any:
     return part if isinstance(part, str) else list(part)
 
 
-def _from_options(job: CompressionJob) -> Iterator[Any]:
+def _from_options(wanted: Wanted, scheme: str | None, targets: Sequence[str], ignore: Sequence[str]) -> Iterator[Any]:
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
 
-    if job.smoothing is not None:
-        yield SmoothQuantModifier(smoothing_strength=job.smoothing)
-    if job.awq:
+    if wanted.smoothing is not None:
+        yield SmoothQuantModifier(smoothing_strength=wanted.smoothing)
+    if wanted.awq:
         # What weighs weights and activations against each other needs a scale for more than a whole weight.
-        yield AWQModifier(duo_scaling=job.scheme != "FP8")
-    cache = None if job.kv_cache is None else kv_cache_scheme(job.kv_cache)
-    scheme = {} if job.scheme is None else {"scheme": job.scheme}
-    last = GPTQModifier if job.gptq else QuantizationModifier
-    yield last(targets=list(job.targets), ignore=list(job.ignore), kv_cache_scheme=cache, **scheme)
+        yield AWQModifier(duo_scaling=scheme != "FP8")
+    cache = None if wanted.kv_cache is None else kv_cache_scheme(wanted.kv_cache)
+    preset = {} if scheme is None else {"scheme": scheme}
+    last = GPTQModifier if wanted.gptq else QuantizationModifier
+    yield last(targets=list(targets), ignore=list(ignore), kv_cache_scheme=cache, **preset)
 
 
 def _from_recipe(path: Path) -> Sequence[Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli import evaluation_options as options
+from fp8cli.cli import simulation_options as simulation
 from fp8cli.cli.running import Json, Quiet, run
 from fp8cli.errors import ExitCode, UsageError
 
@@ -27,7 +28,7 @@ def compare(
         typer.Argument(
             metavar="BASE OTHER…",
             help="Labels, runs, checkpoints, results of lm-eval, or a table of it in .md; the first is the base. "
-            "sim:SCHEME is the base's checkpoint simulated.",
+            "sim:SCHEME is the base's checkpoint simulated; sim:fp8_dynamic+gptq, see fp8 eval --simulate.",
         ),
     ],
     tasks: options.Tasks = None,
@@ -87,6 +88,9 @@ def compare(
     num_calibration_samples: options.CalibrationSamples = None,
     max_seq_length: options.MaxSeqLength = None,
     calibration_seed: options.CalibrationSeed = None,
+    targets: simulation.Targets = None,
+    ignore: simulation.Ignore = None,
+    no_default_ignore: simulation.NoDefaultIgnore = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -144,6 +148,11 @@ def compare(
                     samples=num_calibration_samples,
                     max_seq_length=max_seq_length,
                     seed=calibration_seed,
+                ),
+                modules=command.ModuleOptions(
+                    targets=tuple(targets or command.TARGETS_DEFAULT),
+                    ignore=tuple(ignore or ()),
+                    default_ignore=not no_default_ignore,
                 ),
             ),
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli import evaluation_options as options
+from fp8cli.cli import simulation_options as simulation
 from fp8cli.cli.running import Json, Quiet, Revision, run
 from fp8cli.errors import ExitCode
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "Examples: fp8 eval ./model --tasks lambada_openai · fp8 eval ./model-FP8-dynamic --tasks lambada_openai · "
     "fp8 eval --tasks gsm8k --sample 500 --apply-chat-template · fp8 eval --tasks fp8_stories · "
-    "fp8 eval --tasks fp8_stories --simulate mxfp8+kv"
+    "fp8 eval --tasks fp8_stories --simulate mxfp8+kv · fp8 eval --tasks fp8_stories --simulate fp8_dynamic --gptq "
+    "--calibration-data texts.jsonl"
 )
 
 
@@ -59,6 +61,13 @@ def evaluate(
     stall_timeout: options.StallTimeout = 1800.0,
     confirm_unsafe_code: options.ConfirmUnsafeCode = False,
     simulate: options.Simulate = None,
+    smoothquant: simulation.SmoothQuant = False,
+    smoothing_strength: simulation.SmoothingStrength = None,
+    awq: simulation.Awq = False,
+    gptq: simulation.Gptq = False,
+    targets: simulation.Targets = None,
+    ignore: simulation.Ignore = None,
+    no_default_ignore: simulation.NoDefaultIgnore = False,
     calibration_data: options.CalibrationData = None,
     text_column: options.TextColumn = None,
     num_calibration_samples: options.CalibrationSamples = None,
@@ -112,6 +121,14 @@ def evaluate(
             confirm_unsafe_code=confirm_unsafe_code,
             download_bars=not quiet,
             simulate=simulate,
+            modifiers=command.choose_modifiers(
+                smoothquant=smoothquant, strength=smoothing_strength, awq=awq, gptq=gptq
+            ),
+            modules=command.ModuleOptions(
+                targets=tuple(targets or command.TARGETS_DEFAULT),
+                ignore=tuple(ignore or ()),
+                default_ignore=not no_default_ignore,
+            ),
             calibration=command.CalibrationOptions(
                 data=calibration_data,
                 column=text_column,

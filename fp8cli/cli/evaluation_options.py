@@ -85,14 +85,15 @@ Simulate = Annotated[
     typer.Option(
         metavar="SCHEME",
         help="Evaluate it as it would be under a scheme, on transformers: fp8_dynamic, fp8_block, fp8, fp8_w8a16, "
-        "e5m2_dynamic, mxfp8; with +kv or +kv-head an FP8 KV cache too, none+kv that alone.",
+        "e5m2_dynamic, mxfp8; with +kv or +kv-head an FP8 KV cache too, none+kv that alone; the first three with "
+        "+gptq, +awq, +smoothquant too.",
     ),
 ]
 CalibrationData = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|HUB",
-        help="Texts for the scales of a simulation of fp8 or +kv: .jsonl, .json, .txt, .parquet, or org/name[:split].",
+        help="Texts for a simulation of fp8, +kv, +gptq, +awq: .jsonl, .json, .txt, .parquet, or org/name[:split].",
     ),
 ]
 TextColumn = Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli import evaluation_options as options
+from fp8cli.cli import simulation_options as simulation
 from fp8cli.cli.running import Json, Quiet, Revision, run
 from fp8cli.errors import ExitCode, UsageError
 
@@ -24,9 +25,19 @@ def explore(
         list[str] | None,
         typer.Option(
             metavar="NAMES",
-            help="Forms, joined by commas: fp8_dynamic, mxfp8, fp8+kv, none+kv-head, …  [default: all, +kv too]",
+            help="Forms, joined by commas: fp8_dynamic, mxfp8, fp8+kv, fp8+gptq, none+kv-head, …  "
+            "[default: all, +kv too]",
         ),
     ] = None,
+    smoothquant: Annotated[
+        bool, typer.Option("--smoothquant", help="Each scheme that can be written with SmoothQuant too.")
+    ] = False,
+    smoothing_strength: simulation.SmoothingStrength = None,
+    awq: Annotated[bool, typer.Option("--awq", help="Each with AWQ too.")] = False,
+    gptq: Annotated[bool, typer.Option("--gptq", help="Each with GPTQ too, or with one of those and GPTQ.")] = False,
+    targets: simulation.Targets = None,
+    ignore: simulation.Ignore = None,
+    no_default_ignore: simulation.NoDefaultIgnore = False,
     revision: Revision = None,
     calibration_data: Annotated[
         str | None,
@@ -74,6 +85,14 @@ def explore(
             model=model,
             revision=revision,
             schemes=tuple(scheme or ()),
+            modifiers=command.choose_modifiers(
+                smoothquant=smoothquant, strength=smoothing_strength, awq=awq, gptq=gptq
+            ),
+            modules=command.ModuleOptions(
+                targets=tuple(targets or command.TARGETS_DEFAULT),
+                ignore=tuple(ignore or ()),
+                default_ignore=not no_default_ignore,
+            ),
             data=calibration_data,
             column=text_column,
             samples=samples,

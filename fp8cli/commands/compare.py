@@ -19,9 +19,18 @@ from fp8cli.core.comparing.verdicts import Limits
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted
 from fp8cli.core.evaluating.request import EvaluationRequest, check_request
 from fp8cli.core.evaluating.runs import RUNS_DEFAULT
+from fp8cli.core.simulating.modules import TARGETS_DEFAULT, ModuleOptions
 from fp8cli.errors import ExitCode, UsageError
 
-__all__ = ["CalibrationOptions", "CompareReport", "CompareRequest", "EvaluationRequest", "run"]
+__all__ = [
+    "TARGETS_DEFAULT",
+    "CalibrationOptions",
+    "CompareReport",
+    "CompareRequest",
+    "EvaluationRequest",
+    "ModuleOptions",
+    "run",
+]
 
 MARGIN: Final = 0.01
 """One percentage point."""
@@ -145,6 +154,7 @@ def _command(request: CompareRequest) -> str:
             words += ["--chat-template", name]
         case True:
             words.append("--apply-chat-template")
+    words += evaluation.modules.words
     if evaluation.fewshot_as_multiturn is not None:
         words.append(f"--{'' if evaluation.fewshot_as_multiturn else 'no-'}fewshot-as-multiturn")
     if not evaluation.fidelity:

@@ -16,13 +16,26 @@ from fp8cli.core.evaluating.eval_events import EvalEvent, Noted
 from fp8cli.core.evaluating.evaluation import Evaluated, evaluate
 from fp8cli.core.evaluating.request import EvaluationRequest as EvaluateRequest
 from fp8cli.core.evaluating.runs import RUNS_DEFAULT
+from fp8cli.core.evaluating.simulation import modules_of
 from fp8cli.core.evaluating.subject import BASE_LABEL, FP8_LABEL
 from fp8cli.core.evaluating.worker_events import TasksCounted
+from fp8cli.core.quantizing.modifiers import choose_modifiers
+from fp8cli.core.simulating.modules import TARGETS_DEFAULT, ModuleOptions
 from fp8cli.errors import ExitCode
 from fp8cli.formats.lm_eval_results import read_results
 from fp8cli.formats.run_record import RunRecord, SimulationFacts
 
-__all__ = ["CalibrationOptions", "EvalEvent", "EvaluateReport", "EvaluateRequest", "ResultRow", "run"]
+__all__ = [
+    "TARGETS_DEFAULT",
+    "CalibrationOptions",
+    "EvalEvent",
+    "EvaluateReport",
+    "EvaluateRequest",
+    "ModuleOptions",
+    "ResultRow",
+    "choose_modifiers",
+    "run",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +158,13 @@ def _notes(evaluated: Evaluated, request: EvaluateRequest) -> tuple[str, ...]:
 
 def _of_simulation(facts: SimulationFacts) -> str:
     said = f"{facts.scheme} is simulated in the unquantized checkpoint, so speed and memory are not what it would have"
+    if (words := modules_of(facts).words) and facts.weights is not None:
+        said = f"{said}; rounded are {facts.weights:,} weights, with {shlex.join(words)}"
     if facts.source is None or facts.samples is None or facts.tokens is None:
         return said
-    return f"{said}; its scales are of {facts.samples:,} samples of {facts.source}, {facts.tokens:,} tokens"
+    what = "scales are" if facts.llm_compressor is None else "weights and scales are"
+    by = "" if facts.llm_compressor is None else f", prepared by llm-compressor {facts.llm_compressor}"
+    return f"{said}; its {what} of {facts.samples:,} samples of {facts.source}, {facts.tokens:,} tokens{by}"
 
 
 def _next_command(label: str, runs: Path) -> str:

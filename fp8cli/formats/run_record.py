@@ -155,6 +155,14 @@ class SimulationFacts:
     tokens: int | None = None
     """That the model was shown."""
     token_ids_sha256: str | None = None
+    targets: tuple[str, ...] = ("Linear",)
+    ignore: tuple[str, ...] = ()
+    """Beside what is ignored by default."""
+    default_ignore: bool = True
+    weights: int | None = None
+    """Tensors that were rounded. None: the record is older than this number."""
+    llm_compressor: str | None = None
+    """Its version, where its modifiers prepared the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

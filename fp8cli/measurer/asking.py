@@ -46,8 +46,9 @@ class Asking:
         )
         self._asked = 0
 
-    def ask(self) -> str:
-        """Ask everything of the model as it is now, and return the name of the folder with what it answered."""
+    def ask(self, model: Any) -> str:
+        """Ask everything of the model, or of a copy of it, and return the name of the folder with what it answered."""
+        self._lm._model = model  # noqa: SLF001 - lm-eval's class has no other way, and to make another takes its time
         name = f"answers-{self._asked}"
         self._asked += 1
         place = self._folder / name

@@ -6,7 +6,7 @@ The result has one entry for each form, in their order, under `forms`:
     failure     null, or {message, hint}: why it could not be measured; nothing else is there then
     kl, kl_se, same_top, per_sample     see `reference.Divergence`
     noise       {module of the model: [sum of squares of its weight, of its rounding error]}; empty where weights stay
-                as they are
+                as they are, or have taken in the scale of channels
     answers     folder of what it answered to tasks: lm-eval's `results.json`, and `samples_TASK.jsonl` for each; null
                 where none is asked
     seconds

@@ -1,19 +1,23 @@
 """Forms of a model measured one after another: each is simulated on the model that is loaded, and taken back.
 
+What llm-compressor's modifiers prepare cannot be taken back: such a form is made of a copy of the model.
+
 Half of the texts give the scales of what needs data, every second one; the others are what all forms are measured on,
 so that no form is measured on the texts it was fitted to.
 """
 
+import copy
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fp8cli.measurer.explore_protocol import ExploreWork
 from fp8cli.measurer.protocol import MeasureJob
 from fp8cli.measurer.reference import Reference
-from fp8cli.samples.encoding import Encoded
+from fp8cli.samples.encoding import Encoded, load_tokenizer
 from fp8cli.simulator.applying import simulated
 from fp8cli.simulator.finding import model_names
 from fp8cli.simulator.observing import Observed, observe
@@ -61,14 +65,18 @@ def explore(
     base_answers = None
     if asking is not None:
         progress.tell("step", number=1, of=steps, name="the model as it is")
-        base_answers = asking.ask()
+        base_answers = asking.ask(model)
     forms: list[dict[str, object]] = []
     failures: list[Failure] = []
     for number, scheme in enumerate(work.schemes, 1 + steps - len(work.schemes)):
         progress.tell("step", number=number, of=steps, name=scheme.name)
         started = time.perf_counter()
         try:
-            found = _measure(scheme, modules, model, reference, observations, asking)
+            measuring = _Measuring(model=model, modules=modules, reference=reference, asking=asking)
+            if scheme.modified:
+                found = measuring.of_modified(scheme, job, replace(encoded, ids=calibration))
+            else:
+                found = measuring.of_simulated(scheme, observations.of(scheme))
             forms.append({"name": scheme.name, "failure": None, **found, "seconds": time.perf_counter() - started})
         except Exception as error:  # noqa: BLE001 - a form that cannot be is a row of the table, not its end
             traceback.print_exc()
@@ -92,27 +100,41 @@ def _asking(work: ExploreWork, tasks: "LoadedTasks", model: Any, folder: Path) -
     return Asking(work.evaluation, tasks, model, folder)
 
 
-def _measure(
-    scheme: SimulatedScheme,
-    modules: Sequence[str],
-    model: Any,
-    reference: Reference,
-    observations: "_Observations",
-    asking: "Asking | None",
-) -> dict[str, object]:
-    observed = observations.of(scheme)
-    with simulated(model, scheme, () if scheme.weights is None else modules, observed) as simulation:
-        divergence = reference.divergence(model)
-        noise = {name: list(sums) for name, sums in simulation.noise.items()}
-        answers = None if asking is None else asking.ask()
-    return {
-        "kl": divergence.kl,
-        "kl_se": divergence.kl_se,
-        "same_top": divergence.same_top,
-        "per_sample": divergence.per_sample,
-        "noise": noise,
-        "answers": answers,
-    }
+@dataclass(frozen=True, kw_only=True)
+class _Measuring:
+    """The model as it is, and what its forms are measured by."""
+
+    model: Any
+    modules: Sequence[str]
+    reference: Reference
+    asking: "Asking | None"
+
+    def of_simulated(self, scheme: SimulatedScheme, observed: Observed | None) -> dict[str, object]:
+        """Measure a form that is rounded on the model itself, and taken back."""
+        modules = () if scheme.weights is None else self.modules
+        with simulated(self.model, scheme, modules, observed) as simulation:
+            return self._measure(self.model, simulation.noise)
+
+    def of_modified(self, scheme: SimulatedScheme, job: MeasureJob, encoded: Encoded) -> dict[str, object]:
+        """Measure a form that llm-compressor makes of a copy: what its modifiers do to a model nobody takes back."""
+        from fp8cli.simulator.modifying import changes, modify
+
+        assert job.samples is not None  # noqa: S101 - an exploration has texts
+        copied = copy.deepcopy(self.model)
+        seed = job.samples.seed
+        modify(copied, scheme, self.modules, tokenizer=load_tokenizer(job.model), encoded=encoded, seed=seed)
+        return self._measure(copied, {} if scheme.moves_channels else changes(self.model, copied, self.modules))
+
+    def _measure(self, form: Any, noise: Mapping[str, tuple[float, float]]) -> dict[str, object]:
+        divergence = self.reference.divergence(form)
+        return {
+            "kl": divergence.kl,
+            "kl_se": divergence.kl_se,
+            "same_top": divergence.same_top,
+            "per_sample": divergence.per_sample,
+            "noise": {name: list(sums) for name, sums in noise.items()},
+            "answers": None if self.asking is None else self.asking.ask(form),
+        }
 
 
 class _Observations:

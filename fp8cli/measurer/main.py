@@ -31,7 +31,7 @@ def main(folder: Path) -> NoReturn:
 
 def _work(folder: Path, progress: Progress) -> None:
     job = protocol.read_job(folder)
-    here = facts.versions()
+    here = _versions(job)
     progress.tell("started", pid=os.getpid(), python=sys.executable, versions=here)
     for name in NEEDED:
         if here[name] is None:
@@ -65,6 +65,16 @@ def _work(folder: Path, progress: Progress) -> None:
             "peak_gpu_memory_bytes": facts.gpu_facts()["peak_gpu_memory_bytes"],
         },
     )
+
+
+def _versions(job: protocol.MeasureJob) -> dict[str, str | None]:
+    """Return the versions of what takes part. Raises Failure where llm-compressor has to and is not here."""
+    here = facts.versions()
+    if isinstance(job.work, ExploreWork) and any(scheme.modified for scheme in job.work.schemes):
+        from fp8cli.simulator.modifying import PACKAGE, need_llm_compressor
+
+        here[PACKAGE] = need_llm_compressor()
+    return here
 
 
 def _encode(job: protocol.MeasureJob, folder: Path) -> Any:

@@ -21,6 +21,8 @@ from fp8cli.render.names import shorten
 from fp8cli.render.sections import Command, Judged, Part, Section, show_sections
 from fp8cli.render.units import count
 
+_TITLE: Final = 48
+"""Characters of a label that the title of its section shows: columns below have room for less."""
 _MODEL: Final = 72
 """Characters of a model's name that a command shows."""
 
@@ -81,7 +83,7 @@ def _contest(comparison: Comparison, contest: Contest, *, several: bool) -> Iter
             0, Judged(status=measures.STATUS[contest.verdict], word=word, text=measures.sentence(contest.reason))
         )
     parts.extend(map(measures.sentence, contest.notes))
-    yield Section(title=f"{measures.label_of(contest)} against {base}", parts=tuple(parts))
+    yield Section(title=f"{shorten(contest.other.label, _TITLE)} against {base}", parts=tuple(parts))
     others = other_metrics_table(comparison, contest)
     yield Section(title="evidence", parts=(evidence_table(contest), *(() if others is None else (others,))))
 

@@ -34,8 +34,8 @@ def quality_table(comparison: Comparison, contest: Contest) -> Table:
     columns = (
         Column(title=""),
         Column(title="task", shortens=True),
-        Column(title=shorten(comparison.base.label, _NARROW), right=True),
-        Column(title=shorten(contest.other.label, _NARROW), right=True),
+        Column(title=_narrow(comparison.base, "base"), right=True),
+        Column(title=_narrow(contest.other, "simulated"), right=True),
         Column(title="Δ", right=True),
         Column(title=f"{measures.confidence_of(comparison)} interval", right=True),
         Column(title="verdict", rank=1),
@@ -47,6 +47,13 @@ def quality_table(comparison: Comparison, contest: Contest) -> Table:
     cells = ("", f"mean of {count(total.tasks)} tasks", f"{total.base:.4f}", f"{total.other:.4f}")
     changed = (f"{measures.points(total.macro_difference)} pp", measures.between(total.macro_interval))
     return Table(columns=columns, rows=rows, total=(*cells, *changed, ""))
+
+
+def _narrow(side: Side, role: str) -> str:
+    """Name a side above a column of figures; of a simulation, whose name tells nothing once it is cut, the role."""
+    if len(side.label) > _NARROW and side.simulated is not None:
+        return role
+    return shorten(side.label, _NARROW)
 
 
 def _quality_row(task: TaskComparison, metric: MetricComparison) -> tuple[str, ...]:
@@ -113,8 +120,8 @@ def other_metrics_table(comparison: Comparison, contest: Contest) -> Table | Non
     """The metrics that do not decide; None where there are none."""
     columns = (
         Column(title="metric that does not decide", shortens=True),
-        Column(title=shorten(comparison.base.label, _NARROW), right=True),
-        Column(title=shorten(contest.other.label, _NARROW), right=True),
+        Column(title=_narrow(comparison.base, "base"), right=True),
+        Column(title=_narrow(contest.other, "simulated"), right=True),
         Column(title="Δ", right=True),
         Column(title=f"{measures.confidence_of(comparison)} interval", right=True),
     )
@@ -143,7 +150,7 @@ def fidelity_table(comparison: Comparison) -> Table | None:
     columns = (Column(title="next tokens"), *(Column(title=name, right=True) for name in names))
     figures = [dict(fidelity_figures(fidelity)) for _, fidelity in known]
     rows = tuple((what, *(each[what] for each in figures)) for what in figures[0])
-    return Table(columns=columns, rows=rows)
+    return Table(columns=columns, rows=rows, divides=True)
 
 
 def fidelity_figures(fidelity: FidelityComparison) -> Iterator[tuple[str, str]]:
@@ -176,7 +183,8 @@ def cost_table(comparison: Comparison) -> Table | None:
     rows = tuple(row for row in _cost_rows(sides) if any(cell != UNKNOWN for cell in row[1:]))
     if not rows:
         return None
-    return Table(columns=tuple(Column(title=title, right=bool(place)) for place, title in enumerate(titles)), rows=rows)
+    columns = tuple(Column(title=title, right=bool(place)) for place, title in enumerate(titles))
+    return Table(columns=columns, rows=rows, divides=True)
 
 
 def _cost_rows(sides: Sequence[Side]) -> Iterator[tuple[str, ...]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from fp8cli.errors import ExitCode, Fp8Error, printable
 from fp8cli.render.document import error_document, result_document, to_text
-from fp8cli.render.table import Table, to_lines
+from fp8cli.render.table import Table, divide, to_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,7 +90,8 @@ class Channel:
         if self.terminal:
             from fp8cli.render import screen  # noqa: PLC0415
 
-            self.write(screen.draw_table(safe, width=self.width, color=self.color, unicode=self.unicode))
+            for part in divide(safe, self.width):
+                self.write(screen.draw_table(part, width=self.width, color=self.color, unicode=self.unicode))
         else:
             self.write("".join(f"{row}\n" for row in to_lines(safe)))
 

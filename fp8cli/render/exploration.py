@@ -1,6 +1,7 @@
 """What `fp8 explore` found: a table of all forms, the one to take and why, and how all of it was measured."""
 
 import math
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
@@ -27,6 +28,8 @@ _COLUMNS: Final = (
     Column(title="from", right=True),
 )
 _LONGEST_NAME: Final = 60
+_LONGEST_WORDS: Final = 200
+_COMPRESSOR: Final = "llmcompressor"
 _UNKNOWN: Final = "–"
 _LEGEND: Final = (
     "made: by fp8 quantize; data: with calibration data; no: it was simulated, and nothing writes it",
@@ -172,6 +175,13 @@ def _method(report: ExploreReport) -> Iterator[Part]:
         "forms were simulated: weights, activations, keys and values rounded as the written checkpoint has them, "
         f"multiplied in {report.dtype}; what FP8 kernels round besides is not in it"
     )
+    if report.modules.words:
+        yield f"rounded was what {shorten(shlex.join(report.modules.words), _LONGEST_WORDS)} leaves"
+    if (version := report.versions.get(_COMPRESSOR)) is not None:
+        yield (
+            f"GPTQ, AWQ and SmoothQuant are llm-compressor's own ({version}), on a copy of the model; where channels "
+            "move into weights there is no dB"
+        )
     yield (
         f"one loading on {report.device}, {report.seconds:.1f} s, at most {gib(report.peak_memory_bytes)} of memory "
         f"({gib(report.memory_bytes)} were estimated)"

@@ -28,6 +28,7 @@ from fp8cli.core.evaluating.worker_events import (
     FidelityProgress,
     ModelLoaded,
     ModelLoading,
+    Modifying,
     Observing,
     Running,
     TasksCounted,
@@ -44,6 +45,7 @@ _REFERENCE: Final = "positions of the model as it is"
 _MEASURED: Final = "measured"
 _SETS: Final = "sets of groups measured, at most"
 _OBSERVED: Final = "texts observed for the scales"
+_MODIFIED: Final = "parts prepared by llm-compressor"
 
 
 class _Bar:
@@ -260,9 +262,10 @@ class EvalBar(_Steps):
                 self._note(", ".join(f"{task.name}: {task.items:,} items" for task in tasks))
             case ModelLoading():
                 self._start("loading the model", None)
-            case Observing(done=done, total=total):
-                if self._what != _OBSERVED:
-                    self._start(_OBSERVED, total)
+            case Observing(done=done, total=total) | Modifying(done=done, total=total):
+                what = _OBSERVED if isinstance(event, Observing) else _MODIFIED
+                if self._what != what:
+                    self._start(what, total)
                 self._move_to(done)
             case ModelLoaded(seconds=seconds):
                 self.stop()

@@ -4,7 +4,7 @@ On a terminal the long column is shortened in the middle first, then whole colum
 In a pipe nothing is lost: one row a line, full names, columns apart by two spaces, no art.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -35,6 +35,8 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     total: tuple[str, ...] | None = None
+    divides: bool = False
+    """Whether the columns behind the first may stand in tables of their own, each beside the first again."""
 
     @property
     def lines(self) -> tuple[tuple[str, ...], ...]:
@@ -94,6 +96,27 @@ def fit(table: Table, width: int, *, unicode: bool) -> Table:
         if not any(ranks):
             return table
         table = table.without(ranks.index(max(ranks)))
+
+
+def divide(table: Table, width: int) -> Iterator[Table]:
+    """Yield a table that divides in parts whose boxes fit, each with at least two columns; any other as it is."""
+    if not table.divides:
+        yield table
+        return
+    taken: list[int] = []
+    for index in range(1, len(table.columns)):
+        if taken and box_width(_part(table, (*taken, index))) > width:
+            yield _part(table, taken)
+            taken = []
+        taken.append(index)
+    yield _part(table, taken)
+
+
+def _part(table: Table, indices: Iterable[int]) -> Table:
+    """Return the first column and some others."""
+    kept = (0, *indices)
+    columns = tuple(table.columns[index] for index in kept)
+    return replace(table.map_rows(lambda row: tuple(row[index] for index in kept)), columns=columns)
 
 
 def _shorten_column(table: Table, index: int, width: int, *, unicode: bool) -> Table:

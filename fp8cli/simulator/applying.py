@@ -194,6 +194,15 @@ def _round(
 ) -> Tensor:
     """Round one weight, and note what that changed. Raises Failure for one that is not finite."""
     rounded = round_weight(weight if dtype is None else weight.to(dtype), rounding, into=weight.dtype)
+    noise[name] = change_of(weight, rounded, name)
+    return rounded
+
+
+def change_of(weight: Tensor, rounded: Tensor, name: str) -> tuple[float, float]:
+    """Return the sum of squares of a weight [rows, columns], and that of what rounding changed in it.
+
+    Raises Failure, with the module's name, for a weight that is not finite.
+    """
     signal = error = 0.0
     for begin in range(0, len(weight), _ROWS_AT_ONCE):
         rows = weight[begin : begin + _ROWS_AT_ONCE].double()
@@ -202,8 +211,7 @@ def _round(
     if not math.isfinite(signal + error):
         message = f"the weight of `{name}` has a number that is not finite"
         raise Failure(kind="model", message=message, hint="fp8 inspect --verify shows which")
-    noise[name] = (signal, error)
-    return rounded
+    return signal, error
 
 
 def _forget(_: Callable[[], object]) -> None:

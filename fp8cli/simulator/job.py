@@ -12,7 +12,7 @@ class SimulationJob:
     """A simulation, every setting explicit."""
 
     scheme: str
-    """A name of `scheme.EVERY_SCHEME`."""
+    """Of which `scheme.scheme_named` knows."""
     weights: tuple[str, ...]
     """Tensors of the checkpoint that are rounded, each with the input of its Linear; of experts, one for each."""
     dtype: str

@@ -4,6 +4,7 @@ More than this tool writes (see `fp8cli.schemes`): E5M2 and MXFP8 need no checkp
 library alone, so that every process and every room may know them.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -42,17 +43,37 @@ class SimulatedScheme:
     """What is rounded in a model."""
 
     name: str
-    """`FP8_DYNAMIC`, `FP8_DYNAMIC+KV`, `MXFP8`, …"""
+    """`FP8_DYNAMIC`, `FP8_DYNAMIC+KV`, `FP8+SMOOTHQUANT_0.8+GPTQ+KV`, `MXFP8`, …"""
     summary: str
     weights: Rounding | None
     activations: Rounding | None
     kv_cache: KvRounding | None = None
     """One scale for the keys and one for the values of a layer, or of each of its KV heads."""
+    smoothing: float | None = None
+    """Strength of SmoothQuant, 0 to 1; None: without it."""
+    awq: bool = False
+    gptq: bool = False
+
+    @property
+    def base(self) -> str:
+        """The name without a KV cache and without modifiers."""
+        return self.name.partition("+")[0]
+
+    @property
+    def modified(self) -> bool:
+        """Whether llm-compressor changes weights before or while they are rounded."""
+        return self.smoothing is not None or self.awq or self.gptq
+
+    @property
+    def moves_channels(self) -> bool:
+        """Whether scales of channels go from activations into weights, which then are not the checkpoint's any more."""
+        return self.smoothing is not None or self.awq
 
     @property
     def needs_data(self) -> bool:
-        """Whether there are scales that only data can tell."""
-        return self.kv_cache is not None or (self.activations is not None and not self.activations.dynamic)
+        """Whether there is something that only data can tell."""
+        static = self.activations is not None and not self.activations.dynamic
+        return self.kv_cache is not None or static or self.modified
 
 
 _CHANNELS: Final = Rounding(number="e4m3", sharing="row")
@@ -128,6 +149,37 @@ def with_kv_cache(scheme: SimulatedScheme, kv: KvRounding | None) -> SimulatedSc
     )
 
 
+SMOOTHING_DEFAULT: Final = 0.5
+"""llm-compressor's own."""
+SMOOTHING_DECIMALS: Final = 6
+"""Of a strength that a name can say."""
+_SMOOTHQUANT: Final = "SMOOTHQUANT"
+_OF_SMOOTHING: Final = re.compile(rf"{_SMOOTHQUANT}(?:_([01](?:\.\d{{1,{SMOOTHING_DECIMALS}}})?))?", re.ASCII)
+
+
+def with_modifiers(
+    scheme: SimulatedScheme, *, smoothing: float | None = None, awq: bool = False, gptq: bool = False
+) -> SimulatedScheme:
+    """Return a plain scheme whose weights llm-compressor's modifiers prepare; itself, if there are none."""
+    words, names = [], []
+    if smoothing is not None:
+        strength = f"{smoothing:.{SMOOTHING_DECIMALS}f}".rstrip("0").rstrip(".")
+        words.append(_SMOOTHQUANT if smoothing == SMOOTHING_DEFAULT else f"{_SMOOTHQUANT}_{strength}")
+        names.append(f"SmoothQuant {smoothing:g}")
+    others = [name for name, wanted in (("AWQ", awq), ("GPTQ", gptq)) if wanted]
+    words, names = [*words, *others], [*names, *others]
+    if not words:
+        return scheme
+    return replace(
+        scheme,
+        name="+".join((scheme.name, *words)),
+        summary=f"{scheme.summary}; weights by {' and '.join(names)}",
+        smoothing=smoothing,
+        awq=awq,
+        gptq=gptq,
+    )
+
+
 EVERY_SCHEME: Final[Mapping[str, SimulatedScheme]] = MappingProxyType(
     {
         **SIMULATED,
@@ -138,4 +190,24 @@ EVERY_SCHEME: Final[Mapping[str, SimulatedScheme]] = MappingProxyType(
         },
     }
 )
-"""By name, with and without a KV cache; a job or a record names them so."""
+"""By name, with and without a KV cache, none of them with modifiers."""
+
+
+def scheme_named(name: str) -> SimulatedScheme | None:
+    """Return the scheme that a job or a record calls so, modifiers and all; None for what is no such name.
+
+    Parts behind the first may stand in any order: `FP8_DYNAMIC+KV+GPTQ` is `FP8_DYNAMIC+GPTQ+KV`.
+    """
+    base, *parts = name.split("+")
+    scheme = {**SIMULATED, UNROUNDED.name: UNROUNDED}.get(base)
+    if scheme is None or len(set(parts)) != len(parts):
+        return None
+    caches = {suffix.removeprefix("+"): cache for cache, suffix in _KV_SUFFIXES.items()}
+    cached = [caches[part] for part in parts if part in caches]
+    smooth = [match for part in parts if (match := _OF_SMOOTHING.fullmatch(part)) is not None]
+    awq, gptq = "AWQ" in parts, "GPTQ" in parts
+    if len(cached) > 1 or len(smooth) > 1 or len(cached) + len(smooth) + awq + gptq != len(parts):
+        return None
+    smoothing = float(smooth[0][1] or SMOOTHING_DEFAULT) if smooth else None
+    modified = with_modifiers(scheme, smoothing=smoothing, awq=awq, gptq=gptq)
+    return with_kv_cache(modified, cached[0] if cached else None)

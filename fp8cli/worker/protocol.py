@@ -15,6 +15,7 @@ Events are objects with the key `event`:
     tasks       tasks [{name, items, requests}]; before the model is loaded; of a Python task, at least so many requests
     loading     what: "model"
     observing   done, total: texts that a simulation takes its scales from, after the model is loaded
+    modifying   done, total: parts of the model that llm-compressor has prepared for a simulation with modifiers
     loaded      seconds, executed (see RunRecord.executed_as), max_length, bos
     running     requests: how many are this worker's share, known: how many of them an earlier journal answers
     answered    count: answers since the last such event

@@ -8,8 +8,9 @@ from fp8cli.samples.encoding import Encoded, encode_samples, load_tokenizer, pos
 from fp8cli.samples.rows import UnfitData
 from fp8cli.simulator.applying import simulate
 from fp8cli.simulator.finding import find_attentions, model_names
+from fp8cli.simulator.job import SimulationJob
 from fp8cli.simulator.observing import Observed, observe
-from fp8cli.simulator.scheme import EVERY_SCHEME
+from fp8cli.simulator.scheme import SimulatedScheme, scheme_named
 from fp8cli.worker.execution import Executed
 from fp8cli.worker.failures import Failure
 from fp8cli.worker.progress import Progress
@@ -45,20 +46,22 @@ def simulate_job(job: Job, model: Any, encoded: Encoded | None, progress: Progre
 
     Raises Failure for what cannot be simulated.
     """
-    import torch
-
     wanted = job.simulation
     if wanted is None:
         return None
-    scheme = EVERY_SCHEME[wanted.scheme]
+    scheme = scheme_of(wanted)
     modules = model_names(model, wanted.weights)
-    observed = None if encoded is None else _observe(model, modules, wanted.scheme, encoded, progress)
-    simulate(model, scheme, modules, observed, dtype=getattr(torch, wanted.dtype))
     caches = len(find_attentions(model)) if scheme.kv_cache is not None else 0
+    by = ""
+    if scheme.modified:
+        by = f", by llm-compressor {_modify(job, wanted, model, modules, encoded, progress)}"
+    else:
+        observed = None if encoded is None else _observe(model, modules, scheme, encoded, progress)
+        simulate(model, scheme, modules, observed, dtype=_dtype(wanted))
     parts = [f"{len(modules):,} Linears"] if modules else []
     parts += [f"the KV caches of {caches:,} layers"] if caches else []
     return Simulated(
-        executed=Executed(way="simulated", by=f"{scheme.name} in {' and '.join(parts)}"),
+        executed=Executed(way="simulated", by=f"{scheme.name} in {' and '.join(parts)}{by}"),
         facts={
             "samples": None if encoded is None else len(encoded.ids),
             "tokens": None if encoded is None else encoded.tokens,
@@ -67,8 +70,44 @@ def simulate_job(job: Job, model: Any, encoded: Encoded | None, progress: Progre
     )
 
 
-def _observe(model: Any, modules: tuple[str, ...], name: str, encoded: Encoded, progress: Progress) -> Observed:
-    scheme = EVERY_SCHEME[name]
+def scheme_of(wanted: SimulationJob) -> SimulatedScheme:
+    """Return the scheme of a job. Raises ValueError for one that this version did not write."""
+    scheme = scheme_named(wanted.scheme)
+    if scheme is None:
+        raise ValueError(f"`{wanted.scheme}` is no scheme that this version knows")
+    return scheme
+
+
+def _dtype(wanted: SimulationJob) -> Any:
+    import torch
+
+    return getattr(torch, wanted.dtype)
+
+
+def _modify(
+    job: Job, wanted: SimulationJob, model: Any, modules: tuple[str, ...], encoded: Encoded | None, progress: Progress
+) -> str:
+    """Let llm-compressor do it, and return its version."""
+    from fp8cli.simulator.modifying import modify, need_llm_compressor
+
+    version = need_llm_compressor()
+    if encoded is None or wanted.samples is None:
+        raise ValueError("a job with modifiers has samples")
+    modify(
+        model,
+        scheme_of(wanted),
+        modules,
+        tokenizer=load_tokenizer(str(job.model_args["pretrained"])),
+        encoded=encoded,
+        seed=wanted.samples.seed,
+        notify=lambda done, total: progress.tell("modifying", done=done, total=total),
+    )
+    return version
+
+
+def _observe(
+    model: Any, modules: tuple[str, ...], scheme: SimulatedScheme, encoded: Encoded, progress: Progress
+) -> Observed:
     static = scheme.activations is not None and not scheme.activations.dynamic
     done, total = 0, len(encoded.ids)
 

@@ -69,7 +69,7 @@ def read_budget(options: BudgetOptions, choice: Choice) -> Budget | None:
         raise UsageError(message, hint="leave it out, or write what is to stay into the recipe's ignore")
     if choice.modifiers.names:
         names = " and ".join(choice.modifiers.names)
-        message = f"what {names} makes of weights cannot be simulated, so no budget can be measured for it"
+        message = f"a budget takes many sets of layers one after another, and {names} would begin anew with each"
         raise UsageError(message, hint=f"leave out {' and '.join(choice.modifiers.words)}, or --keep-bf16 {AUTO}")
     if choice.scheme is None:
         message = f"no weight is quantized, so --keep-bf16 {AUTO} would have no effect"

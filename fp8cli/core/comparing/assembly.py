@@ -13,8 +13,9 @@ from fp8cli.core.comparing.costs import describe_side
 from fp8cli.core.comparing.drafts import TaskDraft, draft_task
 from fp8cli.core.comparing.sides import ReadySide
 from fp8cli.core.comparing.verdicts import Limits, add_up, judge_contest, judge_tasks, worst
+from fp8cli.core.evaluating.simulation import modules_of
 from fp8cli.errors import NotComparable
-from fp8cli.formats.run_record import RunRecord
+from fp8cli.formats.run_record import RunRecord, SimulationFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +90,14 @@ def _notes(base: ReadySide, other: ReadySide) -> Iterable[str]:
 def _fingerprints(side: ReadySide) -> set[str]:
     return {
         # What was rounded in a checkpoint is another model.
-        f"{fingerprint} {'' if record.simulated is None else record.simulated.scheme}"
+        f"{fingerprint} {'' if record.simulated is None else _form(record.simulated)}"
         for record in side.records
         if (fingerprint := record.model.fingerprint) is not None
     }
+
+
+def _form(simulated: SimulationFacts) -> str:
+    return " ".join((simulated.scheme, *modules_of(simulated).words))
 
 
 def _contest(base: ReadySide, draft: _Draft, limits: Limits) -> Contest:

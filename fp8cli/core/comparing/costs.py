@@ -1,6 +1,7 @@
 """One side as a report shows it: which model, how it was run, and what it cost in bytes, memory and seconds."""
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 from fp8cli.core.comparing.comparability import KEYS, VERSIONS, facts_of
 from fp8cli.core.comparing.comparison import Side
 from fp8cli.core.comparing.sides import ReadySide
+from fp8cli.core.evaluating.simulation import modules_of
 from fp8cli.formats.run_record import RunRecord, Settings, SimulationFacts
 
 _SHOWN: Final = (
@@ -91,9 +93,18 @@ def _settings(side: ReadySide) -> Mapping[str, str]:
     )
     shown["items"] = _one(_items(record.settings) for record in side.records)
     shown["executed by"] = _one(record.executed_by for record in side.records if record.executed_by is not None)
+    shown["rounded"] = _one(filter(None, (_modules(record.simulated) for record in side.records)))
     shown["data of the scales"] = _one(filter(None, (_data(record.simulated) for record in side.records)))
     shown["fp8"] = _one(record.fp8_version for record in side.records if record.fp8_version)
     return {what: text for what, text in shown.items() if text is not None}
+
+
+def _modules(simulated: SimulationFacts | None) -> str | None:
+    """Which weights a simulation rounds; None where that is what `fp8 quantize` would by default."""
+    if simulated is None or not (words := modules_of(simulated).words):
+        return None
+    number = "" if simulated.weights is None else f"{simulated.weights:,} weights, "
+    return f"{number}{shlex.join(words)}"
 
 
 def _data(simulated: SimulationFacts | None) -> str | None:

@@ -11,11 +11,11 @@ from typing import Final
 
 from fp8cli.core.comparing.outlook import outlook_of_items, outlook_of_margin
 from fp8cli.core.comparing.sides import Evidence, NamedSide, ReadySide, pick_tasks, recorded
-from fp8cli.core.comparing.simulations import check_data, data_of, for_simulations, on_base
+from fp8cli.core.comparing.simulations import check_data, check_modules, data_of, for_simulations, modules_for, on_base
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.evaluation import Evaluated, evaluate
 from fp8cli.core.evaluating.request import EvaluationRequest
-from fp8cli.core.evaluating.simulation import options_of
+from fp8cli.core.evaluating.simulation import modules_of, options_of
 from fp8cli.core.evaluating.worker_events import TasksCounted
 from fp8cli.errors import UsageError
 from fp8cli.formats.run_record import RunRecord
@@ -69,6 +69,7 @@ def ready_sides(
         options=tuple(_given(request)),
     )
     check_data(sides.named, request)
+    check_modules(sides.named, request)
     jobs = [_missing(side, sides) for side in sides.named]
     labels = _labels(sides.named)
     tell = _with_outlook(notify, margin)
@@ -86,6 +87,7 @@ def ready_sides(
             label=label,
             simulate=side.simulate,
             calibration=data_of(side, request),
+            modules=modules_for(side, request),
         )
         ready.append(_from_evaluation(side, sides, evaluate(wanted, tell)))
     return _told_apart(ready, sides.named)
@@ -112,6 +114,7 @@ def noise_side(base: ReadySide, request: EvaluationRequest, notify: Notify = lam
         dtype=NOISE_DTYPE,
         simulate=None if record.simulated is None else record.simulated.scheme,
         calibration=options_of(record.simulated),
+        modules=modules_of(record.simulated),
     )
     tasks = {task: each for task, each in _tasks_of(evaluate(like, notify)).items() if task in base.tasks}
     return ReadySide(label=label, tasks=tasks)

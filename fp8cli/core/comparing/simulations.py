@@ -1,4 +1,7 @@
-"""Sides of a comparison that are the base as it would be under a scheme: of which checkpoint, where, with what data."""
+"""Sides of a comparison that are the base as it would be under a scheme: of which checkpoint, where, with what data.
+
+The options of modules are for the sides `sim:SCHEME`, all of them; a label that was simulated keeps its own.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,9 +9,10 @@ from dataclasses import replace
 from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.comparing.sides import NamedSide
 from fp8cli.core.evaluating.request import EvaluationRequest
-from fp8cli.core.evaluating.simulation import options_of
+from fp8cli.core.evaluating.simulation import modules_of, options_of
+from fp8cli.core.simulating.modules import ModuleOptions
+from fp8cli.core.simulating.words import simulated_scheme
 from fp8cli.errors import UsageError
-from fp8cli.simulator.scheme import EVERY_SCHEME
 
 
 def on_base(named: Sequence[NamedSide]) -> tuple[NamedSide, ...]:
@@ -38,6 +42,21 @@ def check_data(named: Sequence[NamedSide], request: EvaluationRequest) -> None:
         )
 
 
+def check_modules(named: Sequence[NamedSide], request: EvaluationRequest) -> None:
+    """Refuse options of modules that no side needs. Raises UsageError."""
+    given = request.modules.given
+    if given and not any(side.kind == "simulation" for side in named):
+        message = f"{' and '.join(given)} would have no effect: no side is to be simulated"
+        raise UsageError(message, hint="leave it out, or compare with one, such as sim:fp8_dynamic")
+
+
+def modules_for(side: NamedSide, request: EvaluationRequest) -> ModuleOptions:
+    """Return what is rounded in the evaluation of a side: as the user says, or as it was before."""
+    if side.kind == "simulation":
+        return request.modules
+    return modules_of(None if side.newest_record is None else side.newest_record.simulated)
+
+
 def data_of(side: NamedSide, request: EvaluationRequest) -> CalibrationOptions:
     """Return the options of data for the evaluation of a side: the user's, else those it was evaluated with before."""
     if not _needs_data(side):
@@ -48,7 +67,7 @@ def data_of(side: NamedSide, request: EvaluationRequest) -> CalibrationOptions:
 
 
 def _needs_data(side: NamedSide) -> bool:
-    return side.simulate is not None and EVERY_SCHEME[side.simulate].needs_data
+    return side.simulate is not None and simulated_scheme(side.simulate).needs_data
 
 
 def _of(base: NamedSide, side: NamedSide) -> NamedSide:

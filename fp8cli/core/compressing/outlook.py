@@ -9,7 +9,6 @@ measured for a model of 0.86 GB, and 1.98 GB with it in memory; FP8_DYNAMIC, llm
 lies beside the output until that is published, and so do the weights that are new, where they stay there.
 """
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -22,10 +21,10 @@ from fp8cli.core.compressing.ordering import CompressionOrder
 from fp8cli.core.doctor.environment import Check, gib, guard
 from fp8cli.core.machine.probes import ROOT, read_memory
 from fp8cli.core.model.attention import read_attention
+from fp8cli.core.quantizing.hessians import largest_hessians
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.formats.checkpoint import Checkpoint
 
-_HESSIAN_BYTES: Final = 4
 SHARD_BYTES: Final = 10**9
 """What the compressor collects of its result before it writes it, `calibrator.compressing.SHARD`."""
 _MEMORY: Final = "llm-compressor memory"
@@ -105,7 +104,7 @@ def estimate_compression(order: CompressionOrder, plan: Plan, checkpoint: Checkp
     data = order.data
     samples, length = (0, 0) if data is None else (data.samples, _length(data, checkpoint))
     footprint = read_footprint(plan, checkpoint, samples=samples, length=length)
-    hessians = _largest_hessians(plan) if order.choice.modifiers.gptq else 0
+    hessians = largest_hessians(plan) if order.choice.modifiers.gptq else 0
     if order.offload == "disk":
         one, packed = footprint.offloaded(), min(plan.bytes_written, SHARD_BYTES)
     else:
@@ -153,13 +152,3 @@ def check_whole(order: CompressionOrder, memory: Memory, root: Path = ROOT) -> C
         fix = "end other programs, or take less: --num-calibration-samples, --max-seq-length"
         return Check(name=_MEMORY, status="warning", found=found, wanted=wanted, fix=fix)
     return Check(name=_MEMORY, status="passed", found=found, wanted=wanted)
-
-
-def _largest_hessians(plan: Plan) -> int:
-    """Return the bytes of the Hessians of the layer that has most: a square of its inputs for each weight."""
-    layers: Counter[str] = Counter()
-    for tensor in plan.tensors:
-        if tensor.action == "quantize":
-            layer = ".".join(tensor.name.split(".")[:3])
-            layers[layer] += tensor.source.shape[-1] ** 2 * _HESSIAN_BYTES
-    return max(layers.values(), default=0)

@@ -20,7 +20,7 @@ from fp8cli.core.evaluating.request import EvaluationRequest, check_request
 from fp8cli.core.evaluating.runs import check_label, find_records, simulated_label
 from fp8cli.core.evaluating.servers import ask_server
 from fp8cli.core.evaluating.settings import Chosen, choose_settings
-from fp8cli.core.evaluating.simulation import check_simulation, order_simulation
+from fp8cli.core.evaluating.simulation import SimulationOrder, check_simulation, order_simulation, settle
 from fp8cli.core.evaluating.subject import Subject, open_subject
 from fp8cli.core.evaluating.supervising import WorkerFailed, run_workers
 from fp8cli.core.evaluating.task_sources import STORIES, TaskSources, find_sources, hash_contents, write_bundled
@@ -97,15 +97,14 @@ def _plan(request: EvaluationRequest) -> _Plan:
         download_bars=request.download_bars,
     )
     simulation = order_simulation(request, subject)
-    label = request.label or (subject.label if simulation is None else simulated_label(simulation.plan.scheme.name))
+    label = request.label or _label(subject, simulation)
     check_label(label)
     workplace = choose_workplace(request, subject)
     fidelity = _fidelity_job(request)
-    chosen = replace(
-        choose_settings(request, subject, workplace, served),
-        fidelity_key=fidelity_key(fidelity),
-        simulation=simulation,
-    )
+    chosen = choose_settings(request, subject, workplace, served)
+    if simulation is not None:
+        simulation = settle(simulation, workplace.worker, chosen.settings.dtype)
+    chosen = replace(chosen, fidelity_key=fidelity_key(fidelity), simulation=simulation)
     sources = find_sources(request.task_names, request.include_paths)
     gpus = [gpu.name for gpu in workplace.gpus.visible] + [gpu.name for gpu in workplace.amd]
     keys = make_keys(subject, chosen, gpus if workplace.on_gpu else (), hash_contents(sources))
@@ -119,6 +118,12 @@ def _plan(request: EvaluationRequest) -> _Plan:
         label=label,
         fidelity=fidelity,
     )
+
+
+def _label(subject: Subject, simulation: SimulationOrder | None) -> str:
+    if simulation is None:
+        return subject.label
+    return simulated_label(simulation.plan.scheme.name, simulation.plan.modules.mark)
 
 
 def _known(plan: _Plan, notify: Notify) -> tuple[Answer, ...]:
@@ -260,8 +265,12 @@ def _job(plan: _Plan, chosen: Chosen, names: tuple[str, ...], work: Work) -> Job
         fidelity=plan.fidelity,
         simulation=None if chosen.simulation is None else chosen.simulation.job,
         world=settings.world,
-        environment=settings.environment,
+        environment={**settings.environment, **_of_simulation(chosen)},
     )
+
+
+def _of_simulation(chosen: Chosen) -> Mapping[str, str]:
+    return {} if chosen.simulation is None else chosen.simulation.environment(chosen.device)
 
 
 def _fidelity_job(request: EvaluationRequest) -> FidelityJob | None:

@@ -7,6 +7,8 @@ from typing import Final
 from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.evaluating.model_args import parse_model_arg
 from fp8cli.core.evaluating.runs import RUNS_DEFAULT, check_label
+from fp8cli.core.quantizing.modifiers import NO_MODIFIERS, Modifiers
+from fp8cli.core.simulating.modules import EVERY_LINEAR, ModuleOptions
 from fp8cli.errors import UsageError
 
 BACKENDS: Final = ("auto", "hf", "vllm", "server")
@@ -69,6 +71,10 @@ class EvaluationRequest:
     download_bars: bool = True
     simulate: str | None = None
     """A word for the scheme that is simulated; None: the checkpoint as it is."""
+    modifiers: Modifiers = NO_MODIFIERS
+    """Those of the simulation, where its word names none."""
+    modules: ModuleOptions = EVERY_LINEAR
+    """What the simulation rounds."""
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     """Data for the simulation of a scheme that needs some."""
 

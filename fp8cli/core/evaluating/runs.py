@@ -19,9 +19,12 @@ _LONGEST_LABEL: Final = 100
 _RECORDS: Final = "run_*.json"
 
 
-def simulated_label(scheme: str) -> str:
-    """Return what the simulation of a scheme is called unless the user says otherwise."""
-    return f"sim-{scheme}"
+def simulated_label(scheme: str, mark: str = "") -> str:
+    """Return what the simulation of a scheme is called unless the user says otherwise.
+
+    mark: what tells other modules than the default from those and from each other, so that no label has both.
+    """
+    return f"sim-{scheme}~{mark}" if mark else f"sim-{scheme}"
 
 
 def check_label(label: str) -> None:

@@ -71,7 +71,15 @@ class Observing:
     total: int
 
 
-WorkerEvent = TasksCounted | ModelLoading | Observing | ModelLoaded | Running | Answered | FidelityProgress
+@dataclass(frozen=True, kw_only=True)
+class Modifying:
+    """Parts of the model that llm-compressor has prepared for a simulation, so far."""
+
+    done: int
+    total: int
+
+
+WorkerEvent = TasksCounted | ModelLoading | Observing | Modifying | ModelLoaded | Running | Answered | FidelityProgress
 """What a caller is told."""
 
 
@@ -96,6 +104,8 @@ def _event(fields: object) -> WorkerEvent | None:
             return ModelLoading()
         case {"event": "observing", "done": int(done), "total": int(total)}:
             return Observing(done=done, total=total)
+        case {"event": "modifying", "done": int(done), "total": int(total)}:
+            return Modifying(done=done, total=total)
         case {"event": "loaded", "seconds": int() | float() as seconds, "executed": str(executed)}:
             return ModelLoaded(seconds=seconds, executed=executed)
         case {"event": "running", "requests": int(requests), "known": int(known)}:

@@ -7,22 +7,24 @@ with its reason; only where all of them fail is that the end.
 """
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fp8cli.core.calibrating.ordering import interpreter_at
-from fp8cli.core.doctor.environment import guard
-from fp8cli.core.exploring.evaluation_job import TaskOptions, evaluation_request, make_job
-from fp8cli.core.exploring.forms import Form, default_forms, named_forms
+from fp8cli.core.calibrating.llm_compressor import forced_environment
+from fp8cli.core.calibrating.ordering import interpreter_at, kind_of_device
+from fp8cli.core.calibrating.outlook import check_package
+from fp8cli.core.doctor.environment import Check, guard
+from fp8cli.core.exploring.evaluation_job import evaluation_request, make_job
+from fp8cli.core.exploring.forms import Form, default_forms, modified_forms, named_forms
 from fp8cli.core.exploring.measured import Measured, read_measured
 from fp8cli.core.exploring.picking import pick
 from fp8cli.core.exploring.report import ExploreReport, Texts, candidate_of, in_order, make_row
+from fp8cli.core.exploring.request import ExploreRequest, check_request, read_texts
 from fp8cli.core.exploring.sizes import PlannedForm, RefusedForm, plan_form
 from fp8cli.core.exploring.task_changes import TaskChange, read_changes
 from fp8cli.core.machine.gpus import Gpu, find_gpus
@@ -34,8 +36,9 @@ from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.model.selection import Selection, rules_for, select
 from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.quantizing.plan import Plan, build_plan
-from fp8cli.core.sampling.data import BUNDLED_MODEL, SEED_DEFAULT, CalibrationData, read_calibration
-from fp8cli.errors import BadInput, CannotRun, UsageError
+from fp8cli.core.sampling.data import CalibrationData
+from fp8cli.core.simulating.modules import check_modules
+from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.quant_methods import recognise
@@ -45,39 +48,10 @@ from fp8cli.measurer.explore_protocol import ExploreWork
 from fp8cli.measurer.protocol import LOG, MeasureJob
 from fp8cli.schemes import FP8_DYNAMIC
 
-SAMPLES_DEFAULT: Final = 256
-LENGTH_DEFAULT: Final = 512
-POSITIONS_DEFAULT: Final = 8192
 BUDGET_BYTES: Final = 2 * 2**30
 """Of log-probabilities on disk while forms are measured."""
 
-_DEVICE: Final = re.compile(r"auto|cpu|cuda(?::\d{1,3})?", re.ASCII)
-
 Notify = Callable[[MeasuringEvent], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExploreRequest:
-    """What the user asked for."""
-
-    model: str
-    revision: str | None = None
-    schemes: tuple[str, ...] = ()
-    """Words for forms, see `core.simulating.words`; nothing: all of them."""
-    data: str | None = None
-    """See `read_calibration`; so for `column`, `samples` and `seed`."""
-    column: str | None = None
-    samples: int = SAMPLES_DEFAULT
-    seed: int = SEED_DEFAULT
-    max_seq_length: int = LENGTH_DEFAULT
-    """Tokens of a text; what is longer is cut."""
-    positions: int = POSITIONS_DEFAULT
-    """At most so many next-token distributions are compared."""
-    tasks: TaskOptions = field(default_factory=TaskOptions)
-    python: Path | None = None
-    """An interpreter with transformers, and with lm-eval for tasks; None: this one."""
-    device: str = "auto"
-    download_bars: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,20 +65,29 @@ class _Explored:
     notes: tuple[str, ...]
 
     @property
+    def is_modified(self) -> bool:
+        """Whether llm-compressor prepares the weights of a form."""
+        return any(each.form.scheme.modified for each in self.planned)
+
+    @property
     def planned(self) -> tuple[PlannedForm, ...]:
         return tuple(each for each in self.forms if isinstance(each, PlannedForm))
 
 
 def explore(request: ExploreRequest, notify: Notify = lambda _: None) -> ExploreReport:
     """Measure the forms of a model. Raises Fp8Error with what is wrong; nothing is left behind but a log."""
-    _check_request(request)
+    check_request(request)
     forms = named_forms(request.schemes) if request.schemes else default_forms()
+    forms = (*forms, *modified_forms(forms, request.modifiers))
+    for form in forms if all(each.scheme.weights is None for each in forms) else ():
+        check_modules(request.modules, form.scheme)
     python = None if request.python is None else interpreter_at(request.python)
     asked = evaluation_request(request.tasks, device=request.device, python=python)
     place = resolve_source(request.model, request.revision)
-    data = _read_texts(request, place.path if isinstance(place, LocalFolder) else None)
-    explored = _plan(request, open_checkpoint(place), forms)
-    warnings = _check_machine(explored.memory)
+    checkpoint = open_checkpoint(place)
+    data = read_texts(request, place.path if isinstance(place, LocalFolder) else None)
+    explored = _plan(request, checkpoint, forms)
+    warnings = _check_machine(explored, python)
     gpu = min(find_gpus().visible, key=lambda each: each.capability, default=None)
     commit = None if isinstance(place, LocalFolder) else place.commit
     if not isinstance(place, LocalFolder):
@@ -118,6 +101,8 @@ def explore(request: ExploreRequest, notify: Notify = lambda _: None) -> Explore
         )
         job = _make_job(request, explored, data, place.path, work)
         environ = os.environ if evaluation is None else {**os.environ, **evaluation.environment}
+        if explored.is_modified:
+            environ = {**environ, **forced_environment(kind_of_device(request.device))}
         result = measure(job, data, folder, python=python, notify=notify, environ=environ)
         measured = read_measured(result, folder / LOG)
         changes = _read_changes(measured, folder)
@@ -134,34 +119,6 @@ def explore(request: ExploreRequest, notify: Notify = lambda _: None) -> Explore
     )
 
 
-def _check_request(request: ExploreRequest) -> None:
-    if not _DEVICE.fullmatch(request.device):
-        raise UsageError(f"`{request.device}` is no device", hint="--device takes auto, cpu, cuda or cuda:N")
-    numbers = (
-        ("--num-calibration-samples", request.samples, 2, "half of the texts give scales, half are measured on"),
-        ("--max-seq-length", request.max_seq_length, 2, "a text of 1 token has nothing to predict"),
-        ("--positions", request.positions, 1, "leave it out to compare 8,192"),
-    )
-    for option, value, least, hint in numbers:
-        if value < least:
-            raise UsageError(f"{option} is {value:,}, and must be {least} or more", hint=hint)
-
-
-def _read_texts(request: ExploreRequest, local: Path | None) -> CalibrationData:
-    """Return the texts. Raises UsageError where there are none, BadInput for such as are of no use."""
-    if request.data is None and (local is None or local.resolve() != BUNDLED_MODEL.resolve()):
-        message = f"there are no texts to measure `{request.model}` on"
-        raise UsageError(message, hint="name some that are like what it will read: --calibration-data texts.jsonl")
-    try:
-        return read_calibration(
-            request.data, model=local, column=request.column, samples=request.samples, seed=request.seed
-        )
-    except (OSError, RuntimeError) as problem:
-        # No name of a file at all: thousands of characters, or the home of nobody (`~nobody/texts.jsonl`).
-        message = f"`{request.data}` is no data: {(isinstance(problem, OSError) and problem.strerror) or problem}"
-        raise BadInput(message, hint="fp8 explore --help says what --calibration-data takes") from problem
-
-
 def _plan(request: ExploreRequest, checkpoint: Checkpoint, forms: Sequence[Form]) -> _Explored:
     """Plan every form. Raises BadInput for a checkpoint that is quantized, or the refusal where all are refused."""
     tensors = {info.name: (info.dtype, info.shape) for info in checkpoint.tensors.values()}
@@ -171,7 +128,15 @@ def _plan(request: ExploreRequest, checkpoint: Checkpoint, forms: Sequence[Form]
         raise BadInput(message, hint="explore the original BF16 or FP16 checkpoint")
     rules = rules_for(checkpoint.config, tensors)
     refuse_unless_text(rules, "explored")
-    selection = select(checkpoint.config, tensors, rules=rules)
+    modules = request.modules
+    selection = select(
+        checkpoint.config,
+        tensors,
+        rules=rules,
+        targets=modules.targets,
+        ignore=modules.ignore,
+        default_ignore=modules.default_ignore,
+    )
     dtype = model_dtype(checkpoint)
     planned = [plan_form(form, checkpoint, selection, dtype) for form in forms]
     notes: tuple[str, ...] = ()
@@ -184,7 +149,11 @@ def _plan(request: ExploreRequest, checkpoint: Checkpoint, forms: Sequence[Form]
         checkpoint=checkpoint,
         dtype=dtype,
         forms=tuple(planned),
-        memory=estimate_memory(_of_weights(checkpoint, selection, dtype), _length(request, checkpoint)),
+        memory=estimate_memory(
+            _of_weights(checkpoint, selection, dtype),
+            _length(request, checkpoint),
+            modified=any(form.scheme.modified for form in forms),
+        ),
         notes=notes,
     )
 
@@ -209,13 +178,18 @@ def _length(request: ExploreRequest, checkpoint: Checkpoint) -> int:
     return request.max_seq_length if longest is None else min(request.max_seq_length, longest)
 
 
-def _check_machine(memory: Memory) -> tuple[str, ...]:
-    """Refuse a model that can never be loaded here. Returns what else is to be said."""
-    check = guard("memory", lambda: check_memory(memory))
-    said = f"{check.name}: {check.found}, wanted {check.wanted}"
+def _check_machine(explored: _Explored, python: Path | None) -> tuple[str, ...]:
+    """Refuse a model that can never be loaded here, and forms that nothing here makes. Returns what is to be said."""
+    if explored.is_modified:
+        _refuse_failed(check_package(python))
+    check = guard("memory", lambda: check_memory(explored.memory))
+    _refuse_failed(check)
+    return (f"{check.name}: {check.found}, wanted {check.wanted}",) if check.status == "warning" else ()
+
+
+def _refuse_failed(check: Check) -> None:
     if check.status == "failed":
-        raise CannotRun(said, hint=check.fix)
-    return (said,) if check.status == "warning" else ()
+        raise CannotRun(f"{check.name}: {check.found}, wanted {check.wanted}", hint=check.fix)
 
 
 @contextmanager
@@ -292,6 +266,7 @@ def _report(
             changes.get(plan.form.name, ()),
             gpu=gpu,
             command=command,
+            modules=request.modules.words,
             data=options,
         )
         for plan in explored.forms
@@ -309,6 +284,7 @@ def _report(
         device=measured.device,
         gpu=None if gpu is None else gpu.name,
         bytes_now=explored.checkpoint.weight_bytes,
+        modules=request.modules,
         texts=Texts(
             source=data.source,
             fingerprint=data.fingerprint,

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from fp8cli.core.quantizing.choices import KV_CACHES, NO_SCHEME, Choice
+from fp8cli.core.quantizing.modifiers import Modifiers
 from fp8cli.core.serving.modes import KV_CACHE_FROM, NATIVE_FROM, Capability, takes_head_scales
-from fp8cli.core.simulating.words import simulated_scheme
+from fp8cli.core.simulating.words import modified, modifiers_of, simulated_scheme
 from fp8cli.errors import UsageError
 from fp8cli.schemes import SCHEMES, KvCache
 from fp8cli.simulator.scheme import SIMULATED, UNROUNDED, SimulatedScheme, with_kv_cache
@@ -39,7 +40,7 @@ class Form:
             return ()
         scheme = NO_SCHEME if self.choice.scheme is None else self.choice.scheme.name
         cache = () if self.choice.kv_cache is None else ("--kv-cache", _WORDS[self.choice.kv_cache])
-        return ("--scheme", scheme, *cache)
+        return ("--scheme", scheme, *self.choice.modifiers.options, *cache)
 
     @property
     def native_from(self) -> Capability | None:
@@ -78,12 +79,30 @@ def named_forms(words: Sequence[str]) -> tuple[Form, ...]:
     return tuple(map(form_of, schemes.values()))
 
 
+def modified_forms(forms: Sequence[Form], modifiers: Modifiers) -> tuple[Form, ...]:
+    """Return forms with these modifiers, one for each that can be written, has none, and leaves the KV cache alone.
+
+    Raises UsageError where modifiers are asked for and there is no such form.
+    """
+    if not modifiers.names:
+        return ()
+    plain = [each.scheme for each in forms if each.scheme.base in SCHEMES and not each.scheme.modified]
+    there = {form.name for form in forms}
+    found = [modified(scheme, modifiers) for scheme in plain if scheme.kv_cache is None]
+    new = tuple(form_of(simulated_scheme(scheme.name)) for scheme in found if scheme.name not in there)
+    if not new:
+        message = f"{' and '.join(modifiers.words)} would have no effect: there is no form to add that to"
+        raise UsageError(message, hint=f"add a scheme without +kv: --scheme {', '.join(map(str.lower, SCHEMES))}")
+    return new
+
+
 def form_of(scheme: SimulatedScheme) -> Form:
     """Return a scheme as a form, with the choice of `fp8 quantize` that makes it, if there is one."""
-    base = scheme.name.partition("+")[0]
+    base = scheme.base
     cache: KvCache | None = scheme.kv_cache
     if scheme.weights is None:
         return Form(scheme=scheme, choice=Choice(scheme=None, kv_cache=cache))
     if base in SCHEMES:
-        return Form(scheme=scheme, choice=Choice(scheme=SCHEMES[base], kv_cache=cache))
+        choice = Choice(scheme=SCHEMES[base], kv_cache=cache, modifiers=modifiers_of(scheme))
+        return Form(scheme=scheme, choice=choice)
     return Form(scheme=scheme, choice=None)

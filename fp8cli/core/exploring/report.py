@@ -11,6 +11,7 @@ from fp8cli.core.exploring.sizes import PlannedForm, RefusedForm
 from fp8cli.core.exploring.task_changes import TaskChange
 from fp8cli.core.machine.gpus import Gpu
 from fp8cli.core.serving.modes import Capability
+from fp8cli.core.simulating.modules import EVERY_LINEAR, ModuleOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,8 @@ class FormRow:
     bits_per_parameter: float | None = None
     sqnr_db: float | None = None
     """Signal to noise of all rounded weights together, in the model dtype, which rounds what FP8 decodes to once more:
-    in bfloat16 0.01 dB below the figure of `fp8 inspect --against`. None where no weight is rounded."""
+    in bfloat16 0.01 dB below the figure of `fp8 inspect --against`. None where no weight is rounded, and where channels
+    were moved into weights, which then cannot be set beside those of the checkpoint."""
     worst: Module | None = None
     """The Linear that rounding hurts most."""
     kl: float | None = None
@@ -87,6 +89,8 @@ class ExploreReport:
     """The GPU at hand that counts for `native_here`: the oldest one. None without one."""
     bytes_now: int
     """Of the weights as they are."""
+    modules: ModuleOptions = EVERY_LINEAR
+    """What was rounded."""
     texts: Texts
     rows: tuple[FormRow, ...]
     """Measured ones by KL, lowest first; then those that failed."""
@@ -108,19 +112,22 @@ def make_row(
     *,
     gpu: Gpu | None,
     command: Sequence[str],
+    modules: Sequence[str],
     data: Sequence[str],
 ) -> FormRow:
     """Put what was planned and what was measured together.
 
-    measured: None for a form that was not. command: `fp8 quantize MODEL`; data: the options that name calibration
-    data, for a form that needs it.
+    measured: None for a form that was not. command: `fp8 quantize MODEL`; modules: the options that say what is
+    rounded; data: those that name calibration data, for a form that needs it.
     """
     form = plan.form
+    scheme = form.scheme
+    options = (*(modules if scheme.weights is not None else ()), *(data if scheme.needs_data else ()))
     row = FormRow(
         name=form.name,
         summary=form.scheme.summary,
         written=form.choice is not None,
-        command=shlex.join([*command, *form.words, *(data if form.scheme.needs_data else ())]) if form.words else None,
+        command=shlex.join([*command, *form.words, *options]) if form.words else None,
         needs_data=form.scheme.needs_data,
         native_from=form.native_from,
         native_here=None if gpu is None else form.is_native_on(gpu.capability),

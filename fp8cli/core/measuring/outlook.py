@@ -3,7 +3,8 @@
     1 GB + weights + weights that are rounded + tokens of a batch · vocabulary · 12
 
 The first term is Python with torch and transformers. Weights that are rounded lie beside what they were, so that the
-model can be taken back. The last is what a batch comes to at the output: logits, and their logarithms in float32 before
+model can be taken back; where llm-compressor prepares weights, the whole model does, and with it the Hessians that GPTQ
+has of one layer. The last is what a batch comes to at the output: logits, and their logarithms in float32 before
 and after the softmax; it has 512 tokens, or one longer text. On a GPU the model is in main memory only while it is
 loaded, which is the smaller sum.
 """
@@ -14,6 +15,7 @@ from typing import Final
 
 from fp8cli.core.doctor.environment import Check, gib
 from fp8cli.core.machine.probes import ROOT, read_memory
+from fp8cli.core.quantizing.hessians import largest_hessians
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.formats.safetensors import DTYPES
 
@@ -32,14 +34,18 @@ class Memory:
     most: int
 
 
-def estimate_memory(plan: Plan, max_seq_length: int) -> Memory:
-    """Estimate the main memory that measuring needs, see above. plan: of any scheme that quantizes weights."""
+def estimate_memory(plan: Plan, max_seq_length: int, *, modified: bool = False) -> Memory:
+    """Estimate the main memory that measuring needs, see above.
+
+    plan: of any scheme that quantizes weights. modified: whether llm-compressor prepares those of a form.
+    """
     kept = [tensor for tensor in plan.tensors if tensor.action != "drop"]
     sizes = {tensor.name: tensor.source.elements * DTYPES[tensor.compute_dtype].bits // 8 for tensor in kept}
     rounded = sum(sizes[tensor.name] for tensor in kept if tensor.action == "quantize")
+    beside = sum(sizes.values()) + largest_hessians(plan) if modified else rounded
     vocabulary = max((tensor.source.shape[0] for tensor in kept if tensor.role in _TABLES), default=0)
     least = PROGRAM_BYTES + sum(sizes.values())
-    return Memory(least=least, most=least + rounded + max(max_seq_length, BATCH_TOKENS) * vocabulary * _OUTPUT_BYTES)
+    return Memory(least=least, most=least + beside + max(max_seq_length, BATCH_TOKENS) * vocabulary * _OUTPUT_BYTES)
 
 
 def check_memory(memory: Memory, root: Path = ROOT) -> Check:

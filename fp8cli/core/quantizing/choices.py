@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from fp8cli.core.quantizing.modifiers import Modifiers
+from fp8cli.core.quantizing.modifiers import NO_MODIFIERS, Modifiers
 from fp8cli.errors import UsageError
 from fp8cli.schemes import SCHEMES, KvCache, Scheme
 
@@ -22,8 +22,6 @@ NO_SCHEME: Final = "none"
 
 KV_CACHES: Final[Mapping[str, KvCache]] = {"fp8": "tensor", "fp8-head": "head"}
 """The words of --kv-cache."""
-
-NO_MODIFIERS: Final = Modifiers()
 
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,79}", re.ASCII)
 

@@ -40,6 +40,16 @@ class Modifiers:
         smooth = "" if self.smoothing is None else "--smoothquant"
         return tuple(word for word in (smooth, self.awq and "--awq", self.gptq and "--gptq") if word)
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options with their values, as a command has them."""
+        strength = self.smoothing
+        told = () if strength in {None, SMOOTHING_DEFAULT} else ("--smoothing-strength", f"{strength:g}")
+        return (*self.words, *told)
+
+
+NO_MODIFIERS: Final = Modifiers()
+
 
 def choose_modifiers(*, smoothquant: bool, strength: float | None, awq: bool, gptq: bool) -> Modifiers:
     """Return what the options ask for. Raises UsageError for what makes no sense."""
@@ -47,11 +57,18 @@ def choose_modifiers(*, smoothquant: bool, strength: float | None, awq: bool, gp
         message = f"--smoothing-strength {strength:g} would have no effect without --smoothquant"
         raise UsageError(message, hint="add --smoothquant, or leave it out")
     smoothing = (SMOOTHING_DEFAULT if strength is None else strength) if smoothquant else None
+    modifiers = Modifiers(smoothing=smoothing, awq=awq, gptq=gptq)
+    check_modifiers(modifiers)
+    return modifiers
+
+
+def check_modifiers(modifiers: Modifiers) -> None:
+    """Refuse a strength that is none, and modifiers that do the same. Raises UsageError."""
+    smoothing = modifiers.smoothing
     # Not a chain of comparisons turned around: NaN is refused too.
     if smoothing is not None and not 0 <= smoothing <= 1:
         message = f"--smoothing-strength {smoothing:g} is not between 0 and 1"
         raise UsageError(message, hint=f"0.5, the default, shares evenly: --smoothing-strength {SMOOTHING_DEFAULT}")
-    if smoothquant and awq:
+    if smoothing is not None and modifiers.awq:
         message = "--smoothquant and --awq both move the scale of channels from activations into weights"
         raise UsageError(message, hint="use one of the two; --gptq goes with either")
-    return Modifiers(smoothing=smoothing, awq=awq, gptq=gptq)
