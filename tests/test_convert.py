@@ -186,6 +186,14 @@ def test_an_old_or_nested_quantization_config_goes_too(tmp_path: Path, key: str)
     assert json.loads(text)["quantization_config"]["quant_method"] == "fbgemm_fp8"
 
 
+def test_the_line_that_serves_fbgemm_asks_vllm_to_load_what_it_calls_deprecated(tmp_path: Path) -> None:
+    source = make(tmp_path / "source", "compressed-tensors, channels")
+    report = convert(source, tmp_path / "out", "fbgemm")
+    assert report.serve_command == f"vllm serve {tmp_path / 'out'} --allow-deprecated-quantization"
+    assert "vllm serve out --allow-deprecated-quantization" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert convert(source, tmp_path / "other", "modelopt").serve_command == f"vllm serve {tmp_path / 'other'}"
+
+
 # The KV cache
 
 

@@ -267,6 +267,11 @@ def test_a_model_in_another_process_is_known_by_vllms_log(tmp_path: Path) -> Non
     assert execution._of_log(log).way == "unknown"
     log.write_text("(EngineCore pid=7) INFO Selected CutlassFP8ScaledMMLinearKernel for CompressedTensorsW8A8Fp8\n")
     assert execution._of_log(log).way == "fp8-kernel"
+    # Of ModelOpt's FP8 vLLM names the layer; an INT8 kernel is none of FP8.
+    log.write_text("INFO Selected ChannelWiseTorchFP8ScaledMMLinearKernel for QKVParallelLinear\n")
+    assert execution._of_log(log).way == "fp8-kernel"
+    log.write_text("INFO Selected CutlassInt8ScaledMMLinearKernel for QKVParallelLinear\n")
+    assert execution._of_log(log).way == "unknown"
     log.write_text(
         "WARNING FP8 quantization is being used. Weight-only FP8 compression will be used leveraging the Marlin kernel."
     )

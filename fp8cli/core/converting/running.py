@@ -89,6 +89,7 @@ class Decision:
     """JSON files beside config.json, by name."""
     tags: tuple[str, ...]
     serve_note: str
+    serve_options: tuple[str, ...] = ()
 
 
 def open_source(options: Options, suffix: str) -> Opened:
@@ -174,7 +175,7 @@ def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionR
         findings=findings,
         seconds=seconds,
         bytes_resumed=written.bytes_resumed,
-        serve_command=serve_command(str(out)),
+        serve_command=serve_command(str(out), *decision.serve_options),
         serve_note=decision.serve_note,
         tensors=tensor_rows(plan),
     )
@@ -202,7 +203,7 @@ def _papers(
         bytes_before=sum(plan.bytes_before.values()),
         bytes_after=sum(plan.bytes_after.values()),
         notes=decision.notes,
-        serve_command=serve_command(out.name),
+        serve_command=serve_command(out.name, *decision.serve_options),
     )
     source_card = folder.read(_CARD).decode(errors="replace") if _CARD in checkpoint.side_files else None
     papers[_CARD] = write_conversion_card(facts, source_card)
