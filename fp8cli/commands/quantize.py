@@ -27,6 +27,7 @@ from fp8cli.core.compressing.outlook import (
     foresee_compression,
     settle_place,
 )
+from fp8cli.core.converting.instead import Wanted, refuse_fp8
 from fp8cli.core.doctor import environment
 from fp8cli.core.inspection.gate import refuse_broken_files
 from fp8cli.core.making.planning import Wish, check_place, plan_checkpoint, refuse_failed
@@ -112,6 +113,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     scales = CalibrationOptions() if limits is not None and not choice.needs_calibration else request.calibration
     orders = _order(scales, choice, engine, recipe, local)
     checkpoint = open_checkpoint(place)
+    refuse_fp8(place, checkpoint, _wanted(request, choice))
     plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
     if engine == "llmcompressor":
         refuse_unless_text(selection.rules, "given to llm-compressor")
@@ -271,6 +273,12 @@ def _wish(request: QuantizeRequest, choice: Choice) -> Wish:
         ignore=request.ignore,
         default_ignore=request.default_ignore,
     )
+
+
+def _wanted(request: QuantizeRequest, choice: Choice) -> Wanted:
+    chooses_modules = request.targets != DEFAULT_TARGETS or request.ignore or not request.default_ignore
+    is_plain = not (choice.needs_calibration or chooses_modules or request.budget != BudgetOptions())
+    return Wanted(model=request.model, out=request.out, revision=request.revision, choice=choice, is_plain=is_plain)
 
 
 def _ignore(request: QuantizeRequest) -> tuple[str, ...]:
