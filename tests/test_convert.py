@@ -370,13 +370,6 @@ def test_json_has_it_all_and_errors_have_their_codes(tmp_path: Path) -> None:
     assert "--requantize" in json.loads(lost.out)["error"]["hint"]
 
 
-def test_quantizing_what_is_fp8_already_points_to_these_commands(tmp_path: Path) -> None:
-    refused = fp8(tmp_path, "quantize", make(tmp_path / "source", "deepseek"), "-o", tmp_path / "no")
-    assert refused.code == 3
-    assert "fp8 convert" in refused.err
-    assert "fp8 dequantize" in refused.err
-
-
 def test_the_card_says_what_it_was_and_is_and_keeps_the_licence(tmp_path: Path) -> None:
     source = make(tmp_path / "source", "deepseek")
     (source / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n# Source\n")

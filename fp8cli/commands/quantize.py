@@ -36,13 +36,14 @@ from fp8cli.core.making.report import Foreseen, QuantizeReport, assemble
 from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.modifiers import Modifiers, choose_modifiers
+from fp8cli.core.quantizing.outlook import estimate_seconds
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, plan_resources
 from fp8cli.errors import UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.recipe_file import RecipeFile, read_recipe
-from fp8cli.formats.sources import resolve_source
+from fp8cli.formats.sources import resolve_source, short_name
 from fp8cli.formats.staging import check_output
 from fp8cli.schemes import DEFAULT_SCHEME
 
@@ -56,9 +57,6 @@ __all__ = [
     "choose_modifiers",
     "run",
 ]
-
-ASSUMED_BYTES_PER_SECOND: Final = 1_000_000_000
-"""For the estimate of a dry run: bytes read plus bytes written, on two cores and a page cache (see README)."""
 
 DEFAULT_IGNORE: Final = ("lm_head",)
 """What the recipe names as ignored by default, as llm-compressor's own examples do."""
@@ -105,7 +103,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     _refuse_idle_resources(request, engine)
     budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
-    out = request.out or Path(f"{_name(request.model)}-{choice.suffix}")
+    out = request.out or Path(f"{short_name(request.model)}-{choice.suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
     check_output(out, overwrite=request.overwrite or request.dry_run, source=local)
     limits = None if budget is None else order_budget(budget, request.calibration, choice, model=local)
@@ -159,11 +157,11 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
         plan = say_why(plan, decided)
         orders, foreseen, _ = _foresee(orders, plan, checkpoint)
-    seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
+    seconds = estimate_seconds(plan)
     if not request.dry_run:
         production = Production(
             model=request.model,
-            name=_name(request.model) if commit is None else request.model,
+            name=short_name(request.model) if commit is None else request.model,
             source=source,
             choice=choice,
             plan=plan,
@@ -283,9 +281,3 @@ def _wanted(request: QuantizeRequest, choice: Choice) -> Wanted:
 
 def _ignore(request: QuantizeRequest) -> tuple[str, ...]:
     return (*DEFAULT_IGNORE, *request.ignore) if request.default_ignore else request.ignore
-
-
-def _name(model: str) -> str:
-    """Return the last part of a Hub id or path; `.` and links are resolved first."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", maxsplit=1)[-1]
