@@ -33,6 +33,7 @@ from fp8cli.core.inspection.gate import refuse_broken_files
 from fp8cli.core.making.planning import Wish, check_place, plan_checkpoint, refuse_failed
 from fp8cli.core.making.production import Production, ProductionEvent, Source, Started, produce
 from fp8cli.core.making.report import Foreseen, QuantizeReport, assemble
+from fp8cli.core.model.modeling import refuse_unknown
 from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.modifiers import Modifiers, choose_modifiers
@@ -115,6 +116,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
     if engine == "llmcompressor":
         refuse_unless_text(selection.rules, "given to llm-compressor")
+        refuse_unknown(selection.rules, "given to llm-compressor")
     resources = plan_resources(
         plan,
         device=request.device,

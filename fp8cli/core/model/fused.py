@@ -74,10 +74,18 @@ FUSED: Final[Mapping[str, tuple[FusedExperts, ...]]] = {
 }
 """Architecture → its fused tensors in the names of its text model, where vLLM has a place for each expert by itself."""
 
-WITHOUT_A_PLACE: Final[Mapping[str, str]] = {
-    "GptOssForCausalLM": "and vLLM 0.32 has no FP8 experts with biases",
+WITHOUT_A_PLACE: Final[Mapping[str, tuple[str, str]]] = {
+    "GptOssForCausalLM": (
+        "and vLLM 0.32 has no FP8 experts with biases",
+        "vLLM serves the published MXFP4 checkpoint as it is, and that is smaller than FP8",
+    ),
+    # `load_weights` of its dbrx.py looks for `experts.w13_weight`, which is `experts.routed_experts.w13_weight` by now.
+    "DbrxForCausalLM": (
+        "and vLLM 0.32 finds the experts of DBRX in no form, quantized or not",
+        "an older vLLM serves the published checkpoint as it is",
+    ),
 }
-"""Architecture → why its fused experts cannot be FP8."""
+"""Architecture → why its fused experts cannot be FP8, and what to do instead."""
 
 
 def is_transposed(fused: FusedExperts, shape: tuple[int, ...], hidden_size: int) -> bool | None:

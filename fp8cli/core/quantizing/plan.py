@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Final, Literal
 
 from fp8cli.core.model.attention import read_attention
+from fp8cli.core.model.modeling import refuse_unknown
 from fp8cli.core.model.selection import Decision, Selection
 from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
 from fp8cli.core.quantizing.decoding import Decoding
@@ -229,6 +230,7 @@ def _draft(
 
 def _refuse_uncalibrated(selection: Selection) -> None:
     """Raise CannotRun for a model whose scales the calibrator cannot find. Before its decisions are changed."""
+    refuse_unknown(selection.rules, "calibrated")
     if selection.rules.towers or any(decision.part is not None for decision in selection.decisions):
         kind = "a multimodal model" if selection.rules.towers else "a model whose experts lie in one tensor"
         message = f"`{selection.rules.name}` is {kind}, and this cannot be calibrated with texts yet"
