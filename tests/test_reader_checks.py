@@ -5,14 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from family_matrix import family
 from transformers import AutoModelForCausalLM
 
+from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core.doctor.candidate import look_at
 from fp8cli.core.doctor.environment import Check
 from fp8cli.core.doctor.reader_checks import check_reader
 from fp8cli.core.machine.gpus import Gpus, find_gpus
 from tests.checkpoints import write
 from tests.dialects import CONFIG, DEEPSEEK, SHAPES, SOURCES, decoded, load, make, model_tensors, per_block
+from tests.families import save_family
 from tests.stand_in_nvml import A100, H100, L4, Model, Nvml
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -122,3 +126,22 @@ def test_what_is_not_quantized_needs_no_dialect(tmp_path: Path) -> None:
     assert check(plain) == Check(
         name="dialect", status="passed", found="nothing is in FP8: unquantized BF16", wanted="nothing"
     )
+
+
+@pytest.mark.parametrize("name", ["Granite-MoE", "Llama 4"])
+def test_experts_that_transformers_would_start_at_random_are_not_evaluated_on_it_and_the_plan_says_so(
+    tmp_path: Path, name: str
+) -> None:
+    each = family(name)
+    source = save_family(each, tmp_path / "source")
+    report = run(QuantizeRequest(model=str(source), out=tmp_path / "out"))
+    _, loading = getattr(transformers, each.architecture).from_pretrained(report.out, output_loading_info=True)
+    reads = not any("expert" in key or "linear" in key for key in loading["missing_keys"])
+    assert reads == (name == "Llama 4")
+    verdict = check(report.out)
+    assert (verdict.status == "failed") != reads
+    sentence = "vLLM loads it; transformers 5.17 does not, nor what llm-compressor writes"
+    assert (sentence in report.serve_note) != reads
+    assert (sentence in (report.out / "README.md").read_text("utf-8")) != reads
+    if not reads:
+        assert verdict.fix == "evaluate it on vLLM"

@@ -37,9 +37,8 @@ from fp8cli.core.model.modeling import refuse_unknown
 from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.modifiers import Modifiers, choose_modifiers
-from fp8cli.core.quantizing.outlook import estimate_seconds
 from fp8cli.core.quantizing.plan import Plan
-from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, plan_resources
+from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, estimate_seconds, plan_resources
 from fp8cli.errors import UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint

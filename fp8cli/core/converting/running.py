@@ -20,9 +20,9 @@ from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.core.making.planning import check_place, refuse_failed
 from fp8cli.core.making.production import Source
 from fp8cli.core.quantizing.engine import Written
-from fp8cli.core.quantizing.outlook import block_shape_warnings, estimate_seconds
+from fp8cli.core.quantizing.outlook import block_shape_warnings
 from fp8cli.core.quantizing.plan import Plan
-from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, plan_resources
+from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, estimate_seconds, plan_resources
 from fp8cli.core.quantizing.side_files import header_fingerprint
 from fp8cli.core.quantizing.tensor_rows import by_torch_name, tensor_rows, torch_name
 from fp8cli.core.serving.command_line import serve_command

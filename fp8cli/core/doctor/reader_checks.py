@@ -8,11 +8,13 @@ quantizers/quantizer_fbgemm_fp8.py) and tried without a GPU:
     fp8, `weight_scale`        the codes are taken for the weights
     fbgemm_fp8                 GPUs of 9.0 and later, with fbgemm-gpu
     modelopt, modelopt_mixed   no such method is known: the codes are taken for the weights, or it is refused
+    experts one by one         of families whose experts it knows in one tensor: left out, and started at random
 
 Unpacking lays the blocks evenly over a weight. Where the last one is not whole, as in 576 rows, that is refused deep in
 the log or, where the numbers happen to divide, wrong.
 """
 
+import re
 from collections.abc import Sequence
 from shlex import quote
 from typing import Final
@@ -22,12 +24,14 @@ from fp8cli.core.doctor.environment import Check, dotted
 from fp8cli.core.inspection.dialect import QuantizedWeight
 from fp8cli.core.machine.amd import AmdGpu
 from fp8cli.core.machine.gpus import Gpus
+from fp8cli.core.model.fused import FUSED_IN_TRANSFORMERS
 
 TRANSFORMERS: Final = "transformers 5"
 
 _LAYERS_FROM: Final = (8, 9)
 """Compute capability from which it keeps DeepSeek's FP8 as it is."""
 _FBGEMM_FROM: Final = (9, 0)
+_EXPERT: Final = re.compile(r"\.experts\.\d+\.")
 _WANTED: Final = "scales that it reads"
 
 
@@ -41,6 +45,10 @@ def check_reader(candidate: Candidate, gpus: Gpus, amd: Sequence[AmdGpu]) -> Che
     if method is None:
         found = f"{TRANSFORMERS} takes the codes for the weights, because config.json does not say that they are codes"
         return Check(name="dialect", status="failed", found=found, wanted=_WANTED, fix=f"fp8 inspect {label}")
+    unread = _experts_at_random(candidate)
+    if unread is not None:
+        found = f"{TRANSFORMERS} knows these experts in one tensor alone, and starts those at random: `{unread}`"
+        return Check(name="dialect", status="failed", found=found, wanted=_WANTED, fix="evaluate it on vLLM")
     if method == "compressed-tensors":
         found = f"{TRANSFORMERS} reads {dialect.name}"
         return Check(name="dialect", status="passed", found=found, wanted=_WANTED)
@@ -80,6 +88,14 @@ def _check_fine_grained(candidate: Candidate, gpus: Gpus, amd: Sequence[AmdGpu],
     found = f"{TRANSFORMERS} unpacks {dialect.name} here while loading, and does not round activations"
     wanted = "activations rounded to FP8 too, as after fp8 convert --to compressed-tensors"
     return Check(name="dialect", status="warning", found=found, wanted=wanted, fix=fix)
+
+
+def _experts_at_random(candidate: Candidate) -> str | None:
+    """Name an expert of a family that transformers reads nothing of where each has a weight of its own."""
+    named = (candidate.survey.config or {}).get("architectures")
+    if not isinstance(named, list) or not named or named[0] not in FUSED_IN_TRANSFORMERS:
+        return None
+    return next((weight.name for weight in candidate.dialect.weights if _EXPERT.search(weight.name)), None)
 
 
 def _has_part_of_a_block(weight: QuantizedWeight, candidate: Candidate) -> bool:

@@ -1,13 +1,8 @@
 """What a plan means for whoever serves its result, said before a byte is written."""
 
-from typing import Final
-
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.serving.command_line import serve_note
 from fp8cli.schemes import BLOCK
-
-ASSUMED_BYTES_PER_SECOND: Final = 1_000_000_000
-"""Bytes read plus bytes written, on two cores and a page cache (see README)."""
 
 _MIXED = (
     "Modules are quantized in more than one way, as config.json has it: `fp8 inspect` says what each GPU makes of it."
@@ -15,15 +10,10 @@ _MIXED = (
 
 
 def plan_note(plan: Plan) -> str:
-    """Say which GPUs run what a plan makes, and how."""
+    """Say which GPUs run what a plan makes, and how; and who cannot load it."""
     if plan.scheme is None and "quantize" in plan.counts:
         return _MIXED
-    return serve_note(plan.scheme, plan.kv_cache)
-
-
-def estimate_seconds(plan: Plan) -> float:
-    """Say how long the streaming engine takes for a plan, at least."""
-    return (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
+    return " ".join((serve_note(plan.scheme, plan.kv_cache), *plan.notes))
 
 
 def block_shape_warnings(plan: Plan) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Final, Literal
 
 from fp8cli.core.model.attention import read_attention
+from fp8cli.core.model.fused import notes_on_experts
 from fp8cli.core.model.modeling import refuse_unknown
 from fp8cli.core.model.selection import Decision, Selection
 from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
@@ -101,6 +102,8 @@ class Plan:
     duplicates: tuple[tuple[str, str], ...]
     """(dropped tensor, tensor it must repeat byte for byte)."""
     index: Mapping[str, object] | None
+    notes: tuple[str, ...] = ()
+    """What else whoever loads the output must know, a sentence each."""
 
     @cached_property
     def bytes_before(self) -> Mapping[str, int]:
@@ -184,6 +187,7 @@ def build_plan(
         new_tie_word_embeddings=None if selection.tie_word_embeddings == tied else selection.tie_word_embeddings,
         duplicates=selection.duplicates,
         index=index_of(shards) if checkpoint.has_index else None,
+        notes=notes_on_experts(selection.rules.name) if any(each.part for each in selection.decisions) else (),
     )
 
 
