@@ -105,8 +105,8 @@ _SHARED_GATE: Final = (
 _NORMS: Final = "it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again"
 _OWN_CODE: Final = "it knows no such model and would have to run the code beside the checkpoint; not tried"
 FUSED_ONLY: Final = (
-    "it knows the experts of this family fused only, and reads neither these nor those that `oneshot` writes; checked by "
-    "taking them back together"
+    "it knows the experts of this family fused only, and reads neither these nor those that `oneshot` writes; checked "
+    "by taking them back together"
 )
 
 _INTERNLM2: Final[dict[str, tuple[int, ...]]] = {

@@ -87,7 +87,8 @@ def describe_layers(model: Any) -> list[str]:
         name = type(method).__name__
         if method is None or name.startswith("Unquantized"):
             continue
-        kernel = getattr(method, "fp8_linear", None)
+        # ModelOpt's methods call it otherwise.
+        kernel = getattr(method, "fp8_linear", None) or getattr(method, "kernel", None)
         backend = getattr(method, "fp8_backend", None)
         by = type(kernel).__name__ if kernel is not None else str(backend) if backend is not None else ""
         if "fp8" in f"{name}{by}".lower():
