@@ -30,6 +30,10 @@ class Family:
     """The same, for the configs within it."""
     renamed: tuple[tuple[str, str], ...] = ()
     """Regular expressions over the names transformers saves, each with what the published model says."""
+    tensors: Mapping[str, tuple[int, ...]] | None = None
+    """Names and shapes of a model that transformers does not know, and so cannot save; its code is `code`."""
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Python files that lie beside such a checkpoint, by name."""
     transposed: str | None = None
     """Regular expression over the tensors whose last two dimensions are published the other way round."""
     refused: str | None = None
@@ -99,7 +103,31 @@ _SHARED_GATE: Final = (
     "it quantizes mlp.shared_expert_gate, which vLLM holds unquantized, and changes the norms as in Gemma"
 )
 _NORMS: Final = "it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again"
-_FUSED_ONLY: Final = "it knows the experts of this family fused only; checked by taking them back together"
+_OWN_CODE: Final = "it knows no such model and would have to run the code beside the checkpoint; not tried"
+FUSED_ONLY: Final = (
+    "it knows the experts of this family fused only, and reads neither these nor those that `oneshot` writes; checked "
+    "by taking them back together"
+)
+
+_INTERNLM2: Final[dict[str, tuple[int, ...]]] = {
+    "model.tok_embeddings.weight": (320, 128),
+    **{
+        f"model.layers.{layer}.{name}.weight": shape
+        for layer in range(2)
+        for name, shape in {
+            "attention.wqkv": (256, 128),
+            "attention.wo": (128, 128),
+            "feed_forward.w1": (256, 128),
+            "feed_forward.w3": (256, 128),
+            "feed_forward.w2": (128, 256),
+            "attention_norm": (128,),
+            "ffn_norm": (128,),
+        }.items()
+    },
+    "model.norm.weight": (128,),
+    "output.weight": (320, 128),
+}
+"""As in internlm/internlm2-7b; wqkv holds, for each KV head, its queries, its key and its value."""
 
 FAMILIES: Final[tuple[Family, ...]] = (
     Family(name="Llama 2 and 3", architecture="LlamaForCausalLM", model_type="llama", config=_TEXT),
@@ -181,6 +209,22 @@ FAMILIES: Final[tuple[Family, ...]] = (
         oneshot="it renames the experts' w1, w2, w3 to gate_proj, down_proj, up_proj",
     ),
     Family(
+        name="DBRX",
+        architecture="DbrxForCausalLM",
+        model_type="dbrx",
+        config={
+            "vocab_size": 320,
+            "d_model": 128,
+            "n_heads": 4,
+            "n_layers": 2,
+            "max_seq_len": 64,
+            "attn_config": {"kv_n_heads": 2, "rope_theta": 500000, "clip_qkv": 8},
+            "ffn_config": {"ffn_hidden_size": 256, "moe_num_experts": 4, "moe_top_k": 2},
+            "tie_word_embeddings": False,
+        },
+        refused="vLLM 0.32 finds the experts of DBRX in no form, quantized or not",
+    ),
+    Family(
         name="Qwen3-MoE",
         architecture="Qwen3MoeForCausalLM",
         model_type="qwen3_moe",
@@ -210,7 +254,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="GraniteMoeForCausalLM",
         model_type="granitemoe",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
-        transformers=_FUSED_ONLY,
+        transformers=FUSED_ONLY,
     ),
     Family(
         name="Granite 4 (hybrid)",
@@ -228,14 +272,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "mamba_expand": 2,
             "mamba_chunk_size": 16,
         },
-        transformers=_FUSED_ONLY,
+        transformers=FUSED_ONLY,
     ),
     Family(
         name="Granite-MoE, shared",
         architecture="GraniteMoeSharedForCausalLM",
         model_type="granitemoeshared",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 128},
-        transformers=_FUSED_ONLY,
+        transformers=FUSED_ONLY,
     ),
     Family(
         name="gpt-oss",
@@ -330,7 +374,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "vision_config": _QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
             "tie_word_embeddings": False,
         },
-        transformers=_FUSED_ONLY,
+        transformers=FUSED_ONLY,
         nested_json={"text_config": {"norm_topk_prob": True}},
         # As in Qwen/Qwen3-VL-30B-A3B-Instruct; `Transpose(1, 2, check_dims=True)` in the conversion mapping.
         transposed=r"experts\.(gate_up_proj|down_proj)$",
@@ -490,6 +534,28 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="Qwen2ForSequenceClassification",
         model_type="qwen2",
         config=_TEXT | {"num_labels": 3, "pad_token_id": 0},
+    ),
+    Family(
+        name="InternLM 2, with code of its own",
+        architecture="InternLM2ForCausalLM",
+        model_type="internlm2",
+        config=_TEXT | {"rms_norm_eps": 1e-5, "rope_theta": 1000000, "hidden_act": "silu", "bias": False},
+        config_json={
+            "auto_map": {
+                "AutoConfig": "configuration_internlm2.InternLM2Config",
+                "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM",
+            }
+        },
+        tensors=_INTERNLM2,
+        # vLLM reads the config by it, and has a model class of its own.
+        code={
+            "configuration_internlm2.py": (
+                "from transformers import PretrainedConfig\n\n\n"
+                "class InternLM2Config(PretrainedConfig):\n    model_type = 'internlm2'\n"
+            )
+        },
+        transformers=_OWN_CODE,
+        oneshot=_OWN_CODE,
     ),
     Family(
         name="BGE (BERT)",

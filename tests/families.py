@@ -25,6 +25,8 @@ FILE: Final = "model.safetensors"
 def save_family(each: Family, folder: Path) -> Path:
     """Save a random model of a family in BF16, under the names and with the config.json of the published one."""
     torch.manual_seed(11)
+    if each.tensors is not None:
+        return _save_unknown(each, folder)
     config: Any = CONFIG_MAPPING[each.model_type](**each.config)
     model = getattr(transformers, each.architecture)(config).to(torch.bfloat16)
     with torch.no_grad():
@@ -42,6 +44,18 @@ def save_family(each: Family, folder: Path) -> Path:
         published = {rename(name, each): turn(name, tensor, each) for name, tensor in tensors.items()}
         assert len(published) == len(tensors)
         save_file(published, folder / FILE, metadata={"format": "pt"})
+    return folder
+
+
+def _save_unknown(each: Family, folder: Path) -> Path:
+    """Save a random model that transformers does not know, with its code."""
+    folder.mkdir(parents=True)
+    tensors = {name: torch.randn(shape).mul(0.1).bfloat16() for name, shape in (each.tensors or {}).items()}
+    save_file(tensors, folder / FILE, metadata={"format": "pt"})
+    named = {"architectures": [each.architecture], "model_type": each.model_type, "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(named | each.config | each.config_json, indent=2))
+    for name, text in each.code.items():
+        (folder / name).write_text(text)
     return folder
 
 

@@ -21,6 +21,7 @@ from fp8cli.core.machine.amd import AmdGpu
 from fp8cli.core.machine.gpus import Gpus, find_gpus
 from fp8cli.core.machine.probes import Memory
 from fp8cli.formats.safetensors import lay_out
+from tests.dialects import make
 from tests.staged_machine import FULL, interpreter, lay_out_kernel, settled, stage
 from tests.stand_in_nvml import A100, GIB, H100, L4, L40S, T4, V100, Model, Nvml
 from tests.test_doctor import printed
@@ -206,6 +207,26 @@ def test_without_a_gpu_it_is_vllm_s_cpu_build_that_is_judged(tmp_path: Path, dyn
         ("block", False): "failed",
         ("block", True): "warning",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("fp8, dynamic", "FP8 with one scale for a whole weight"),
+        ("compressed-tensors, static", "FP8 with one scale for a whole weight"),
+        ("fbgemm", "FBGEMM FP8, for which it takes Marlin's kernels"),
+    ],
+)
+def test_what_vllm_s_cpu_build_lacks_an_operator_for_fails_with_amx_and_without(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    candidate = look_at(str(make(tmp_path / "source", name)))
+    for amx, has in ((False, "without"), (True, "with")):
+        check = check_mode(candidate, Gpus(), (), amx=lambda amx=amx: amx)
+        assert (check.status, check.found) == (
+            "failed",
+            f"no GPU; vLLM's CPU build {has} AMX does not run {words}",
+        )
 
 
 def test_on_an_amd_gpu_the_conversion_is_named(dynamic: Candidate) -> None:
@@ -406,6 +427,7 @@ def test_a_checkpoint_that_is_not_there_fails_one_check_and_nothing_else_is_clai
         "checkpoint": "failed",
         "serving": "not checked",
         "fit": "not checked",
+        "dialect": "not checked",
         "unpacked": "not checked",
     }
     assert report.exit_code == 1

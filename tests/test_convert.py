@@ -186,6 +186,14 @@ def test_an_old_or_nested_quantization_config_goes_too(tmp_path: Path, key: str)
     assert json.loads(text)["quantization_config"]["quant_method"] == "fbgemm_fp8"
 
 
+def test_the_line_that_serves_fbgemm_asks_vllm_to_load_what_it_calls_deprecated(tmp_path: Path) -> None:
+    source = make(tmp_path / "source", "compressed-tensors, channels")
+    report = convert(source, tmp_path / "out", "fbgemm")
+    assert report.serve_command == f"vllm serve {tmp_path / 'out'} --allow-deprecated-quantization"
+    assert "vllm serve out --allow-deprecated-quantization" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert convert(source, tmp_path / "other", "modelopt").serve_command == f"vllm serve {tmp_path / 'other'}"
+
+
 # The KV cache
 
 
@@ -360,13 +368,6 @@ def test_json_has_it_all_and_errors_have_their_codes(tmp_path: Path) -> None:
     lost = fp8(tmp_path, "convert", source, "--to", "fbgemm", "-o", tmp_path / "no", "--json")
     assert lost.code == 3
     assert "--requantize" in json.loads(lost.out)["error"]["hint"]
-
-
-def test_quantizing_what_is_fp8_already_points_to_these_commands(tmp_path: Path) -> None:
-    refused = fp8(tmp_path, "quantize", make(tmp_path / "source", "deepseek"), "-o", tmp_path / "no")
-    assert refused.code == 3
-    assert "fp8 convert" in refused.err
-    assert "fp8 dequantize" in refused.err
 
 
 def test_the_card_says_what_it_was_and_is_and_keeps_the_licence(tmp_path: Path) -> None:

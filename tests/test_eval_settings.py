@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import Any, cast
@@ -26,6 +27,7 @@ from fp8cli.core.evaluating.task_sources import find_sources, hash_contents
 from fp8cli.core.machine.interpreters import Distribution, Interpreter
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from fp8cli.formats.run_record import TaskFacts
+from tests.dialects import make
 from tests.hand_made_records import a_record
 from tests.planting import STORIES, change, change_config, quantize_stories, set_scale
 from tests.stand_in_nvml import A100, H100, V100, Nvml
@@ -95,6 +97,22 @@ def test_settings_of_vllm_keep_prompts_apart_and_memory_free(monkeypatch: pytest
     assert settings.environment["VLLM_ATTENTION_BACKEND"] == "FLASH_ATTN"
     assert "secret" not in settings.environment.values()
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in chosen(backend="vllm", tensor_parallel=2).settings.environment
+
+
+def test_vllm_is_told_to_load_fbgemm_which_it_refuses_as_deprecated_otherwise(tmp_path: Path) -> None:
+    spec = find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent / "model_executor" / "layers" / "quantization" / "__init__.py"
+    deprecated = package.read_text("utf-8").partition("DEPRECATED_QUANTIZATION_METHODS = [")[2].partition("]")[0]
+    source = make(tmp_path / "source", "fbgemm")
+    method = json.loads((source / "config.json").read_text())["quantization_config"]["quant_method"]
+    assert f'"{method}"' in deprecated
+    settings = chosen(checkpoint=str(source), backend="vllm").settings
+    assert settings.model_args["allow_deprecated_quantization"] is True
+    assert "deprecated" in settings.safe["allow_deprecated_quantization"]
+    other = make(tmp_path / "other", "modelopt, channels")
+    assert "allow_deprecated_quantization" not in chosen(checkpoint=str(other), backend="vllm").settings.model_args
 
 
 def test_what_the_user_has_set_for_vllm_is_not_set_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from family_matrix import FAMILIES, RECORDED, Family, family
+from family_matrix import FAMILIES, FUSED_ONLY, RECORDED, Family, family
 from safetensors.torch import load_file, save_file
 
 from fp8cli.commands.quantize import QuantizeRequest, run
@@ -28,10 +28,25 @@ from tests.families import add_prediction_layer, judge_family, save_family
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 DONE = tuple(each for each in FAMILIES if each.refused is None)
-FUSED = tuple(each for each in DONE if each.transformers is not None or each.name == "Llama 4")
+FUSED = tuple(each for each in DONE if each.transformers == FUSED_ONLY or each.name == "Llama 4")
 LOGITS = 0.2
 """Most that the logits of two random layers may differ, relative to their norm: 0.05 to 0.1 is usual in FP8, and two
 weights of one layer that are exchanged give 0.5 and more."""
+
+
+IN_BLOCKS: dict[str, dict[str, int]] = {
+    "Qwen3-MoE": {"num_key_value_heads": 4},
+    "DeepSeek-V3": {
+        "q_lora_rank": 128,
+        "kv_lora_rank": 128,
+        "qk_nope_head_dim": 64,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 64,
+    },
+    "Llama 2 and 3": {"num_key_value_heads": 4},
+    "Phi-3 and 4": {"num_key_value_heads": 4},
+}
+"""Families whose FP8_BLOCK vLLM loads too, with sizes at which what it merges ends where a block does."""
 
 
 def by_name(families: tuple[Family, ...]) -> pytest.MarkDecorator:
@@ -158,6 +173,31 @@ def spoil(place: Path, name: str, folder: Path, change: Callable[[dict[str, torc
     return [folder.name, str(place / "source" / name), str(folder)]
 
 
+def save_in_blocks(each: Family, folder: Path) -> list[str]:
+    """Save and quantize a family in blocks, each of twice the size of the one before it; return the pair for vLLM."""
+    sized = replace(each, config={**each.config, **IN_BLOCKS[each.name]})
+    source, out = save_family(sized, folder / "source"), folder / "output"
+    tensors = load_file(source / "model.safetensors")
+    for name, tensor in tensors.items():
+        if tensor.dim() > 1:
+            block = sum(torch.meshgrid(*(torch.arange(size) // 128 for size in tensor.shape[-2:]), indexing="ij"))
+            tensors[name] = (tensor * 2.0**block).to(tensor.dtype)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    run(QuantizeRequest(model=str(source), out=out, scheme="FP8_BLOCK"))
+    return [f"{each.name} in blocks", str(source), str(out)]
+
+
+def turn_scales(pair: list[str], folder: Path) -> list[str]:
+    """Copy the output of Phi-3 in blocks, the scales of its merged projection upside down; return the pair."""
+    _, source, out = pair
+    shutil.copytree(out, folder)
+    tensors = load_file(folder / "model.safetensors")
+    scale = "model.layers.0.self_attn.qkv_proj.weight_scale"
+    tensors[scale] = tensors[scale].flip(0).contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return [folder.name, source, str(folder)]
+
+
 def exchange(one: str, other: str) -> Callable[[dict[str, torch.Tensor]], None]:
     def change(tensors: dict[str, torch.Tensor]) -> None:
         for leaf in ("weight", "weight_scale"):
@@ -195,6 +235,10 @@ def vllm(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     add_prediction_layer(deeper)
     run(QuantizeRequest(model=str(deeper), out=folder / "prediction"))
     pairs += [tower, ["prediction", str(deeper), str(folder / "prediction")]]
+    pairs += [save_in_blocks(family(name), folder / "blocks" / name) for name in IN_BLOCKS]
+    pairs.append(turn_scales(pairs[-1], folder / "scales turned"))
+    dbrx = str(place / "source" / "DBRX")
+    pairs.append(["DBRX", dbrx, dbrx])
     (folder / "pairs.json").write_text(json.dumps(pairs))
     command = [sys.executable, "-m", "tests.vllm_families", str(folder / "found.json"), str(folder / "pairs.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
@@ -218,6 +262,25 @@ def test_vllm_s_loading_tells_a_wrong_output_from_a_right_one(vllm: dict[str, An
     assert vllm["halves exchanged"]["differ"] == ["model.layers.0.block_sparse_moe.experts.routed_experts.w13_weight"]
     assert vllm["router"]["error"] is not None
     assert vllm["tower not ignored"]["error"] is not None or vllm["tower not ignored"]["differ"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_BLOCKS)
+def test_vllm_loads_scales_of_blocks_to_the_blocks_they_are_of(vllm: dict[str, Any], name: str) -> None:
+    found = vllm[f"{name} in blocks"]
+    assert (found["error"], found["differ"]) == (None, [])
+    assert found["fp8"]
+
+
+@pytest.mark.slow
+def test_vllm_s_loading_tells_scales_of_other_blocks(vllm: dict[str, Any]) -> None:
+    assert vllm["scales turned"]["error"] is None
+    assert vllm["scales turned"]["differ"] == ["model.layers.0.self_attn.qkv_proj.weight"]
+
+
+@pytest.mark.slow
+def test_vllm_does_not_load_dbrx_not_even_as_it_is(vllm: dict[str, Any]) -> None:
+    assert "ffn.experts.w13_weight" in vllm["DBRX"]["error"]
 
 
 @pytest.mark.slow

@@ -14,14 +14,19 @@ import pytest
 import torch
 from family_matrix import family
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from fp8cli.commands import inspect
 from fp8cli.commands.quantize import CalibrationOptions, QuantizeRequest, run
+from fp8cli.core.model.modeling import read_rules
+from fp8cli.core.model.selection import is_router
 from fp8cli.errors import BadInput, CannotRun, UsageError
 from tests.families import FILE, add_prediction_layer, change, save_family
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FP8 = torch.float8_e4m3fn
+LOGITS = 0.2
+"""Most that the logits of a few random layers may differ, relative to their norm; see `test_families.py`."""
 SOUND_DB = 30
 """What E4M3 with a scale per row gives for normal weights is 31.5 dB."""
 
@@ -177,6 +182,122 @@ def test_a_model_with_code_of_its_own_is_quantized_by_names_and_shapes_like_the_
     assert unknown.keys() == known.keys()
     assert all(torch.equal(unknown[name].view(torch.uint8), known[name].view(torch.uint8)) for name in known)
     assert (folder.with_name("out") / "modeling_homemade.py").is_file()
+
+
+OWN_CODE = {
+    "configuration_homemade.py": """
+from transformers import PretrainedConfig
+
+
+class HomemadeConfig(PretrainedConfig):
+    model_type = "homemade"
+""",
+    "modeling_homemade.py": """
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+from .configuration_homemade import HomemadeConfig
+
+
+class Mixer(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.shift = nn.Conv1d(width, width, 3, groups=width, padding=2)
+        self.widen = nn.Linear(width, 2 * width)
+        self.narrow = nn.Linear(2 * width, width, bias=False)
+
+    def forward(self, x):
+        mixed = self.shift(self.norm(x).transpose(1, 2))[..., : x.shape[1]].transpose(1, 2)
+        return x + self.narrow(torch.tanh(self.widen(mixed)))
+
+
+class HomemadeForCausalLM(PreTrainedModel):
+    config_class = HomemadeConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.stack = nn.ModuleList(Mixer(config.width) for _ in range(config.depth))
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def forward(self, input_ids, **_):
+        x = self.embed(input_ids)
+        for mixer in self.stack:
+            x = mixer(x)
+        return CausalLMOutput(logits=self.lm_head(x))
+""",
+}
+
+
+def test_a_model_that_only_its_own_code_can_run_computes_in_fp8_what_it_did_before(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for name, text in OWN_CODE.items():
+        (folder / name).write_text(text)
+    kinds = {"AutoConfig": "configuration_homemade.HomemadeConfig"}
+    kinds["AutoModelForCausalLM"] = "modeling_homemade.HomemadeForCausalLM"
+    config = {
+        "model_type": "homemade",
+        "architectures": ["HomemadeForCausalLM"],
+        "auto_map": kinds,
+        "dtype": "bfloat16",
+    }
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 320, "width": 128, "depth": 2}))
+    torch.manual_seed(5)
+    sizes: dict[str, tuple[int, ...]] = {"embed.weight": (320, 128), "lm_head.weight": (320, 128)}
+    for layer in ("stack.0", "stack.1"):
+        sizes |= {f"{layer}.norm.{leaf}": (128,) for leaf in ("weight", "bias")}
+        sizes |= {f"{layer}.shift.weight": (128, 1, 3), f"{layer}.shift.bias": (128,)}
+        sizes |= {f"{layer}.widen.weight": (256, 128), f"{layer}.widen.bias": (256,)}
+        sizes[f"{layer}.narrow.weight"] = (128, 256)
+    tensors = {name: torch.randn(size).mul(0.2).bfloat16() for name, size in sizes.items()}
+    save_file(tensors, folder / FILE, {"format": "pt"})
+
+    output = quantize(folder)
+    codes = {name.removesuffix(".weight") for name, tensor in output.items() if tensor.dtype == torch.float8_e4m3fn}
+    assert codes == {f"stack.{layer}.{leaf}" for layer in (0, 1) for leaf in ("widen", "narrow")}
+    tokens = torch.arange(3, 300, 7).reshape(1, -1)
+    found = []
+    for place in (folder, folder.with_name("out")):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place, trust_remote_code=True, dtype="auto", output_loading_info=True
+        )
+        assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        with torch.no_grad():
+            found.append(model(tokens).logits.float())
+    expected, quantized = found
+    assert 0 < float((quantized - expected).norm() / expected.norm()) < LOGITS
+
+
+def test_a_router_within_a_class_of_routers_is_one_although_transformers_names_it_layer() -> None:
+    each = family("DBRX")
+    rules = read_rules({"architectures": [each.architecture], "model_type": each.model_type, **each.config})
+    assert rules is not None
+    assert rules.origin == "transformers"
+    assert is_router("transformer.blocks.1.ffn.router.layer", rules)
+    assert not is_router("transformer.blocks.1.norm_attn_norm.attn.out_proj", rules)
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.experts.w1", "model.layers.0.mlp.experts.mlp.v1"])
+def test_experts_in_one_matrix_that_is_no_layer_s_weight_are_refused_in_a_model_nobody_knows(
+    source: Source, name: str
+) -> None:
+    folder = source("Llama 2 and 3")
+    tensors = load_file(folder / FILE) | {name: torch.ones(4 * 128, 64).bfloat16()}
+    change(folder, tensors, model_type="homemade", architectures=["HomemadeForCausalLM"])
+    with pytest.raises(CannotRun, match="and how they lie in it is not known"):
+        quantize(folder)
+    biases = load_file(folder / FILE)
+    biases["model.layers.0.mlp.experts.gate_up_proj_bias"] = biases.pop(name)
+    change(folder, biases)
+    assert "model.layers.0.mlp.experts.gate_up_proj_bias" in quantize(folder)
 
 
 def test_part_of_the_experts_of_a_fused_tensor_cannot_be_ignored(source: Source) -> None:

@@ -1,5 +1,6 @@
 """Where families end: what cannot be loaded as a language model of text, and experts that share one tensor."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,3 +96,31 @@ def test_experts_stored_as_transposes_are_not_measured_without_data(tmp_path: Pa
     run = fp8(tmp_path, "quantize", str(model), *words)
     assert run.code == 3
     assert "is stored as its transpose, which is not compared without data" in " ".join(run.err.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "doing"),
+    [
+        (("quantize", "MODEL", "--scheme", "FP8", "--calibration-data", STORIES), "calibrated"),
+        (("quantize", "MODEL", "--gptq", "--calibration-data", STORIES), "given to llm-compressor"),
+        (
+            ("quantize", "MODEL", "--keep-bf16", "auto", "--max-kl", "1", "--calibration-data", STORIES),
+            "measured on texts",
+        ),
+        (("explore", "MODEL", "--calibration-data", STORIES), "explored"),
+    ],
+)
+def test_what_only_its_own_code_can_load_is_refused_before_anything_starts(
+    tmp_path: Path, words: tuple[str, ...], doing: str
+) -> None:
+    folder = save_family(family("InternLM 2, with code of its own"), tmp_path / "model")
+    shutil.copy(MODEL / "tokenizer.json", folder)
+    shutil.copy(MODEL / "tokenizer_config.json", folder)
+    rest = [str(folder) if word == "MODEL" else word for word in words]
+    if words[0] == "quantize":
+        rest += ["-o", str(tmp_path / "out")]
+    run = fp8(tmp_path, *rest)
+    assert run.code == 3
+    refusal = f"transformers does not know `InternLM2ForCausalLM`, and only a model that it knows can be {doing}"
+    assert refusal in " ".join(run.err.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loaded.json", "model"]

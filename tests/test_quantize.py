@@ -269,8 +269,8 @@ def test_a_quantized_source_is_named_and_refused(fp8: Fp8, source: Path, tmp_pat
     fp8("quantize", source, "-o", tmp_path / "once")
     result = fp8("quantize", tmp_path / "once", "-o", tmp_path / "twice")
     assert result.code == 3
-    assert "is quantized already: compressed-tensors" in result.err
-    assert "start from the original" in result.err
+    assert "is in FP8 already (compressed-tensors: E4M3 weights per channel" in result.err
+    assert "which is FP8_DYNAMIC: there is nothing to quantize" in result.err
     assert not (tmp_path / "twice").exists()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lm_eval.api import metrics
 
 from fp8cli.worker import execution, facts, failures, results, shares, tasks
@@ -262,11 +263,27 @@ def test_kernels_of_vllm_are_told_apart(layers: list[str], way: str) -> None:
     assert execution._of_classes(layers).way == way
 
 
+def test_layers_of_modelopt_are_known_by_their_kernel_because_their_method_does_not_say_fp8() -> None:
+    kernel = type("ChannelWiseTorchFP8ScaledMMLinearKernel", (), {})()
+    method = type("ModelOptLinearMethod", (), {"kernel": kernel})()
+    unquantized = type("UnquantizedEmbeddingMethod", (), {"kernel": kernel})()
+    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity())
+    model[0].quant_method, model[1].quant_method = method, unquantized
+    layers = execution.describe_layers(model)
+    assert layers == ["ModelOptLinearMethod, ChannelWiseTorchFP8ScaledMMLinearKernel"]
+    assert execution._of_classes(layers).way == "fp8-kernel"
+
+
 def test_a_model_in_another_process_is_known_by_vllms_log(tmp_path: Path) -> None:
     log = tmp_path / "log-0.txt"
     assert execution._of_log(log).way == "unknown"
     log.write_text("(EngineCore pid=7) INFO Selected CutlassFP8ScaledMMLinearKernel for CompressedTensorsW8A8Fp8\n")
     assert execution._of_log(log).way == "fp8-kernel"
+    # Of ModelOpt's FP8 vLLM names the layer; an INT8 kernel is none of FP8.
+    log.write_text("INFO Selected ChannelWiseTorchFP8ScaledMMLinearKernel for QKVParallelLinear\n")
+    assert execution._of_log(log).way == "fp8-kernel"
+    log.write_text("INFO Selected CutlassInt8ScaledMMLinearKernel for QKVParallelLinear\n")
+    assert execution._of_log(log).way == "unknown"
     log.write_text(
         "WARNING FP8 quantization is being used. Weight-only FP8 compression will be used leveraging the Marlin kernel."
     )

@@ -7,9 +7,10 @@ of FP8. So a name that is skipped in silence, a scale that is missing, and halve
 wrong place all show up as a parameter that differs. Found are, by name: `error`, the refusal of either; `differ`,
 the parameters that differ or were never given a value; `fp8`, the layers that vLLM holds in FP8.
 
-Two things stand in for what this machine has not got. torchvision, which vLLM's and transformers' image processors
-import: no picture is processed here. And the choice of a kernel for FP8 experts, which the CPU build refuses to
-make: it comes before the weights are created and changes neither their names nor their shapes.
+Three things stand in for what this machine has not got. torchvision, which vLLM's and transformers' image processors
+import: no picture is processed here. The choice of a kernel for FP8 experts, which the CPU build refuses to make, and
+AMX, without which it has none for blocks: kernels are chosen before the weights are created, change neither their
+names nor their shapes, and are not run.
 """
 
 import json
@@ -40,6 +41,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 
 # It would start a process for every model class to look at it; here one process is all there is.
 registry._run_in_subprocess = lambda look: look()
+torch.cpu._is_amx_tile_supported = lambda: True
 compressed_tensors_moe_w8a8_fp8.select_fp8_moe_backend = lambda **_: (None, None)
 
 FP8 = torch.float8_e4m3fn
@@ -84,7 +86,12 @@ def same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
 def load(folder: str, meeting: str) -> torch.nn.Module:
     """Build vLLM's model and load the folder into it; parameters that are given no value stay NaN."""
     arguments = EngineArgs(
-        model=folder, enforce_eager=True, max_model_len=32, skip_tokenizer_init=True, dtype="bfloat16"
+        model=folder,
+        enforce_eager=True,
+        max_model_len=32,
+        skip_tokenizer_init=True,
+        dtype="bfloat16",
+        trust_remote_code=True,
     )
     config = arguments.create_engine_config()
     with set_current_vllm_config(config):
@@ -120,8 +127,15 @@ def values(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             continue
         value = parameter.detach().float()
         if parameter.dtype == FP8:
-            value = value * parameters[f"{name}_scale"].detach().float()
+            value = value * spread(parameters[f"{name}_scale"].detach().float(), value.shape)
         yield name, value
+
+
+def spread(scale: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Give a scale per block of 128×128 the shape of its weight, [rows, columns] or [experts, rows, columns]."""
+    if all(size in (1, whole) for size, whole in zip(scale.shape, shape, strict=True)):
+        return scale
+    return scale.repeat_interleave(128, -2).repeat_interleave(128, -1)[..., : shape[-2], : shape[-1]]
 
 
 if __name__ == "__main__":

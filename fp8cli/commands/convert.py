@@ -51,5 +51,6 @@ def run(request: ConvertRequest, notify: Notify = lambda _: None) -> ConversionR
             kv_cache if target.cache_is_declared else None,
             lowest=target.lowest_capability,
         ),
+        serve_options=target.serve_options,
     )
     return carry_out(opened, decision, notify)

@@ -27,21 +27,23 @@ from fp8cli.core.compressing.outlook import (
     foresee_compression,
     settle_place,
 )
+from fp8cli.core.converting.instead import Wanted, refuse_fp8
 from fp8cli.core.doctor import environment
 from fp8cli.core.inspection.gate import refuse_broken_files
 from fp8cli.core.making.planning import Wish, check_place, plan_checkpoint, refuse_failed
 from fp8cli.core.making.production import Production, ProductionEvent, Source, Started, produce
 from fp8cli.core.making.report import Foreseen, QuantizeReport, assemble
+from fp8cli.core.model.modeling import refuse_unknown
 from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.modifiers import Modifiers, choose_modifiers
 from fp8cli.core.quantizing.plan import Plan
-from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, plan_resources
+from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, estimate_seconds, plan_resources
 from fp8cli.errors import UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.recipe_file import RecipeFile, read_recipe
-from fp8cli.formats.sources import resolve_source
+from fp8cli.formats.sources import resolve_source, short_name
 from fp8cli.formats.staging import check_output
 from fp8cli.schemes import DEFAULT_SCHEME
 
@@ -55,9 +57,6 @@ __all__ = [
     "choose_modifiers",
     "run",
 ]
-
-ASSUMED_BYTES_PER_SECOND: Final = 1_000_000_000
-"""For the estimate of a dry run: bytes read plus bytes written, on two cores and a page cache (see README)."""
 
 DEFAULT_IGNORE: Final = ("lm_head",)
 """What the recipe names as ignored by default, as llm-compressor's own examples do."""
@@ -104,7 +103,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     _refuse_idle_resources(request, engine)
     budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
-    out = request.out or Path(f"{_name(request.model)}-{choice.suffix}")
+    out = request.out or Path(f"{short_name(request.model)}-{choice.suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
     check_output(out, overwrite=request.overwrite or request.dry_run, source=local)
     limits = None if budget is None else order_budget(budget, request.calibration, choice, model=local)
@@ -112,9 +111,11 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     scales = CalibrationOptions() if limits is not None and not choice.needs_calibration else request.calibration
     orders = _order(scales, choice, engine, recipe, local)
     checkpoint = open_checkpoint(place)
+    refuse_fp8(place, checkpoint, _wanted(request, choice))
     plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
     if engine == "llmcompressor":
         refuse_unless_text(selection.rules, "given to llm-compressor")
+        refuse_unknown(selection.rules, "given to llm-compressor")
     resources = plan_resources(
         plan,
         device=request.device,
@@ -157,11 +158,11 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
         plan = say_why(plan, decided)
         orders, foreseen, _ = _foresee(orders, plan, checkpoint)
-    seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
+    seconds = estimate_seconds(plan)
     if not request.dry_run:
         production = Production(
             model=request.model,
-            name=_name(request.model) if commit is None else request.model,
+            name=short_name(request.model) if commit is None else request.model,
             source=source,
             choice=choice,
             plan=plan,
@@ -273,11 +274,11 @@ def _wish(request: QuantizeRequest, choice: Choice) -> Wish:
     )
 
 
+def _wanted(request: QuantizeRequest, choice: Choice) -> Wanted:
+    chooses_modules = request.targets != DEFAULT_TARGETS or request.ignore or not request.default_ignore
+    is_plain = not (choice.needs_calibration or chooses_modules or request.budget != BudgetOptions())
+    return Wanted(model=request.model, out=request.out, revision=request.revision, choice=choice, is_plain=is_plain)
+
+
 def _ignore(request: QuantizeRequest) -> tuple[str, ...]:
     return (*DEFAULT_IGNORE, *request.ignore) if request.default_ignore else request.ignore
-
-
-def _name(model: str) -> str:
-    """Return the last part of a Hub id or path; `.` and links are resolved first."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", maxsplit=1)[-1]

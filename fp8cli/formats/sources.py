@@ -53,6 +53,12 @@ def resolve_anything(model: str, revision: str | None = None) -> Source:
     return resolve_source(model, revision)
 
 
+def short_name(model: str) -> str:
+    """Return the last part of a Hub id or path, to name outputs by; `.` and links are resolved first."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", maxsplit=1)[-1]
+
+
 def _existing(model: str) -> Path | None:
     """Return the path if anything is there, be it a dangling link."""
     try:

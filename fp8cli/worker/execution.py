@@ -1,4 +1,4 @@
-"""How the linear layers of a loaded model are multiplied: read from the model that was built, never from its config."""
+"""How the linear layers of a loaded model are multiplied: read from the model that was built, not from its config."""
 
 import re
 from collections import Counter
@@ -23,8 +23,8 @@ EMULATED_WORDS: Final = ("emulation", "reference")
 ARITHMETIC_OF_PROCESSORS: Final = "amx_fp8"
 """The flag of a processor that multiplies in FP8; on others vLLM's kernels for processors unpack and multiply wider."""
 
-SELECTED: Final = re.compile(r"Selected (\w+) for (CompressedTensors\w*Fp8\w*|\w*Fp8\w*Method)")
-"""vLLM's line about a kernel, where the model is in another process."""
+SELECTED: Final = re.compile(r"Selected (\w+) for (\w+)")
+"""vLLM's line about a kernel, where the model is in another process; of ModelOpt it names the layer."""
 
 MARLIN_LINE: Final = "Weight-only FP8 compression will be used leveraging the Marlin kernel"
 
@@ -38,8 +38,11 @@ class Executed:
     """The classes or the line of the log that say so."""
 
 
-def executed_by_transformers(model: Any) -> Executed:
-    """Return how a model of transformers multiplies."""
+def executed_by_transformers(model: Any, config: Any) -> Executed:
+    """Return how a model of transformers multiplies. config: what it was loaded by.
+
+    Where transformers unpacks DeepSeek's FP8 while loading, the model's own config says nothing of FP8 any more.
+    """
     ways: Counter[tuple[Execution, str]] = Counter()
     for module in model.modules():
         name = type(module).__name__
@@ -53,9 +56,10 @@ def executed_by_transformers(model: Any) -> Executed:
             ways[way, f"compressed-tensors' forward of {name}"] += 1
     if ways:
         return _most(ways)
-    if getattr(model.config, "quantization_config", None) is None:
+    if getattr(config, "quantization_config", None) is None:
         return Executed(way="unquantized", by=None)
-    if getattr(model.config.quantization_config, "dequantize", False):
+    left = getattr(model.config, "quantization_config", None)
+    if left is None or getattr(left, "dequantize", False):
         return Executed(way="dequantized", by="transformers, when loading")
     return Executed(way="unknown", by=None)
 
@@ -83,7 +87,8 @@ def describe_layers(model: Any) -> list[str]:
         name = type(method).__name__
         if method is None or name.startswith("Unquantized"):
             continue
-        kernel = getattr(method, "fp8_linear", None)
+        # ModelOpt's methods call it otherwise.
+        kernel = getattr(method, "fp8_linear", None) or getattr(method, "kernel", None)
         backend = getattr(method, "fp8_backend", None)
         by = type(kernel).__name__ if kernel is not None else str(backend) if backend is not None else ""
         if "fp8" in f"{name}{by}".lower():
@@ -110,7 +115,8 @@ def _of_log(log: Path) -> Executed:
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     if MARLIN_LINE in text:
         return Executed(way="weight-only", by="vLLM's log: Marlin")
-    return _of_classes(f"{method}, {kernel}" for kernel, method in SELECTED.findall(text))
+    selected = (f"{what}, {kernel}" for kernel, what in SELECTED.findall(text))
+    return _of_classes(each for each in selected if "fp8" in each.lower())
 
 
 def _multiplies_in_fp8(described: Path = Path("/proc/cpuinfo")) -> bool:

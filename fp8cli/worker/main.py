@@ -141,7 +141,7 @@ def _executed(job: protocol.Job, lm: Any, log: Path) -> Any:
 
     sys.stdout.flush()
     if job.backend == "hf":
-        return execution.executed_by_transformers(lm.model)
+        return execution.executed_by_transformers(lm.model, lm.config)
     if job.backend == "vllm":
         return execution.executed_by_vllm(lm.model, log)
     return execution.Executed(way="unknown", by=None)

@@ -27,6 +27,7 @@ from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.measuring.measurement import measure
 from fp8cli.core.measuring.measuring_events import MeasuringEvent
 from fp8cli.core.measuring.outlook import check_memory, estimate_memory
+from fp8cli.core.model.modeling import refuse_unknown
 from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.model.roster import Roster
 from fp8cli.core.model.selection import rules_for
@@ -94,6 +95,7 @@ def _decide(request: BudgetRequest, place: WorkPlace, notify: Notify) -> BudgetR
     roster = _roster(request.checkpoint)
     if request.order.data is not None:
         refuse_unless_text(roster.rules, "measured on texts")
+        refuse_unknown(roster.rules, "measured on texts")
     fixed, groups = _split(request, roster)
     goal = _goal(request, fixed, groups)
     key = _key(request, groups, goal)

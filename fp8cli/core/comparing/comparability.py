@@ -64,7 +64,8 @@ _OTHER_KEYS: Final = frozenset(
     # These have keys of their own here,
     "dtype max_length max_model_len add_bos_token batch_size tokenizer "
     # say which model it is and how it is quantized, which is what the comparison is about,
-    "pretrained model path revision quantization trust_remote_code base_url tokenizer_backend "
+    "pretrained model path revision quantization allow_deprecated_quantization trust_remote_code base_url "
+    "tokenizer_backend "
     # or where and how fast it runs.
     "device device_map gpu_memory_utilization max_batch_size num_concurrent max_retries timeout max_logprobs "
     "disable_log_stats swap_space tensor_parallel_size data_parallel_size parallelize enforce_eager".split()

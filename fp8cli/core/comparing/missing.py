@@ -13,7 +13,7 @@ from fp8cli.core.comparing.outlook import outlook_of_items, outlook_of_margin
 from fp8cli.core.comparing.sides import Evidence, NamedSide, ReadySide, pick_tasks, recorded
 from fp8cli.core.comparing.simulations import check_data, check_modules, data_of, for_simulations, modules_for, on_base
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
-from fp8cli.core.evaluating.evaluation import Evaluated, evaluate
+from fp8cli.core.evaluating.evaluation import Evaluated, check_evaluation, evaluate
 from fp8cli.core.evaluating.request import EvaluationRequest
 from fp8cli.core.evaluating.simulation import modules_of, options_of
 from fp8cli.core.evaluating.worker_events import TasksCounted
@@ -72,6 +72,7 @@ def ready_sides(
     check_modules(sides.named, request)
     jobs = [_missing(side, sides) for side in sides.named]
     labels = _labels(sides.named)
+    _refuse_unreadable(sides.named[1:], jobs[1:], request)
     tell = _with_outlook(notify, margin)
     ready: list[ReadySide] = []
     for side, names, label in zip(sides.named, jobs, labels, strict=True):
@@ -91,6 +92,15 @@ def ready_sides(
         )
         ready.append(_from_evaluation(side, sides, evaluate(wanted, tell)))
     return _told_apart(ready, sides.named)
+
+
+def _refuse_unreadable(
+    others: Sequence[NamedSide], jobs: Sequence[tuple[str, ...]], request: EvaluationRequest
+) -> None:
+    """Refuse what no backend here can evaluate before the base takes its time. Nothing is fetched from the Hub."""
+    for side, names in zip(others, jobs, strict=True):
+        if side.kind == "checkpoint" and names and side.checkpoint is not None and Path(side.checkpoint).is_dir():
+            check_evaluation(replace(request, checkpoint=side.checkpoint, revision=None, tasks=names))
 
 
 def noise_side(base: ReadySide, request: EvaluationRequest, notify: Notify = lambda _: None) -> ReadySide:

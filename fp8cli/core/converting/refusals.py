@@ -18,7 +18,7 @@ def decide(coded: Coded, target: Target, *, scheme: str | None, requantize: bool
     the dialect has not, BadInput for what would be lost.
     """
     wanted = None if scheme is None else _scheme_named(scheme, target)
-    own = _own_scheme(coded, target)
+    own = own_scheme(coded, target)
     if coded.name == target.name and (wanted is None or wanted == own):
         message = f"`{coded.label}` is {target.called} already"
         others = ", ".join(name for name in TARGETS if name != target.name)
@@ -58,7 +58,7 @@ def _refuse_what_takes_data(scheme: Scheme) -> None:
         raise UsageError(message, hint="fp8 dequantize, then fp8 quantize --scheme FP8 with --calibration-data")
 
 
-def _own_scheme(coded: Coded, target: Target) -> Scheme | None:
+def own_scheme(coded: Coded, target: Target) -> Scheme | None:
     """Return the scheme of the dialect that says what the checkpoint is; None if none does."""
     if len(coded.forms) != 1:
         return None
@@ -77,7 +77,7 @@ def _cannot_say(coded: Coded, target: Target, wanted: Scheme | None) -> BadInput
         return BadInput(message, hint=f"leave --scheme out, or {again}")
     has = "; or ".join(each.summary for each in target.schemes)
     message = f"{target.called} has no words for what `{coded.label}` is ({coded.words}): it has {has}"
-    fitting = [name for name, each in TARGETS.items() if name != coded.name and _own_scheme(coded, each) is not None]
+    fitting = [name for name, each in TARGETS.items() if name != coded.name and own_scheme(coded, each) is not None]
     if not fitting:
         return BadInput(message, hint=again)
     others = f" (or {', '.join(fitting[1:])})" if fitting[1:] else ""

@@ -17,15 +17,15 @@ from fp8cli.core.doctor import environment
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import refuse_broken_files
 from fp8cli.core.inspection.survey import Survey, survey
+from fp8cli.core.making.planning import check_place, refuse_failed
 from fp8cli.core.making.production import Source
 from fp8cli.core.quantizing.engine import Written
 from fp8cli.core.quantizing.outlook import block_shape_warnings
 from fp8cli.core.quantizing.plan import Plan
-from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
+from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, estimate_seconds, plan_resources
 from fp8cli.core.quantizing.side_files import header_fingerprint
 from fp8cli.core.quantizing.tensor_rows import by_torch_name, tensor_rows, torch_name
 from fp8cli.core.serving.command_line import serve_command
-from fp8cli.errors import CannotRun
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.conversion_card import ConversionFacts, write_conversion_card
@@ -34,11 +34,8 @@ from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.quant_config import config_text
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.shard_index import INDEX
-from fp8cli.formats.sources import resolve_source
-from fp8cli.formats.staging import check_output, partial_folder
-
-ASSUMED_BYTES_PER_SECOND: Final = 1_000_000_000
-"""For the estimate of a dry run: bytes read plus bytes written, on two cores and a page cache."""
+from fp8cli.formats.sources import resolve_source, short_name
+from fp8cli.formats.staging import check_output
 
 _CARD: Final = "README.md"
 
@@ -89,13 +86,14 @@ class Decision:
     """JSON files beside config.json, by name."""
     tags: tuple[str, ...]
     serve_note: str
+    serve_options: tuple[str, ...] = ()
 
 
 def open_source(options: Options, suffix: str) -> Opened:
     """Open what is to be converted. suffix: for the default name of the output. Raises Fp8Error."""
     begun = time.monotonic()
     place = resolve_source(options.model, options.revision)
-    out = options.out or Path(f"{_name(options.model)}-{suffix}")
+    out = options.out or Path(f"{short_name(options.model)}-{suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
     check_output(out, overwrite=options.overwrite or options.dry_run, source=local)
     checkpoint = open_checkpoint(place)
@@ -122,10 +120,12 @@ def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionR
         cpus=environment.usable_cpus(),
         piece_bytes=options.piece_bytes,
     )
-    checks = _check_machine(plan, out, resources, dry_run=options.dry_run)
+    checks = check_place(out, plan, copies=1, before_bytes=0, memory_bytes=resources.memory_bytes)
+    if not options.dry_run:
+        refuse_failed(checks)
     place, checkpoint = opened.place, opened.checkpoint
     commit = None if isinstance(place, LocalFolder) else place.commit
-    seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
+    seconds = estimate_seconds(plan)
     written = Written(harmed=(), bytes_resumed=0)
     findings: tuple[Finding, ...] = ()
     if not options.dry_run:
@@ -174,7 +174,7 @@ def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionR
         findings=findings,
         seconds=seconds,
         bytes_resumed=written.bytes_resumed,
-        serve_command=serve_command(str(out)),
+        serve_command=serve_command(str(out), *decision.serve_options),
         serve_note=decision.serve_note,
         tensors=tensor_rows(plan),
     )
@@ -191,7 +191,7 @@ def _papers(
     papers.update((name, _json(content)) for name, content in decision.side_files.items())
     facts = ConversionFacts(
         name=out.name,
-        source=_name(opened.options.model) if commit is None else opened.options.model,
+        source=short_name(opened.options.model) if commit is None else opened.options.model,
         source_is_hub_id=commit is not None,
         source_version=commit or header_fingerprint(checkpoint),
         before=f"{opened.coded.called}: {opened.coded.words}",
@@ -202,7 +202,7 @@ def _papers(
         bytes_before=sum(plan.bytes_before.values()),
         bytes_after=sum(plan.bytes_after.values()),
         notes=decision.notes,
-        serve_command=serve_command(out.name),
+        serve_command=serve_command(out.name, *decision.serve_options),
     )
     source_card = folder.read(_CARD).decode(errors="replace") if _CARD in checkpoint.side_files else None
     papers[_CARD] = write_conversion_card(facts, source_card)
@@ -214,27 +214,5 @@ def _papers(
     return papers
 
 
-def _check_machine(plan: Plan, out: Path, resources: Resources, *, dry_run: bool) -> tuple[environment.Check, ...]:
-    already = partial_folder(out).rglob("*")
-    checks = environment.check_quantize(
-        out,
-        bytes_to_write=plan.bytes_written,
-        bytes_already=sum(file.stat().st_blocks * 512 for file in already if file.is_file()),
-        memory_cap_bytes=resources.memory_bytes,
-        scheme=plan.scheme,
-    )
-    failed = next((check for check in checks if check.status == "failed"), None)
-    if failed is not None and not dry_run:
-        message = f"{failed.name}: {failed.found}, wanted {failed.wanted}"
-        raise CannotRun(message, hint=failed.fix)
-    return checks
-
-
 def _json(content: object) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _name(model: str) -> str:
-    """Return the last part of a Hub id or path; `.` and links are resolved first."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", maxsplit=1)[-1]

@@ -79,6 +79,8 @@ class Target:
     """Compute capability from which vLLM loads it."""
     experts: bool = True
     """Whether vLLM loads the experts of a mixture from it."""
+    serve_options: tuple[str, ...] = ()
+    """What `vllm serve` must be told to load it."""
 
     def scheme_of(self, granularity: Granularity, activations: Activations) -> Scheme | None:
         """Return the scheme with that form; None if the dialect has no words for it."""
@@ -158,6 +160,7 @@ _ALL: Final = (
         cache=None,
         lowest_capability=(8, 0),
         experts=False,
+        serve_options=("--allow-deprecated-quantization",),
     ),
 )
 TARGETS: Final[Mapping[str, Target]] = {target.name: target for target in _ALL}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from fp8cli.core.doctor import checkpoint_checks, gpu_checks, machine_checks, stack_checks
+from fp8cli.core.doctor import checkpoint_checks, gpu_checks, machine_checks, reader_checks, stack_checks
 from fp8cli.core.doctor.environment import (
     SPARE_BYTES,
     Check,
@@ -223,6 +223,14 @@ EXAMINATIONS: Final = (
         asks="on how many of the GPUs here it fits, and with which context",
         tasks=ON_VLLM,
         make=lambda seen: checkpoint_checks.check_fit(seen.candidate, seen.gpus, seen.amd),
+        of_checkpoint=True,
+    ),
+    Examination(
+        name="dialect",
+        category="checkpoint",
+        asks="whether transformers reads its dialect of FP8 here",
+        tasks=("eval on transformers",),
+        make=lambda seen: reader_checks.check_reader(seen.candidate, seen.gpus, seen.amd),
         of_checkpoint=True,
     ),
     Examination(

@@ -32,7 +32,7 @@ _OF_LM_EVAL: Final = "lm_eval"
 _OF_TORCH: Final = "torch"
 _OF_MODE: Final = "serving"
 _OF_FORMAT: Final = "compressed-tensors"
-_WORTH_SAYING: Final = frozenset({"checkpoint", "fit", "torch", "unpacked", "vllm torch"})
+_WORTH_SAYING: Final = frozenset({"checkpoint", "dialect", "fit", "torch", "unpacked", "vllm torch"})
 """Checks whose warnings are about this evaluation; the rest, such as pins that work all the same, is for fp8 doctor."""
 
 

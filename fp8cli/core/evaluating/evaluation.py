@@ -87,6 +87,15 @@ def evaluate(request: EvaluationRequest, notify: Notify = lambda _: None) -> Eva
     return Evaluated(folder=folder, record=record, answered=False, answers=(own, *answers), label=plan.label)
 
 
+def check_evaluation(request: EvaluationRequest) -> None:
+    """Refuse now what `evaluate` would refuse before it loads a model. Raises Fp8Error; records answer here too."""
+    check_request(request)
+    plan = _plan(request)
+    known = {name for answer in _known(plan, lambda _: None) for name in answer.names}
+    if known < set(plan.sources.names):
+        examine(plan.workplace, plan.subject)
+
+
 def _plan(request: EvaluationRequest) -> _Plan:
     served = None if request.server is None else ask_server(request.server)
     subject = open_subject(

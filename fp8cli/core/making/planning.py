@@ -40,9 +40,7 @@ def plan_checkpoint(checkpoint: Checkpoint, wish: Wish) -> tuple[Plan, Selection
     quantized = recognise(checkpoint.config, checkpoint.side_files, tags)
     if quantized is not None:
         message = f"`{wish.model}` is quantized already: {quantized}"
-        way = "fp8 convert takes FP8 from one dialect to another, fp8 dequantize back to 16 bits"
-        hint = f"start from the original BF16 or FP16 checkpoint; {way}"
-        raise BadInput(message, hint=hint)
+        raise BadInput(message, hint="start from the original BF16 or FP16 checkpoint")
     selection = select(
         checkpoint.config,
         tensors,

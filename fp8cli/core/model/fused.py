@@ -74,10 +74,30 @@ FUSED: Final[Mapping[str, tuple[FusedExperts, ...]]] = {
 }
 """Architecture → its fused tensors in the names of its text model, where vLLM has a place for each expert by itself."""
 
-WITHOUT_A_PLACE: Final[Mapping[str, str]] = {
-    "GptOssForCausalLM": "and vLLM 0.32 has no FP8 experts with biases",
+FUSED_IN_TRANSFORMERS: Final = frozenset(FUSED) - {"Llama4ForCausalLM"}
+"""Architectures whose experts transformers 5.17 knows in one tensor alone: of what is taken apart it reads nothing, and
+starts them at random. Llama 4's it puts together by itself."""
+
+WITHOUT_A_PLACE: Final[Mapping[str, tuple[str, str]]] = {
+    "GptOssForCausalLM": (
+        "and vLLM 0.32 has no FP8 experts with biases",
+        "vLLM serves the published MXFP4 checkpoint as it is, and that is smaller than FP8",
+    ),
+    # `load_weights` of its dbrx.py looks for `experts.w13_weight`, which is `experts.routed_experts.w13_weight` by now.
+    "DbrxForCausalLM": (
+        "and vLLM 0.32 finds the experts of DBRX in no form, quantized or not",
+        "an older vLLM serves the published checkpoint as it is",
+    ),
 }
-"""Architecture → why its fused experts cannot be FP8."""
+"""Architecture → why its fused experts cannot be FP8, and what to do instead."""
+
+
+def notes_on_experts(architecture: str) -> tuple[str, ...]:
+    """Say what whoever loads experts that were taken apart must know, a sentence each."""
+    if architecture not in FUSED_IN_TRANSFORMERS:
+        return ()
+    known = f"it knows the experts of {architecture} in one tensor alone"
+    return (f"vLLM loads it; transformers 5.17 does not, nor what llm-compressor writes: {known}.",)
 
 
 def is_transposed(fused: FusedExperts, shape: tuple[int, ...], hidden_size: int) -> bool | None:

@@ -83,6 +83,16 @@ def read_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
     )
 
 
+def refuse_unknown(rules: ArchitectureRules, doing: str) -> None:
+    """Raise CannotRun for a model that transformers does not know: no code of a checkpoint is run here.
+
+    doing: what cannot be done with it, as `calibrated`.
+    """
+    if rules.origin == "names and shapes":
+        message = f"transformers does not know `{rules.name}`, and only a model that it knows can be {doing}"
+        raise CannotRun(message, hint="FP8_DYNAMIC and FP8_BLOCK need not load it: --scheme FP8_DYNAMIC")
+
+
 def read_traits(model: Any) -> dict[str, Any]:
     """Read what the model class says of itself: its head, what stays in float32, what it skips on load."""
     head, embedding = _module_name(model, "get_output_embeddings"), _module_name(model, "get_input_embeddings")

@@ -18,6 +18,7 @@ from fp8cli.errors import CannotRun
 from fp8cli.formats.complaints import Complaint, refuse
 
 _FUSED_DIMENSIONS: Final = 3
+_MATRIX_OF_EXPERTS: Final = re.compile(r"(^|\.)experts\.(?:.*\.)?(?!\w*(?:weight|bias|scale)\w*$)\w+$")
 
 Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name → safetensors dtype tag and shape, as the headers of a checkpoint have it."""
@@ -134,8 +135,12 @@ class Roster:
         rule = self.found.get(name)
         if name in self.split:
             return False
-        unknown = rule is None and "experts" in name and len(self.tensors[name][1]) >= _FUSED_DIMENSIONS
-        return unknown or (rule is not None and rule.role == "fused experts")
+        dimensions = len(self.tensors[name][1])
+        # DBRX has those of all, one below the other, in a matrix that is no layer's `weight`.
+        matrix = dimensions > 1 and _MATRIX_OF_EXPERTS.search(name) is not None
+        if rule is None:
+            return matrix or ("experts" in name and dimensions >= _FUSED_DIMENSIONS)
+        return rule.role == "fused experts" or (rule.role == "other" and matrix)
 
     @cached_property
     def _identified(self) -> dict[str, tuple[str, TensorRule | None]]:
@@ -154,9 +159,7 @@ class Roster:
         fused = next((name for name in self.tensors if self._is_fused(name)), None)
         if fused is not None:
             size = list(self.tensors[fused][1])
-            why = WITHOUT_A_PLACE.get(self.rules.name)
-            hint = "vLLM serves the published MXFP4 checkpoint as it is, and that is smaller than FP8" if why else None
-            why = why or "and how they lie in it is not known"
+            why, hint = WITHOUT_A_PLACE.get(self.rules.name, ("and how they lie in it is not known", None))
             raise CannotRun(f"`{fused}` holds all experts in one tensor {size}, {why}", hint=hint)
         if not any(rule.role == "linear" for rule in self.rules.tensors):
             raise CannotRun(_without_any_linear(self.rules))

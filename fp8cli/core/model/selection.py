@@ -299,8 +299,8 @@ def is_router(module: str, rules: ArchitectureRules) -> bool:
 
 @lru_cache
 def _lies_in(pattern: str, places: tuple[str, ...]) -> bool:
-    """Whether a module lies below one of some places, both written as patterns."""
-    return not frozenset(places).isdisjoint(parents_of(pattern))
+    """Whether a module, written as a pattern, lies below one of some places; transformers names those of each layer."""
+    return not frozenset(map(pattern_of, places)).isdisjoint(parents_of(pattern))
 
 
 def guess_role(name: str, shape: tuple[int, ...]) -> Role:

@@ -10,10 +10,10 @@ _MIXED = (
 
 
 def plan_note(plan: Plan) -> str:
-    """Say which GPUs run what a plan makes, and how."""
+    """Say which GPUs run what a plan makes, and how; and who cannot load it."""
     if plan.scheme is None and "quantize" in plan.counts:
         return _MIXED
-    return serve_note(plan.scheme, plan.kv_cache)
+    return " ".join((serve_note(plan.scheme, plan.kv_cache), *plan.notes))
 
 
 def block_shape_warnings(plan: Plan) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from functools import cached_property
 from typing import Final, Literal
 
 from fp8cli.core.model.attention import read_attention
+from fp8cli.core.model.fused import notes_on_experts
+from fp8cli.core.model.modeling import refuse_unknown
 from fp8cli.core.model.selection import Decision, Selection
 from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
 from fp8cli.core.quantizing.decoding import Decoding
@@ -100,6 +102,8 @@ class Plan:
     duplicates: tuple[tuple[str, str], ...]
     """(dropped tensor, tensor it must repeat byte for byte)."""
     index: Mapping[str, object] | None
+    notes: tuple[str, ...] = ()
+    """What else whoever loads the output must know, a sentence each."""
 
     @cached_property
     def bytes_before(self) -> Mapping[str, int]:
@@ -183,6 +187,7 @@ def build_plan(
         new_tie_word_embeddings=None if selection.tie_word_embeddings == tied else selection.tie_word_embeddings,
         duplicates=selection.duplicates,
         index=index_of(shards) if checkpoint.has_index else None,
+        notes=notes_on_experts(selection.rules.name) if any(each.part for each in selection.decisions) else (),
     )
 
 
@@ -229,6 +234,7 @@ def _draft(
 
 def _refuse_uncalibrated(selection: Selection) -> None:
     """Raise CannotRun for a model whose scales the calibrator cannot find. Before its decisions are changed."""
+    refuse_unknown(selection.rules, "calibrated")
     if selection.rules.towers or any(decision.part is not None for decision in selection.decisions):
         kind = "a multimodal model" if selection.rules.towers else "a model whose experts lie in one tensor"
         message = f"`{selection.rules.name}` is {kind}, and this cannot be calibrated with texts yet"

@@ -15,6 +15,9 @@ SCRATCH_BYTES_PER_ELEMENT: Final = 24
 PIECE_BYTES: Final = 64 * 2**20
 """Source bytes per piece of work: what an interrupted run may have to do again, per worker."""
 
+ASSUMED_BYTES_PER_SECOND: Final = 1_000_000_000
+"""Bytes read plus bytes written, on two cores and a page cache (see README)."""
+
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 _POWER: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -44,6 +47,11 @@ def parse_size(text: str, *, option: str) -> int:
         raise UsageError(message, hint=f"write it as {option} 2GiB, 500MB or a number of bytes")
     number, prefix, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** _POWER[prefix.lower()])
+
+
+def estimate_seconds(plan: Plan) -> float:
+    """Say how long the streaming engine takes for a plan, for a dry run."""
+    return (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
 
 
 def plan_resources(
