@@ -3,7 +3,9 @@
 Heads are dealt out whole: their number must be a multiple of the GPUs; so must that of the heads of keys and values,
 unless there are fewer of those than GPUs, which are then copied. Weights are cut by columns of the output or of the
 input, and the cut must come out even. Blocks of scales must not be cut, so with blocks each GPU's part has to be a
-multiple of the block, in weights that vLLM merges (q, k and v; gate and up) each of the parts that are merged.
+multiple of the block, in weights that vLLM merges (q, k and v; gate and up) each of the parts that are merged. What
+kernels do with columns that are no multiple of the block, no check of vLLM's says before they run (`group_size` in
+`per_token_group_quant_fp8` refuses them, its counterpart in torch pads them), and here it is not checked either.
 
 Sources, all vLLM 0.32: vllm/config/model.py `verify_with_parallel_config`; vllm/model_executor/layers/linear.py;
 vllm/model_executor/layers/quantization/utils/fp8_utils.py `validate_fp8_block_shape` and
@@ -36,6 +38,10 @@ _CUTS: Final[Mapping[str, Cut]] = {
     **dict.fromkeys("q_a_proj kv_a_proj_with_mqa".split(), "whole"),
 }
 """Last part of a module's name → how it is cut."""
+
+_MERGED: Final[frozenset[Cut]] = frozenset({"qkv", "fused qkv", "gate and up", "fused gate and up"})
+"""What vLLM holds in one layer of several parts, for which it lets blocks of DeepSeek's own format not fit together
+(vllm/model_executor/layers/linear.py `_maybe_allow_fp8_block_shape_mismatch`)."""
 
 _GATES: Final = ("gate_proj", "w1")
 """First of the two that are merged; without it `up_proj` stands alone."""
@@ -103,8 +109,9 @@ def _judge(
     for weight in weights:
         problem = _cut_evenly(weight, size) or _blocks(weight, size, attention, block)
         if problem is None:
+            doubts += _odd_columns(weight, block)
             continue
-        if weight.cut == "gate and up" and not merged_checked and "no multiple" in problem:
+        if weight.cut in _MERGED and not merged_checked and "no multiple of its blocks" in problem:
             doubts.append(f"{problem}, and vLLM does not check it in this format")
             continue
         experts_only &= weight.cut == "experts"
@@ -169,6 +176,15 @@ def _blocks(weight: _Weight, size: int, attention: Attention, block: tuple[int, 
         return None
     of = f"the part of each of {size} GPUs" if size > 1 else "the part that is merged with others"
     return f"{weight}: {of} is {wrong}, no multiple of its blocks of {unit}"
+
+
+def _odd_columns(weight: _Weight, block: tuple[int, int] | None) -> Iterator[str]:
+    """Yield a doubt about a weight whose last block of columns is not whole, which no check of vLLM's looks at."""
+    if block is not None and weight.columns % block[1]:
+        yield (
+            f"{weight} has {weight.columns} columns, no multiple of {block[1]}, by which vLLM groups activations: "
+            "its kernels may refuse them"
+        )
 
 
 def _merged(weight: _Weight, size: int, attention: Attention) -> Iterator[int]:
