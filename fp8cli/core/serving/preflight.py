@@ -46,7 +46,7 @@ def examine(served: Served, *, required: int | None = None) -> Preflight:
     return Preflight(
         parallel=parallel,
         not_judged=not_judged,
-        required=None if required is None else _required(served, attention, parallel, required),
+        required=None if required is None else _required(served, attention, parallel, not_judged, required),
         vllm=need_of(
             method=served.method,
             kind=served.kind,
@@ -85,8 +85,16 @@ def has_experts(served: Served) -> bool:
     return any(".experts." in name for name, _ in served.quantized)
 
 
-def _required(served: Served, attention: Attention, parallel: tuple[TensorParallel, ...], size: int) -> Required:
+def _required(
+    served: Served,
+    attention: Attention,
+    parallel: tuple[TensorParallel, ...],
+    not_judged: tuple[str, ...],
+    size: int,
+) -> Required:
     split = next(each for each in parallel if each.size == size)
+    if not_judged:
+        split = _doubt(split, f"how vLLM splits {not_judged[0]} is not known here")
     if split.verdict != "refused" or served.block is None:
         return Required(split=split, per_channel=None)
     (per_channel,), _ = _judge(served, attention, None, (size,))

@@ -89,6 +89,26 @@ _BLOCKS_IN_16_BITS: Final[_Fact] = (
 _LONGEST_NAME: Final = 80
 """Characters; a longer name of an architecture is a joke or an attack."""
 
+ENDINGS: Final = (
+    "ForCausalLM",
+    "ForConditionalGeneration",
+    "ChatModel",
+    "LMHeadModel",
+    "ForTextEncoding",
+    "EmbeddingModel",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForAudioClassification",
+    "ForImageClassification",
+    "ForVideoClassification",
+    "ClassificationModel",
+    "ForRewardModeling",
+    "RewardModel",
+    "Model",
+)
+"""Ends of names of architectures that vLLM 0.32 takes for one another, in its order (vllm/config/model.py
+`_SUFFIX_TO_DEFAULTS`, and `_normalize_arch` of its registry)."""
+
 _KINDS: Final[Mapping[Kind, str]] = {
     "dynamic": "FP8 with dynamic activations",
     "static": "FP8 with calibrated activations",
@@ -159,6 +179,9 @@ def _architecture(name: str | None) -> ReleaseNeed:
         source = "config.json names no architecture"
         return ReleaseNeed(what="its architecture", known="unknown", release=None, source=source)
     found = _releases().get(name)
+    if found is None and (stand_in := _run_as(name)) is not None:
+        source = f"vLLM {checked_release()} runs it as `{stand_in}`; older ones were not looked at"
+        return ReleaseNeed(what=f"`{name}`", known="at most", release=checked_release(), source=source)
     if found is None:
         source = f"not in {registry} of {checked_release()}, whose Transformers backend may run it all the same"
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
@@ -167,6 +190,15 @@ def _architecture(name: str | None) -> ReleaseNeed:
     place = releases.index(found)
     lacking = releases[place - 1] if place else None
     return ReleaseNeed(what=f"`{name}`", known="since", release=found, lacking=lacking, source=registry)
+
+
+def _run_as(name: str) -> str | None:
+    """Return the architecture that vLLM takes for one it has not, such as a model for embeddings; None: it has none."""
+    ending = next((each for each in ENDINGS if name.endswith(each)), None)
+    if ending is None:
+        return None
+    others = (name.removesuffix(ending) + each for each in ENDINGS)
+    return next((each for each in others if each in _releases()), None)
 
 
 def _need(what: str, fact: _Fact | None, *, below: Capability | None = None) -> ReleaseNeed:

@@ -9,7 +9,8 @@ kernels do with columns that are no multiple of the block, no check of vLLM's sa
 
 Sources, all vLLM 0.32: vllm/config/model.py `verify_with_parallel_config`; vllm/model_executor/layers/linear.py;
 vllm/model_executor/layers/quantization/utils/fp8_utils.py `validate_fp8_block_shape` and
-`validate_fp8_block_shape_moe`; vllm/model_executor/layers/fused_moe/config.py. The vocabulary is padded by vLLM.
+`validate_fp8_block_shape_moe`; vllm/model_executor/layers/fused_moe/config.py; for GPUs that are more than experts,
+models/qwen3_moe.py and others. The vocabulary is padded by vLLM.
 Which way a weight is cut is told by its name; names that are not in the table are named as not checked.
 """
 
@@ -72,6 +73,8 @@ class _Weight:
     module: str
     """Last part of the module's name: `down_proj`."""
     cut: Cut
+    experts: int = 0
+    """How many experts of a layer there are at most; 0 where it belongs to none."""
 
     def __str__(self) -> str:
         return f"`{fold(self.names)[0].pattern}` [{self.rows}, {self.columns}]"
@@ -116,6 +119,9 @@ def _judge(
             continue
         experts_only &= weight.cut == "experts"
         refusals.append(problem)
+    experts = max((weight.experts for weight in weights), default=0)
+    if 0 < experts < size:
+        doubts.append(f"{size} GPUs are more than its {experts} experts, which some of vLLM's models refuse")
     if refusals:
         whole = experts_only and size > 1 and all(_blocks(weight, 1, attention, block) is None for weight in weights)
         remedy = "add --enable-expert-parallel: every GPU then holds whole experts" if whole else None
@@ -236,8 +242,21 @@ def _sort(quantized: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[tuple[_Weig
         if cut is None:
             unknown.append(fold(names)[0].pattern)
         else:
-            weights.append(_Weight(names=tuple(names), rows=shape[0], columns=shape[1], module=module, cut=cut))
+            weights.append(
+                _Weight(
+                    names=tuple(names),
+                    rows=shape[0],
+                    columns=shape[1],
+                    module=module,
+                    cut=cut,
+                    experts=len({_expert_of(name) for name in names}) if cut == "experts" else 0,
+                )
+            )
     return tuple(weights), tuple(unknown)
+
+
+def _expert_of(name: str) -> str:
+    return name.partition(_EXPERTS)[2].partition(".")[0]
 
 
 def _cut_of(pattern: str, module: str, patterns: set[str]) -> Cut | None:
