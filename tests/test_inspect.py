@@ -87,6 +87,21 @@ def test_the_document_holds_the_figures_of_the_seed(llama_3_8b: Path) -> None:
 
 UNKNOWN_CACHE = "its config.json does not say how many layers there are"
 UNKNOWN_HEADS = "its config.json does not say how many heads there are"
+SCHEMES = "compressed_tensors/schemes"
+NATIVE = "computes in FP8 (W8A8)"
+WEIGHT_ONLY = "keeps weights in FP8 and computes in 16 bits"
+NO_KERNEL = "vLLM 0.32 has no kernel for this kind of FP8 on compute capability 7.0"
+ON_GENERATIONS: list[tuple[str, list[int], str, str, str, str | None, list[str], list[str]]] = [
+    ("Volta", [7, 0], "V100", "unsupported", "cannot load it", NO_KERNEL, [], []),
+    ("Turing", [7, 5], "T4, RTX 20", "weight-only", WEIGHT_ONLY, None, ["--dtype", "half"], ["has no BF16"]),
+    ("Ampere", [8, 0], "A100, A30", "weight-only", WEIGHT_ONLY, None, [], []),
+    ("Ampere", [8, 6], "A10, A40, RTX A6000, RTX 30", "weight-only", WEIGHT_ONLY, None, [], []),
+    ("Ada", [8, 9], "L4, L40S, RTX 40", "native", NATIVE, None, [], []),
+    ("Hopper", [9, 0], "H100, H200, GH200", "native", NATIVE, None, [], []),
+    ("Blackwell", [10, 0], "B200, GB200", "native", NATIVE, None, [], []),
+    ("Blackwell", [10, 3], "B300, GB300", "native", NATIVE, None, [], []),
+    ("Blackwell", [12, 0], "RTX PRO 6000, RTX 50", "native", NATIVE, None, [], []),
+]
 H100_BYTES = 85_520_809_984
 # 92 % of the memory, less a reserve of 4 %.
 ROOM = int(0.92 * H100_BYTES) - int(0.04 * H100_BYTES)
@@ -211,6 +226,26 @@ def test_the_document_is_this_whole(tmp_path: Path) -> None:
                     ),
                 ],
                 "not_judged": ["a.weight"],
+                "required": None,
+                "vllm": {
+                    "least": None,
+                    "checked": "0.32.0",
+                    "needs": [
+                        {"what": "FP8 with dynamic activations, compressed-tensors", "known": "since"}
+                        | {"release": "0.5.3", "lacking": "0.5.2", "below": None}
+                        | {"source": f"{SCHEMES}/compressed_tensors_w8a8_fp8.py: QuantizationStrategy.CHANNEL"},
+                        {"what": "its architecture", "known": "unknown", "release": None, "lacking": None}
+                        | {"source": "config.json names no architecture", "below": None},
+                    ],
+                },
+                "generations": [
+                    {
+                        "generation": {"name": name, "capability": capability, "examples": examples},
+                        "needs": {"mode": mode, "experts": None, "words": words, "refusal": refusal}
+                        | {"fp8_cache": False, "options": options, "notes": notes},
+                    }
+                    for name, capability, examples, mode, words, refusal, options, notes in ON_GENERATIONS
+                ],
                 "gpus": [
                     {
                         "gpu": {"name": "H100", "memory_bytes": H100_BYTES, "capability": [9, 0]}
@@ -323,9 +358,13 @@ def test_a_narrow_terminal_loses_the_least_useful_columns(
     lines = printed(report, width=width, details=True).splitlines()
     assert max(len(line) for line in lines if line.startswith(tuple("╭│├╰"))) <= width
     heads = [lines[number + 1] for number, line in enumerate(lines) if line.startswith("╭")]
-    by_dtype, by_role, by_gpu, by_tensor = [[title.strip() for title in head.strip("│").split("│")] for head in heads]
+    by_dtype, by_role, by_gpu, by_generation, by_release, by_tensor = [
+        [title.strip() for title in head.strip("│").split("│")] for head in heads
+    ]
     assert [by_dtype, by_role, by_tensor] == titles
     assert by_gpu == FIT
+    assert {"capability", "computes"} <= set(by_generation)
+    assert by_release[:2] == ["vLLM", "for"]
     assert any("6979.321856" in line for line in lines)
 
 

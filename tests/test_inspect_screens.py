@@ -81,6 +81,7 @@ will it run
 weights 0.00116 GB = 0.00108 GiB
 KV cache 1,536 bytes a token in BF16: 3 layers × 4 KV heads × 32 × 2
 tensor parallel: 1, 2, 4 work; 8 refused: 4 attention heads cannot be dealt out to 8 GPUs; nor 16
+vLLM 0.5.3 or later: FP8 with dynamic activations, compressed-tensors
 GPU   GPUs  longest context  computes
 H100     1              512  in FP8 (W8A8)
 estimates: 92 % of the memory, less a reserve for activations
@@ -130,6 +131,7 @@ weights 0.00116 GB = 0.00108 GiB
 KV cache 1,536 bytes a token in BF16: 3 layers × 4 KV heads × 32 × 2
 tensor parallel: 1, 2, 4 work; 8 refused: 4 attention heads cannot be dealt out
 to 8 GPUs; nor 16
+vLLM 0.5.3 or later: FP8 with dynamic activations, compressed-tensors
 ╭──────┬──────┬─────────────────┬───────────────╮
 │ GPU  │ GPUs │ longest context │ computes      │
 ├──────┼──────┼─────────────────┼───────────────┤
@@ -182,6 +184,7 @@ KV cache 1,536 bytes a token in BF16: 3 layers × 4 KV heads × 32 × 2
 tensor parallel: 1, 2, 4 work
 tensor parallel 8 refused: 4 attention heads cannot be dealt out to 8 GPUs
 tensor parallel 16 refused: 4 attention heads cannot be dealt out to 16 GPUs
+vLLM 0.5.3 or later: FP8 with dynamic activations, compressed-tensors
 ╭──────┬──────┬─────────────────┬───────────────╮
 │ GPU  │ GPUs │ longest context │ computes      │
 ├──────┼──────┼─────────────────┼───────────────┤
@@ -189,6 +192,27 @@ tensor parallel 16 refused: 4 attention heads cannot be dealt out to 16 GPUs
 ╰──────┴──────┴─────────────────┴───────────────╯
 estimates: 92 % of the memory, less a reserve for activations
   vllm serve stories-FP8-dynamic
+
+what vLLM makes of it
+╭────────────┬─────────────────────────────────────┬────────────────────┬──────────────╮
+│ capability │ GPUs                                │ computes           │ options      │
+├────────────┼─────────────────────────────────────┼────────────────────┼──────────────┤
+│ 7.0        │ Volta: V100                         │ not at all         │              │
+│ 7.5        │ Turing: T4, RTX 20                  │ in 16 bits (W8A16) │ --dtype half │
+│ 8.0        │ Ampere: A100, A30                   │ in 16 bits (W8A16) │              │
+│ 8.6        │ Ampere: A10, A40, RTX A6000, RTX 30 │ in 16 bits (W8A16) │              │
+│ 8.9        │ Ada: L4, L40S, RTX 40               │ in FP8 (W8A8)      │              │
+│ 9.0        │ Hopper: H100, H200, GH200           │ in FP8 (W8A8)      │              │
+│ 10.0       │ Blackwell: B200, GB200              │ in FP8 (W8A8)      │              │
+│ 10.3       │ Blackwell: B300, GB300              │ in FP8 (W8A8)      │              │
+│ 12.0       │ Blackwell: RTX PRO 6000, RTX 50     │ in FP8 (W8A8)      │              │
+╰────────────┴─────────────────────────────────────┴────────────────────┴──────────────╯
+╭───────┬──────────────────────────────────────────────────┬───────────────╮
+│ vLLM  │ for                                              │ not in        │
+├───────┼──────────────────────────────────────────────────┼───────────────┤
+│ 0.5.3 │ FP8 with dynamic activations, compressed-tensors │ 0.5.2         │
+│ 0.5.0 │ `LlamaForCausalLM`                               │ not looked at │
+╰───────┴──────────────────────────────────────────────────┴───────────────╯
 
 tensors
 ╭────────────────────────────────────────────────────────┬────────────────────┬───────────────┬─────────────┬──────────╮
@@ -278,6 +302,7 @@ weights 0.00115 GB = 0.00108 GiB
 KV cache 1,536 bytes a token in BF16: 3 layers × 4 KV heads × 32 × 2
 tensor parallel: 1, 2, 4 work; 8 refused: 4 attention heads cannot be dealt out
 to 8 GPUs; nor 16
+vLLM 0.5.3 or later: FP8 with dynamic activations, compressed-tensors
 ╭──────┬──────┬─────────────────┬───────────────╮
 │ GPU  │ GPUs │ longest context │ computes      │
 ├──────┼──────┼─────────────────┼───────────────┤
@@ -356,6 +381,7 @@ will it run
 weights 0.00115 GB = 0.00108 GiB
 KV cache 1,536 bytes a token in BF16: 3 layers × 4 KV heads × 32 × 2
 tensor parallel: 1, 2, 4 work; 8 refused: 4 attention heads cannot be dealt out to 8 GPUs; nor 16
+vLLM 0.5.3 or later: FP8 with dynamic activations, compressed-tensors
 ╭──────┬──────┬─────────────────┬───────────────╮
 │ GPU  │ GPUs │ longest context │ computes      │
 ├──────┼──────┼─────────────────┼───────────────┤
@@ -427,6 +453,8 @@ KV cache 1,536 bytes a token in BF16: 3 layers × 4 KV heads × 32 × 2
 
 tensor parallel: 1, 2, 4 work; 8 refused: 4 attention heads cannot be dealt out to 8 GPUs; nor 16
 
+vLLM 0.5.3 or later: FP8 with dynamic activations, compressed-tensors
+
 | GPU | GPUs | longest context | computes |
 | --- | ---: | ---: | --- |
 | H100 | 1 | 512 | in FP8 (W8A8) |
@@ -464,6 +492,8 @@ tensor parallel: 1 works; 2 refused:
 `model.layers.{0..2}.self_attn.k_proj.weight` [128, 128]: the part of each of 2
 GPUs is 64, no multiple of its blocks of 128; nor 4, 8, 16; --details has all
 reasons
+vLLM 0.11.0 or later, 0.16.0 below compute capability 9.0: FP8 in blocks,
+compressed-tensors
 ╭──────┬──────┬─────────────────┬───────────────╮
 │ GPU  │ GPUs │ longest context │ computes      │
 ├──────┼──────┼─────────────────┼───────────────┤
@@ -513,6 +543,7 @@ blocks of 128; `model.layers.{0..2}.self_attn.o_proj.weight` [128, 128]: the par
 of its blocks of 128; `model.layers.{0..2}.self_attn.q_proj.weight` [128, 128]: the part of each of 16 GPUs is 8, no
 multiple of its blocks of 128; `model.layers.{0..2}.self_attn.v_proj.weight` [128, 128]: the part of each of 16 GPUs is
 32, no multiple of its blocks of 128
+vLLM 0.11.0 or later, 0.16.0 below compute capability 9.0: FP8 in blocks, compressed-tensors
 ╭──────┬──────┬─────────────────┬───────────────╮
 │ GPU  │ GPUs │ longest context │ computes      │
 ├──────┼──────┼─────────────────┼───────────────┤
@@ -546,6 +577,7 @@ will it run
 weights 0.00164 GB = 0.00153 GiB
 KV cache 1,536 bytes a token in BF16: 3 layers × 4 KV heads × 32 × 2
 tensor parallel: 1, 2, 4 work; 8 refused: 4 attention heads cannot be dealt out to 8 GPUs; nor 16
+vLLM 0.5.0 or later: `LlamaForCausalLM`
 GPU     GPUs  longest context
 T4         1              512
 H100       1              512
@@ -573,6 +605,8 @@ tensor parallel: 1 works; 2 refused:
 `model.layers.{0..2}.self_attn.k_proj.weight` [128, 128]: the part of each of 2
 GPUs is 64, no multiple of its blocks of 128; nor 4, 8, 16; --details has all
 reasons
+vLLM 0.11.0 or later, 0.16.0 below compute capability 9.0: FP8 in blocks,
+compressed-tensors
 ╭───────────┬──────┬─────────────────┬────────────────────╮
 │ GPU       │ GPUs │ longest context │ computes           │
 ├───────────┼──────┼─────────────────┼────────────────────┤
@@ -619,6 +653,7 @@ will it run
 weights 0.00116 GB = 0.00108 GiB
 KV cache unknown: there is no config.json to tell
 tensor parallel: 1 works; 2 not checked: its config.json does not say how many heads there are; nor 4, 8, 16
+which vLLM it takes is not known: its kind of FP8: no config says what it is
 GPU   GPUs  longest context  computes
 H100     -                -  unknown
 H100: the weights fit, but the KV cache is unknown: there is no config.json to tell
@@ -703,6 +738,7 @@ KV cache 1,536 bytes a token in BF16: 3 layers × 4 KV heads × 32 × 2
 KV cache of 256 tokens: 0.000366 GiB
 KV cache of 4,096 tokens: 0.00586 GiB, longer than the model goes
 tensor parallel: 1, 2, 4 work; 8 refused: 4 attention heads cannot be dealt out to 8 GPUs; nor 16
+vLLM 0.5.3 or later: FP8 with dynamic activations, compressed-tensors
 GPU   GPUs  longest context  computes
 H100     -                -  in FP8 (W8A8)
 H100: the model goes as far as 512 tokens, not 4,096
@@ -771,6 +807,7 @@ will it run
 weights 0.00115 GB = 0.00108 GiB
 KV cache 1,536 bytes a token in BF16: 3 layers x 4 KV heads x 32 x 2
 tensor parallel: 1, 2, 4 work; 8 refused: 4 attention heads cannot be dealt out to 8 GPUs; nor 16
+vLLM 0.5.3 or later: FP8 with dynamic activations, compressed-tensors
 GPU   GPUs  longest context  computes
 H100     1              512  in FP8 (W8A8)
 estimates: 92 % of the memory, less a reserve for activations

@@ -76,6 +76,7 @@ def test_what_quantize_made_is_gathered_whole(made: dict[str, Path]) -> None:
             config=json.loads((folder / "config.json").read_text()),
             weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
             quantized=gathered.quantized,
+            method="compressed-tensors",
             kind=kind,  # type: ignore[arg-type]
             block=block,
         )

@@ -4,6 +4,7 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fp8cli.core.model.attention import Attention
 from fp8cli.core.serving.tensor_parallel import SIZES, TensorParallel, judge_sizes
@@ -122,9 +123,9 @@ def test_deepseeks_low_rank_projections_stay_whole() -> None:
         ("model.layers.0.self_attn.kv_a_proj_with_mqa.weight", (576, 7168)),
         ("model.layers.0.self_attn.kv_b_proj.weight", (128 * 256, 512)),
         ("model.layers.0.self_attn.o_proj.weight", (7168, 128 * 128)),
-        ("model.layers.3.mlp.experts.7.gate_proj.weight", (2048, 7168)),
-        ("model.layers.3.mlp.experts.7.up_proj.weight", (2048, 7168)),
-        ("model.layers.3.mlp.experts.7.down_proj.weight", (7168, 2048)),
+        *((f"model.layers.3.mlp.experts.{each}.gate_proj.weight", (2048, 7168)) for each in range(16)),
+        *((f"model.layers.3.mlp.experts.{each}.up_proj.weight", (2048, 7168)) for each in range(16)),
+        *((f"model.layers.3.mlp.experts.{each}.down_proj.weight", (7168, 2048)) for each in range(16)),
     ]
     assert working(attention, shapes) == [1, 2, 4, 8, 16]
 
@@ -169,6 +170,45 @@ def test_deepseeks_own_format_is_merged_by_vllm_without_a_check() -> None:
             ),
         ),
     )
+
+
+def test_columns_that_are_no_whole_blocks_are_a_doubt_and_no_refusal() -> None:
+    # gpt-oss: 2880 is 22.5 blocks, and is cut by nobody on one GPU.
+    shapes: Shapes = [("model.layers.0.self_attn.q_b_proj.weight", (4096, 2880))]
+    assert only(Attention(heads=64, kv_heads=8), shapes, 1) == TensorParallel(
+        size=1,
+        verdict="not checked",
+        reasons=(
+            (
+                "`model.layers.0.self_attn.q_b_proj.weight` [4096, 2880] has 2880 columns, no multiple of 128, by "
+                "which vLLM groups activations: its kernels may refuse them"
+            ),
+        ),
+    )
+    assert only(Attention(heads=64, kv_heads=8), shapes, 1, None).verdict == "works"
+    # A cut that leaves no whole blocks is refused for that alone.
+    rows: Shapes = [("model.layers.0.self_attn.o_proj.weight", (4096, 2880))]
+    assert only(Attention(heads=64, kv_heads=8), rows, 2).verdict == "refused"
+
+
+def test_more_gpus_than_experts_are_a_doubt() -> None:
+    shapes = [(name, shape) for name, shape in experts(1) if int(name.split(".")[5]) < 4]
+    model = Attention(heads=32, kv_heads=4)
+    assert only(model, shapes, 4, None).verdict == "works"
+    assert only(model, shapes, 8, None) == TensorParallel(
+        size=8,
+        verdict="not checked",
+        reasons=("8 GPUs are more than its 4 experts, which some of vLLM's models refuse",),
+    )
+
+
+def test_deepseeks_own_format_lets_merged_heads_be_as_they_are() -> None:
+    shapes: Shapes = [(f"model.layers.0.self_attn.{each}_proj.weight", (64, 256)) for each in "qkv"]
+    few = Attention(heads=1, kv_heads=1)
+    (ours,), _ = judge_sizes(few, shapes, BLOCK, sizes=(1,))
+    assert ours.verdict == "refused"
+    (theirs,), _ = judge_sizes(few, shapes, BLOCK, merged_checked=False, sizes=(1,))
+    assert theirs.verdict == "not checked"
 
 
 def experts(layers: int) -> list[tuple[str, tuple[int, int]]]:
@@ -216,6 +256,29 @@ def vllm_refuses(
     except ValueError:
         return True
     return False
+
+
+@pytest.mark.slow
+def test_vllm_itself_refuses_to_group_activations_of_odd_columns_where_it_computes_in_fp8() -> None:
+    from vllm.model_executor.layers.quantization.utils.fp8_utils import per_token_group_quant_fp8
+
+    with pytest.raises(AssertionError, match=r"2880 must be divisible by `group_size` 128"):
+        per_token_group_quant_fp8(torch.zeros(1, 2880), BLOCK[1])
+
+
+@pytest.mark.slow
+def test_vllm_itself_lets_blocks_of_merged_weights_not_fit_in_deepseeks_own_format_alone() -> None:
+    from vllm.model_executor.layers.linear import ColumnParallelLinear
+
+    def allows(parts: list[int], **config: object) -> bool:
+        layer = SimpleNamespace(quant_config=SimpleNamespace(**config), output_partition_sizes=parts)
+        ColumnParallelLinear._maybe_allow_fp8_block_shape_mismatch(layer)  # type: ignore[arg-type]
+        return getattr(layer, "allow_fp8_block_shape_mismatch", False)
+
+    assert allows([64, 64, 64], weight_block_size=[128, 128])
+    assert not allows([64], weight_block_size=[128, 128])
+    # The config of compressed-tensors has no such attribute.
+    assert not allows([64, 64, 64])
 
 
 @pytest.mark.slow

@@ -33,6 +33,13 @@ def convert(
     scheme: Annotated[
         str | None, typer.Option(help="With --requantize: FP8_DYNAMIC or FP8_BLOCK.  [default: the dialect's first]")
     ] = None,
+    tp: Annotated[
+        int | None, typer.Option(metavar="N", help="Refuse a result that vLLM cannot split over N GPUs.")
+    ] = None,
+    tp_fallback: Annotated[
+        bool,
+        typer.Option("--tp-fallback", help="With --tp and --requantize: FP8_DYNAMIC where blocks cannot be split."),
+    ] = False,
     revision: Revision = None,
     workers: Workers = None,
     max_memory: MaxMemory = "1GiB",
@@ -61,7 +68,9 @@ def convert(
             restart=restart,
             download_bars=not quiet,
         )
-        request = command.ConvertRequest(options=options, to=to, scheme=scheme, requantize=requantize)
+        request = command.ConvertRequest(
+            options=options, to=to, scheme=scheme, requantize=requantize, tp=tp, tp_fallback=tp_fallback
+        )
         with QuantizeBar(output).running() as bar:
             report = command.run(request, bar.notify)
         conversion.show(report, output, command="convert", details=details)

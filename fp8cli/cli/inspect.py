@@ -38,6 +38,9 @@ def inspect(
         list[str] | None,
         typer.Option(metavar="NAME", help="GPU to serve on, such as H100.  [default: those here, else a short list]"),
     ] = None,
+    tp: Annotated[
+        int | None, typer.Option(metavar="N", help="Exit with 1 where vLLM cannot split it over N GPUs.")
+    ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="List every check, and the tensors, repeated layers folded.")
     ] = False,
@@ -75,6 +78,7 @@ def inspect(
             against=against,
             contexts=tuple(context or ()),
             gpus=tuple(gpu or ()),
+            tp=tp,
         )
         if verify or against is not None:
             from fp8cli.render.progress import ReadingBar

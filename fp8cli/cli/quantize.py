@@ -127,6 +127,12 @@ def quantize(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N. The weights are the same.")] = "auto",
     workers: Workers = None,
     max_memory: MaxMemory = "1GiB",
+    tp: Annotated[
+        int | None, typer.Option(metavar="N", help="Refuse a result that vLLM cannot split over N GPUs.")
+    ] = None,
+    tp_fallback: Annotated[
+        bool, typer.Option("--tp-fallback", help="With --tp: FP8_DYNAMIC where blocks of FP8_BLOCK cannot be split.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")
     ] = False,
@@ -172,6 +178,8 @@ def quantize(
             device=device,
             workers=workers,
             max_memory=max_memory,
+            tp=tp,
+            tp_fallback=tp_fallback,
             dry_run=dry_run,
             overwrite=overwrite,
             restart=restart,

@@ -44,4 +44,4 @@ def run(request: DequantizeRequest, notify: Notify = lambda _: None) -> Conversi
         tags=(),
         serve_note="Nothing is quantized any more: every GPU that vLLM supports serves it, if it fits.",
     )
-    return carry_out(opened, decision, notify)
+    return carry_out(opened, decision, decision.foresee(opened), notify)

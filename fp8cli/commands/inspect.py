@@ -38,6 +38,7 @@ from fp8cli.core.inspection.weight_scan import scan_weights
 from fp8cli.core.machine.gpus import find_gpus
 from fp8cli.core.machine.probes import usable_cpus
 from fp8cli.core.serving.gpu_models import GpuModel, default_gpus, find_gpu_model, models_found
+from fp8cli.core.serving.preflight import check_size
 from fp8cli.core.serving.served import serving_of
 from fp8cli.core.serving.serving_report import ServingReport
 from fp8cli.errors import CannotRun, ExitCode, UsageError
@@ -69,6 +70,8 @@ class InspectRequest:
     """Lengths of context in tokens to be served; none: as long as the model goes."""
     gpus: tuple[str, ...] = ()
     """Models of GPU to be served on; none: those found here, else a short list."""
+    tp: int | None = None
+    """How many GPUs must be able to share it; None: any number will do."""
     start: Path = Path()
     """The folder to look in when no source is given."""
 
@@ -127,8 +130,10 @@ class InspectReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """1 when anything failed; warnings and what was not checked do not count."""
-        return ExitCode.NEGATIVE if any_failed(self.findings) else ExitCode.DONE
+        """1 when anything failed or a requirement is not met; warnings and what was not checked do not count."""
+        required = self.serving.required
+        unmet = required is not None and required.split.verdict == "refused"
+        return ExitCode.NEGATIVE if unmet or any_failed(self.findings) else ExitCode.DONE
 
 
 def run(request: InspectRequest, notify: Notify = lambda _: None) -> InspectReport:
@@ -172,7 +177,7 @@ def run(request: InspectRequest, notify: Notify = lambda _: None) -> InspectRepo
         header_bytes=sum(header.data_begin for header in seen.headers.values()),
         findings=tuple(findings),
         scales=scales,
-        serving=serving_of(seen, dialect, path=seen.label, contexts=request.contexts, gpus=gpus),
+        serving=serving_of(seen, dialect, path=seen.label, contexts=request.contexts, gpus=gpus, required=request.tp),
         against=against,
         groups=fold_tensors(rows) if rows is not None and not request.full else None,
         tensors=rows,
@@ -188,6 +193,7 @@ def _gpus(names: tuple[str, ...]) -> tuple[GpuModel, ...]:
 
 def _refuse_what_cannot_be(request: InspectRequest, source: Source) -> None:
     """Refuse before anything is read what could only fail later."""
+    check_size(request.tp)
     for tokens in request.contexts:
         if tokens < 1:
             message = f"--context {tokens} is no length of context"

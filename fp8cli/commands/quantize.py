@@ -30,6 +30,7 @@ from fp8cli.core.compressing.outlook import (
 from fp8cli.core.converting.instead import Wanted, refuse_fp8
 from fp8cli.core.doctor import environment
 from fp8cli.core.inspection.gate import refuse_broken_files
+from fp8cli.core.making.outlook import fall_back, foresee_plan, foresee_result
 from fp8cli.core.making.planning import Wish, check_place, plan_checkpoint, refuse_failed
 from fp8cli.core.making.production import Production, ProductionEvent, Source, Started, produce
 from fp8cli.core.making.report import Foreseen, QuantizeReport, assemble
@@ -39,13 +40,14 @@ from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.modifiers import Modifiers, choose_modifiers
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, estimate_seconds, plan_resources
+from fp8cli.core.serving.requirement import Fallback, check_requirement, is_refused
 from fp8cli.errors import UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.recipe_file import RecipeFile, read_recipe
 from fp8cli.formats.sources import resolve_source, short_name
 from fp8cli.formats.staging import check_output
-from fp8cli.schemes import DEFAULT_SCHEME
+from fp8cli.schemes import DEFAULT_SCHEME, FP8_DYNAMIC
 
 __all__ = [
     "BudgetOptions",
@@ -86,6 +88,10 @@ class QuantizeRequest:
     device: str = "auto"
     workers: int | None = None
     max_memory: str = DEFAULT_MAX_MEMORY
+    tp: int | None = None
+    """How many GPUs must be able to share the result; None: any number will do."""
+    tp_fallback: bool = False
+    """Whether FP8_DYNAMIC may take the place of blocks that cannot be split over so many."""
     dry_run: bool = False
     overwrite: bool = False
     restart: bool = False
@@ -98,6 +104,11 @@ Notify = Callable[[ProductionEvent | BudgetEvent], None]
 
 def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeReport:
     """Quantize a checkpoint. Raises Fp8Error with what is wrong; then nothing is published."""
+    return _run(request, notify, fallback=None)
+
+
+def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None) -> QuantizeReport:
+    """Quantize as asked, or with another scheme where the one that was asked for cannot be split as required."""
     begun = time.monotonic()
     recipe, choice, engine = _choose(request)
     _refuse_idle_resources(request, engine)
@@ -116,6 +127,9 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     if engine == "llmcompressor":
         refuse_unless_text(selection.rules, "given to llm-compressor")
         refuse_unknown(selection.rules, "given to llm-compressor")
+    serving = foresee_plan(plan, checkpoint, choice, out, required=request.tp, fallback=request.tp_fallback)
+    if serving is not None and is_refused(serving):
+        return _run(replace(request, scheme=FP8_DYNAMIC.name), notify, fallback=fall_back(serving, choice))
     resources = plan_resources(
         plan,
         device=request.device,
@@ -158,6 +172,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
         plan = say_why(plan, decided)
         orders, foreseen, _ = _foresee(orders, plan, checkpoint)
+        serving = foresee_plan(plan, checkpoint, choice, out, required=request.tp)
     seconds = estimate_seconds(plan)
     if not request.dry_run:
         production = Production(
@@ -176,8 +191,10 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
             overwrite=request.overwrite,
             restart=request.restart,
             budget=decided,
+            fallback=fallback,
         )
         done = produce(production, notify)
+        serving = foresee_result(done, checkpoint, out, serving, required=request.tp)
         seconds = time.monotonic() - begun
     return assemble(
         plan,
@@ -187,6 +204,8 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         out=out,
         foreseen=foreseen,
         budget=decided,
+        serving=serving,
+        fallback=fallback,
         resources=resources,
         checks=checks,
         left_behind=checkpoint.left_behind,
@@ -197,6 +216,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
 
 def _choose(request: QuantizeRequest) -> tuple[RecipeFile | None, Choice, Engine]:
     """Settle what is wanted, and who does it. Raises UsageError for words that do not go together."""
+    check_requirement(request.tp, fallback=request.tp_fallback)
     if request.recipe is None:
         choice = choose(request.scheme or DEFAULT_SCHEME, request.kv_cache, request.modifiers)
         idle = request.targets != DEFAULT_TARGETS or request.ignore or not request.default_ignore
@@ -216,6 +236,9 @@ def _choose(request: QuantizeRequest) -> tuple[RecipeFile | None, Choice, Engine
     if words:
         message = f"a recipe says itself what {' and '.join(words)} would say"
         raise UsageError(message, hint="leave them out, or write them into the recipe")
+    if request.tp is not None:
+        message = "what a recipe makes is not known before it has run, so --tp cannot be required of it"
+        raise UsageError(message, hint="leave --tp out; fp8 inspect OUT --tp N judges the result")
     recipe = read_recipe(request.recipe)
     choice = Choice(scheme=None, kv_cache=None, recipe=recipe.name)
     return recipe, choice, choose_engine(request.engine, choice)

@@ -36,6 +36,8 @@ class CardFacts:
     """Whether more than the KV cache is."""
     calibration: CalibrationNote | None = None
     budget: BudgetNote | None = None
+    fallback: str | None = None
+    """Why another scheme was taken than the one that was asked for."""
 
 
 def write_card(facts: CardFacts, source_card: str | None) -> str:
@@ -50,6 +52,7 @@ def write_card(facts: CardFacts, source_card: str | None) -> str:
     rows = [
         ("Source", f"`{facts.source}`, {version} `{facts.source_version}`"),
         ("Scheme", f"`{facts.scheme}`: {facts.scheme_summary}"),
+        *([("Chosen", facts.fallback)] if facts.fallback else []),
         *([("Calibrated on", facts.calibration.for_card())] if facts.calibration else []),
         *([("Mixed", facts.budget.for_card())] if facts.budget else []),
         ("Left unquantized", _left(facts)),

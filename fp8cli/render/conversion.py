@@ -2,6 +2,7 @@
 
 from fp8cli.core.converting.report import ConversionReport
 from fp8cli.render.console import Output
+from fp8cli.render.preflight import show_preflight, warn_of_fallback
 from fp8cli.render.tensor_plan import (
     dtype_table,
     gate_in_words,
@@ -40,6 +41,7 @@ def show(report: ConversionReport, output: Output, *, command: str, details: boo
         show_checks(report.checks, output)
     _warn(report, output)
     output.line()
+    show_preflight(report.serving, output, fp8=command == "convert", details=details)
     output.line(report.serve_note)
     output.line(report.serve_command)
 
@@ -52,6 +54,7 @@ def _exactness(report: ConversionReport) -> str:
 
 def _warn(report: ConversionReport, output: Output) -> None:
     warn_of_checks(report.checks, output)
+    warn_of_fallback(report.fallback, output)
     for warning in report.warnings:
         output.warning(warning)
     for rows in report.harmed:

@@ -8,11 +8,12 @@ from fp8cli.commands.inspect import InspectReport
 from fp8cli.core.folding import fold
 from fp8cli.core.inspection.inventory import DtypeRow, TensorGroup, TensorRow, Totals
 from fp8cli.core.inspection.roles import RoleRow, sum_roles
+from fp8cli.core.serving.requirement import required_words
 from fp8cli.errors import printable
 from fp8cli.render.console import Output
 from fp8cli.render.fidelity import fidelity_section
 from fp8cli.render.sections import Findings, Section, show_sections, to_markdown
-from fp8cli.render.serving import serving_section
+from fp8cli.render.serving import serving_section, vllm_section
 from fp8cli.render.table import Column, Table
 from fp8cli.render.units import count, gb, gib, mb, percent
 from fp8cli.render.verdicts import verdict_line
@@ -68,13 +69,17 @@ def sections(report: InspectReport, *, details: bool) -> tuple[Section, ...]:
         Section(title="by role", parts=(_role_table(report.roles),)),
         serving_section(report, details=details),
     ]
+    if details:
+        parts.append(vllm_section(report))
     if report.against is not None:
         parts.append(fidelity_section(report.against, details=details))
     listed = report.tensors if report.groups is None else report.groups
     if listed is not None:
         parts.append(Section(title="tensors", parts=(_tensor_table(listed),)))
     parts.append(Section(title="checks", parts=(Findings(findings=report.findings, all_passed=details),)))
-    return (*parts, Section(title=None, parts=(verdict_line(report.verdict, report.findings),)))
+    required = report.serving.required
+    unmet = (required_words(required),) if required is not None and required.split.verdict != "works" else ()
+    return (*parts, Section(title=None, parts=(verdict_line(report.verdict, report.findings), *unmet)))
 
 
 def to_csv(report: InspectReport) -> str:

@@ -7,6 +7,7 @@ from fp8cli.core.calibrating.calibration import CalibrationFacts
 from fp8cli.core.calibrating.outlook import CalibrationReport
 from fp8cli.render import budget, compression
 from fp8cli.render.console import Output
+from fp8cli.render.preflight import show_preflight, warn_of_fallback
 from fp8cli.render.tensor_plan import (
     dtype_table,
     gate_in_words,
@@ -53,6 +54,8 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
         show_checks(report.checks, output)
     _warn(report, output)
     output.line()
+    if report.serving is not None:
+        show_preflight(report.serving, output, fp8="quantize" in report.counts, details=details)
     output.line(report.serve_note)
     output.line(report.serve_command)
 
@@ -93,6 +96,7 @@ def _estimate(calibration: CalibrationReport) -> str:
 
 def _warn(report: QuantizeReport, output: Output) -> None:
     warn_of_checks(report.checks, output)
+    warn_of_fallback(report.fallback, output)
     for warning in report.warnings:
         output.warning(warning)
     for rows in report.harmed:

@@ -1,12 +1,11 @@
 """Will it run: weights, KV cache, tensor-parallel sizes, and a row for each GPU with the line that serves it there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from fp8cli.commands.inspect import InspectReport
-from fp8cli.core.serving.modes import Mode
 from fp8cli.core.serving.serving_report import Context, GpuFit, ServingReport
-from fp8cli.core.serving.tensor_parallel import TensorParallel
+from fp8cli.render.preflight import COMPUTES, preflight_lines, preflight_tables
 from fp8cli.render.sections import Command, Section
 from fp8cli.render.table import Column, Table
 from fp8cli.render.units import count, gb, gib
@@ -16,12 +15,6 @@ _COLUMNS: Final = (
     Column(title="GPUs", right=True),
     Column(title="longest context", right=True),
 )
-_COMPUTES: Final[Mapping[Mode | None, str]] = {
-    "native": "in FP8 (W8A8)",
-    "weight-only": "in 16 bits (W8A16)",
-    "unsupported": "not at all",
-    None: "unknown",
-}
 
 
 def serving_section(report: InspectReport, *, details: bool) -> Section:
@@ -32,7 +25,7 @@ def serving_section(report: InspectReport, *, details: bool) -> Section:
     serving = report.serving
     lines = [f"weights {gb(serving.weight_bytes)} = {gib(serving.weight_bytes)}", _cache(serving)]
     lines += [_context(context) for context in serving.contexts]
-    lines += list(_parallel(serving.parallel, serving.not_judged, details=details))
+    lines += preflight_lines(serving, details=details)
     note = f"estimates: {serving.utilization:.0%} of the memory, less a reserve for activations".replace("%", " %", 1)
     return Section(
         title="will it run",
@@ -48,6 +41,12 @@ def serving_section(report: InspectReport, *, details: bool) -> Section:
             ),
         ),
     )
+
+
+def vllm_section(report: InspectReport) -> Section:
+    """Say what each generation of GPUs does with it, and what of it asks for which release of vLLM."""
+    tables = preflight_tables(report.serving, fp8=report.quantization.fp8_weights > 0)
+    return Section(title="what vLLM makes of it", parts=tuple(tables))
 
 
 def _commands(fits: tuple[GpuFit, ...]) -> Iterator[Command]:
@@ -74,29 +73,12 @@ def _context(context: Context) -> str:
     return f"KV cache of {count(context.tokens)} tokens: {size}{beyond}"
 
 
-def _parallel(sizes: tuple[TensorParallel, ...], not_judged: tuple[str, ...], *, details: bool) -> Iterator[str]:
-    works = [str(each.size) for each in sizes if each.verdict == "works"]
-    others = [each for each in sizes if each.verdict != "works"]
-    line = f"tensor parallel: {', '.join(works) or 'no size'} work{'s' if len(works) < 2 else ''}"
-    if others and not details:
-        first, rest = others[0], [str(each.size) for each in others[1:]]
-        line += f"; {first.size} {first.verdict}: {first.reasons[0]}"
-        line += f"; nor {', '.join(rest)}" if rest else ""
-        line += "; --details has all reasons" if len(first.reasons) > 1 else ""
-    yield line
-    for each in others if details else ():
-        remedy = f"; {each.remedy}" if each.remedy else ""
-        yield f"tensor parallel {each.size} {each.verdict}: {'; '.join(each.reasons)}{remedy}"
-    if not_judged:
-        yield f"how vLLM splits {', '.join(not_judged[:3])} is not known here"
-
-
 def _gpu_table(fits: tuple[GpuFit, ...], *, fp8: bool) -> Table:
     """`fp8`: whether anything is in FP8, so that the GPUs differ in how they compute with it."""
     rows = tuple(_row(fit) for fit in fits)
     if not fp8:
         return Table(columns=_COLUMNS, rows=rows)
-    modes = (_COMPUTES[fit.needs.mode] for fit in fits)
+    modes = (COMPUTES[fit.needs.mode] for fit in fits)
     return Table(
         columns=(*_COLUMNS, Column(title="computes")),
         rows=tuple((*row, mode) for row, mode in zip(rows, modes, strict=True)),
@@ -126,7 +108,7 @@ def _remarks_on(fit: GpuFit) -> tuple[str, ...]:
     if refused is not None:
         return (refused,)
     differ = needs.experts not in {None, needs.mode}
-    return (*((f"its experts compute {_COMPUTES[needs.experts]}",) if differ else ()), *needs.notes)
+    return (*((f"its experts compute {COMPUTES[needs.experts]}",) if differ else ()), *needs.notes)
 
 
 def _why_not(fit: GpuFit) -> str | None:

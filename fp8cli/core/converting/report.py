@@ -8,6 +8,8 @@ from fp8cli.core.doctor.environment import Check
 from fp8cli.core.findings import Finding
 from fp8cli.core.quantizing.engine import HarmedRows
 from fp8cli.core.quantizing.tensor_rows import TensorRow
+from fp8cli.core.serving.preflight import Preflight
+from fp8cli.core.serving.requirement import Fallback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,10 @@ class ConversionReport:
     seconds: float
     """Measured, or with `dry_run` estimated."""
     bytes_resumed: int
+    serving: Preflight
+    """What serving the result takes, from its headers alone."""
+    fallback: Fallback | None
+    """Why another scheme was taken than the one that was asked for."""
     serve_command: str
     serve_note: str
     tensors: tuple[TensorRow, ...]

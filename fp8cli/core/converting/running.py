@@ -20,12 +20,14 @@ from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.core.making.planning import check_place, refuse_failed
 from fp8cli.core.making.production import Source
 from fp8cli.core.quantizing.engine import Written
-from fp8cli.core.quantizing.outlook import block_shape_warnings
+from fp8cli.core.quantizing.outlook import foresee_serving, serving_warnings
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, estimate_seconds, plan_resources
 from fp8cli.core.quantizing.side_files import header_fingerprint
 from fp8cli.core.quantizing.tensor_rows import by_torch_name, tensor_rows, torch_name
 from fp8cli.core.serving.command_line import serve_command
+from fp8cli.core.serving.preflight import Preflight
+from fp8cli.core.serving.requirement import Fallback, serve_options
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.conversion_card import ConversionFacts, write_conversion_card
@@ -87,6 +89,16 @@ class Decision:
     tags: tuple[str, ...]
     serve_note: str
     serve_options: tuple[str, ...] = ()
+    fallback: Fallback | None = None
+    """Why another scheme was taken than the one that was asked for."""
+
+    def foresee(self, opened: Opened, *, required: int | None = None) -> Preflight:
+        """Judge what is to be made, from its headers alone. required: a number of GPUs that it must run on."""
+        config = without_quantization(opened.checkpoint.config)
+        files = {name: content for name, content in self.side_files.items() if isinstance(content, Mapping)}
+        return foresee_serving(
+            self.plan, config, self.quantization, path=str(opened.out), required=required, side_configs=files
+        )
 
 
 def open_source(options: Options, suffix: str) -> Opened:
@@ -109,8 +121,11 @@ def open_source(options: Options, suffix: str) -> Opened:
     )
 
 
-def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionReport:
-    """Make what was decided, or with a dry run only say what that would be. Raises Fp8Error."""
+def carry_out(opened: Opened, decision: Decision, serving: Preflight, notify: Notify) -> ConversionReport:
+    """Make what was decided, or with a dry run only say what that would be. Raises Fp8Error.
+
+    serving: what was foreseen of it.
+    """
     options, plan, out = opened.options, decision.plan, opened.out
     resources = plan_resources(
         plan,
@@ -169,12 +184,14 @@ def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionR
         left_behind=checkpoint.left_behind,
         checks=checks,
         notes=decision.notes,
-        warnings=block_shape_warnings(plan),
+        warnings=serving_warnings(serving),
         harmed=written.harmed,
         findings=findings,
         seconds=seconds,
         bytes_resumed=written.bytes_resumed,
-        serve_command=serve_command(str(out), *decision.serve_options),
+        serving=serving,
+        fallback=decision.fallback,
+        serve_command=serve_command(str(out), *decision.serve_options, *serve_options(serving)),
         serve_note=decision.serve_note,
         tensors=tensor_rows(plan),
     )
@@ -201,7 +218,7 @@ def _papers(
         kept=plan.ignored_modules if plan.scheme is not None else None,
         bytes_before=sum(plan.bytes_before.values()),
         bytes_after=sum(plan.bytes_after.values()),
-        notes=decision.notes,
+        notes=decision.notes if decision.fallback is None else (decision.fallback.sentence, *decision.notes),
         serve_command=serve_command(out.name, *decision.serve_options),
     )
     source_card = folder.read(_CARD).decode(errors="replace") if _CARD in checkpoint.side_files else None

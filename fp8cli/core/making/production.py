@@ -31,6 +31,7 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.side_files import Provenance, carry_over, describe
 from fp8cli.core.quantizing.supply import LocalSupply
+from fp8cli.core.serving.requirement import Fallback
 from fp8cli.errors import BadInput, Fp8Error, Interrupted
 from fp8cli.formats.budget_note import BudgetNote
 from fp8cli.formats.calibration_note import CalibrationNote
@@ -98,6 +99,8 @@ class Production:
     restart: bool
     budget: BudgetReport | None = None
     """What was chosen to stay in 16 bits; its modules are in `ignore` already."""
+    fallback: Fallback | None = None
+    """Why another scheme was taken than the one that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +251,7 @@ def _provenance(production: Production, calibrated: Calibrated | None, whole: Wh
         ignore=production.ignore,
         calibration=None if facts is None else _note(facts, order),
         budget=None if production.budget is None else _budget_note(production.budget),
+        fallback=None if production.fallback is None else production.fallback.sentence,
         quantization=None if whole is None else whole.quantization,
         recipe=None if whole is None else whole.recipe,
     )

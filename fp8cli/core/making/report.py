@@ -14,11 +14,13 @@ from fp8cli.core.findings import Finding
 from fp8cli.core.making.production import Produced
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.engine import HarmedRows, Written
-from fp8cli.core.quantizing.outlook import block_shape_warnings, plan_note
+from fp8cli.core.quantizing.outlook import plan_note, serving_warnings
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.tensor_rows import TensorRow, by_torch_name, tensor_rows, torch_name
 from fp8cli.core.serving.command_line import serve_command
+from fp8cli.core.serving.preflight import Preflight
+from fp8cli.core.serving.requirement import Fallback, serve_options
 from fp8cli.schemes import KvCache, Scheme
 
 UNKNOWN: Final = "What the recipe makes of the checkpoint is not known before it has run."
@@ -72,6 +74,10 @@ class QuantizeReport:
     seconds: float
     """Measured, or with `dry_run` estimated from `ASSUMED_BYTES_PER_SECOND`: of llm-compressor's engine the least."""
     bytes_resumed: int
+    serving: Preflight | None
+    """What serving the result takes, from its headers alone; None: it is not known before a recipe has run."""
+    fallback: Fallback | None
+    """Why another scheme was taken than the one that was asked for."""
     serve_command: str
     serve_note: str
     tensors: tuple[TensorRow, ...]
@@ -86,6 +92,8 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
     out: Path,
     foreseen: Foreseen,
     budget: BudgetReport | None = None,
+    serving: Preflight | None,
+    fallback: Fallback | None,
     resources: Resources,
     checks: tuple[Check, ...],
     left_behind: tuple[str, ...],
@@ -129,12 +137,14 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
         ignored_modules=plan.ignored_modules,
         left_behind=left_behind,
         checks=checks,
-        warnings=block_shape_warnings(plan),
+        warnings=() if serving is None else serving_warnings(serving),
         harmed=written.harmed,
         findings=() if done is None else done.findings,
         seconds=seconds,
         bytes_resumed=written.bytes_resumed,
-        serve_command=serve_command(str(out)),
+        serving=serving,
+        fallback=fallback,
+        serve_command=serve_command(str(out), *serve_options(serving)),
         serve_note=plan_note(plan) if known else UNKNOWN,
         tensors=tensor_rows(plan) if known else (),
     )

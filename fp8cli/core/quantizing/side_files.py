@@ -46,6 +46,8 @@ class Provenance:
     """Where the scales come from that only data can tell."""
     budget: BudgetNote | None = None
     """Why some modules of `ignore` stay in 16 bits."""
+    fallback: str | None = None
+    """Why another scheme was taken than the one that was asked for, in a sentence."""
     quantization: Mapping[str, object] | None = None
     """The `quantization_config` that llm-compressor wrote; None: that of the plan."""
     recipe: str | None = None
@@ -71,7 +73,8 @@ def describe(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, staging: S
         recipe = recipe_text(plan.scheme, provenance.targets, provenance.ignore, kv_cache=plan.kv_cache)
     note = provenance.calibration.for_recipe() if provenance.calibration else ""
     kept = provenance.budget.for_recipe() if provenance.budget else ""
-    staging.write_file(_RECIPE, (recipe + note + kept).encode())
+    instead = f"# {provenance.fallback}\n" if provenance.fallback else ""
+    staging.write_file(_RECIPE, (recipe + note + kept + instead).encode())
     staging.write_file(_CARD, _card(checkpoint, folder, plan, staging.out.name, provenance).encode())
     quantization = provenance.quantization
     if quantization is None:
@@ -115,6 +118,7 @@ def _card(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, name: str, pr
         weights_quantized="quantize" in plan.counts,
         calibration=provenance.calibration,
         budget=provenance.budget,
+        fallback=provenance.fallback,
     )
     source_card = folder.read(_CARD).decode(errors="replace") if _CARD in checkpoint.side_files else None
     return write_card(facts, source_card)

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fp8cli.core.model.attention import Attention, read_attention, text_config
+from fp8cli.core.model.attention import Attention, read_attention
 from fp8cli.core.serving.command_line import serve_command
 from fp8cli.core.serving.gpu_models import GIB, GpuModel
-from fp8cli.core.serving.gpu_needs import Needs, needs_on
+from fp8cli.core.serving.gpu_needs import Needs
 from fp8cli.core.serving.kv_cache import KvCache, kv_cache_of
+from fp8cli.core.serving.preflight import examine, needs_of
 from fp8cli.core.serving.serving_report import Context, Fit, GpuFit, Served, ServingReport, Verdict
-from fp8cli.core.serving.tensor_parallel import TensorParallel, judge_sizes
+from fp8cli.core.serving.tensor_parallel import TensorParallel
 
 __all__ = ["UTILIZATION", "Fit", "GpuFit", "Served", "ServingReport", "judge_serving"]
 
@@ -39,18 +40,21 @@ _BATCHES: Final = 2
 """Batches that vLLM has on their way at once (asynchronous scheduling)."""
 
 
-def judge_serving(served: Served, *, contexts: Sequence[int], gpus: Sequence[GpuModel]) -> ServingReport:
-    """Judge a checkpoint on each of `gpus`. `contexts`: tokens to serve; none: as many as the model goes."""
+def judge_serving(
+    served: Served, *, contexts: Sequence[int], gpus: Sequence[GpuModel], required: int | None = None
+) -> ServingReport:
+    """Judge a checkpoint on each of `gpus`.
+
+    contexts: tokens to serve; none: as many as the model goes. required: a number of GPUs that it must run on.
+    """
     attention = read_attention(served.config)
     cache = kv_cache_of(attention, fp8=served.kv_cache_fp8)
-    parallel, not_judged = judge_sizes(attention, served.quantized, served.block, merged_checked=served.merged_checked)
-    if served.split_unknown is not None:
-        parallel = tuple(_doubt(split, served.split_unknown) for split in parallel)
+    preflight = examine(served, required=required)
     model = _Model(
         served=served,
         attention=attention,
         cache=cache,
-        parallel=parallel,
+        parallel=preflight.parallel,
         wanted=max(contexts, default=attention.longest),
         contexts=tuple(contexts),
     )
@@ -66,17 +70,14 @@ def judge_serving(served: Served, *, contexts: Sequence[int], gpus: Sequence[Gpu
             )
             for tokens in contexts
         ),
-        parallel=parallel,
-        not_judged=not_judged,
+        parallel=preflight.parallel,
+        not_judged=preflight.not_judged,
+        required=preflight.required,
+        vllm=preflight.vllm,
+        generations=preflight.generations,
         gpus=tuple(_judge_gpu(gpu, model) for gpu in gpus),
         utilization=UTILIZATION,
     )
-
-
-def _doubt(split: TensorParallel, reason: str) -> TensorParallel:
-    if split.size == 1 or split.verdict != "works":
-        return split
-    return replace(split, verdict="not checked", reasons=(reason,))
 
 
 def reserve_of(memory_bytes: int) -> int:
@@ -106,15 +107,7 @@ class _Model:
 
 
 def _judge_gpu(gpu: GpuModel, model: _Model) -> GpuFit:
-    needs = needs_on(
-        gpu,
-        kind=model.served.kind,
-        fp8=bool(model.served.quantized),
-        experts=any(".experts." in name for name, _ in model.served.quantized),
-        fp8_cache=model.served.kv_cache_fp8,
-        head_scales=model.served.head_scales,
-        model_type=str(text_config(model.served.config or {}).get("model_type")),
-    )
+    needs = needs_of(gpu, model.served)
     if model.served.kv_cache_fp8 and not needs.fp8_cache:
         model = replace(model, cache=kv_cache_of(model.attention, fp8=False))
     fits = tuple(_judge(gpu, needs, split, model) for split in model.parallel)

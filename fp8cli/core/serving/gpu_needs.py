@@ -14,6 +14,7 @@ from fp8cli.core.serving.modes import (
     MODE_WORDS,
     VLLM,
     Capability,
+    Generation,
     Kind,
     Mode,
     amd_note,
@@ -44,6 +45,14 @@ class Needs:
     """Words of the command line."""
     notes: tuple[str, ...]
     """What else its user must know, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnGeneration:
+    """What one generation of NVIDIA's GPUs does with a checkpoint."""
+
+    generation: Generation
+    needs: Needs
 
 
 def needs_on(

@@ -18,10 +18,17 @@ _CACHING: Final = ("compressed-tensors", "modelopt", "modelopt_fp4", "modelopt_m
 
 
 def serving_of(
-    survey: Survey, dialect: Dialect, *, path: str, contexts: Sequence[int], gpus: Sequence[GpuModel]
+    survey: Survey,
+    dialect: Dialect,
+    *,
+    path: str,
+    contexts: Sequence[int],
+    gpus: Sequence[GpuModel],
+    required: int | None = None,
 ) -> ServingReport:
-    """Judge a surveyed checkpoint on each of `gpus`. `path`: what to write behind `vllm serve`."""
-    return judge_serving(served_checkpoint(survey, dialect, path=path), contexts=contexts, gpus=gpus)
+    """Judge a surveyed checkpoint on each of `gpus`, as `judge_serving`. path: what to write behind `vllm serve`."""
+    served = served_checkpoint(survey, dialect, path=path)
+    return judge_serving(served, contexts=contexts, gpus=gpus, required=required)
 
 
 def served_checkpoint(survey: Survey, dialect: Dialect, *, path: str) -> Served:
@@ -33,6 +40,7 @@ def served_checkpoint(survey: Survey, dialect: Dialect, *, path: str) -> Served:
         config=survey.config,
         weight_bytes=sum(tensor.info.bytes for tensor in survey.tensors.values()),
         quantized=tuple((weight.name, survey.tensors[weight.name].info.shape) for weight in dialect.weights),
+        method=None if declaration is None else declaration.method,
         kind=kind_of_dialect(dialect),
         block=dialect.block,
         merged_checked=declaration is None or declaration.method != "fp8",

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fp8cli.core.serving.gpu_models import GpuModel
-from fp8cli.core.serving.gpu_needs import Needs
+from fp8cli.core.serving.gpu_needs import Needs, OnGeneration
 from fp8cli.core.serving.kv_cache import KvCache
 from fp8cli.core.serving.modes import Kind
+from fp8cli.core.serving.releases import VllmNeed
 from fp8cli.core.serving.tensor_parallel import TensorParallel
 
 Verdict = Literal["fits", "fits with a shorter context", "too large", "refused", "unknown"]
@@ -25,6 +26,8 @@ class Served:
     """Of all tensors, scales too."""
     quantized: Sequence[tuple[str, tuple[int, ...]]] = ()
     """Name and shape of every FP8 weight."""
+    method: str | None = None
+    """What its config calls the way it is quantized; None: it declares nothing."""
     kind: Kind | None = None
     """Of its FP8; None: not known, or nothing is in FP8."""
     block: tuple[int, int] | None = None
@@ -37,6 +40,15 @@ class Served:
     """Whether that cache has a scale for each head; False: one for a layer, or none."""
     split_unknown: str | None = None
     """Why it is not known how vLLM splits its weights, as for formats that are not FP8; None: it is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Required:
+    """A number of GPUs that a checkpoint must run on."""
+
+    split: TensorParallel
+    per_channel: TensorParallel | None
+    """The same where every row has a scale in place of blocks; None where there are no blocks, or they are split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +111,11 @@ class ServingReport:
     parallel: tuple[TensorParallel, ...]
     not_judged: tuple[str, ...]
     """Patterns of weights whose split over GPUs is not known."""
+    required: Required | None
+    """The number of GPUs that was asked for; None: none was."""
+    vllm: VllmNeed
+    generations: tuple[OnGeneration, ...]
+    """NVIDIA's GPUs, oldest first."""
     gpus: tuple[GpuFit, ...]
     utilization: float
     """Share of a GPU's memory that vLLM is taken to use."""

@@ -3,11 +3,14 @@
 Heads are dealt out whole: their number must be a multiple of the GPUs; so must that of the heads of keys and values,
 unless there are fewer of those than GPUs, which are then copied. Weights are cut by columns of the output or of the
 input, and the cut must come out even. Blocks of scales must not be cut, so with blocks each GPU's part has to be a
-multiple of the block, in weights that vLLM merges (q, k and v; gate and up) each of the parts that are merged.
+multiple of the block, in weights that vLLM merges (q, k and v; gate and up) each of the parts that are merged. What
+kernels do with columns that are no multiple of the block, no check of vLLM's says before they run (`group_size` in
+`per_token_group_quant_fp8` refuses them, its counterpart in torch pads them), and here it is not checked either.
 
 Sources, all vLLM 0.32: vllm/config/model.py `verify_with_parallel_config`; vllm/model_executor/layers/linear.py;
 vllm/model_executor/layers/quantization/utils/fp8_utils.py `validate_fp8_block_shape` and
-`validate_fp8_block_shape_moe`; vllm/model_executor/layers/fused_moe/config.py. The vocabulary is padded by vLLM.
+`validate_fp8_block_shape_moe`; vllm/model_executor/layers/fused_moe/config.py; for GPUs that are more than experts,
+models/qwen3_moe.py and others. The vocabulary is padded by vLLM.
 Which way a weight is cut is told by its name; names that are not in the table are named as not checked.
 """
 
@@ -36,6 +39,10 @@ _CUTS: Final[Mapping[str, Cut]] = {
     **dict.fromkeys("q_a_proj kv_a_proj_with_mqa".split(), "whole"),
 }
 """Last part of a module's name → how it is cut."""
+
+_MERGED: Final[frozenset[Cut]] = frozenset({"qkv", "fused qkv", "gate and up", "fused gate and up"})
+"""What vLLM holds in one layer of several parts, for which it lets blocks of DeepSeek's own format not fit together
+(vllm/model_executor/layers/linear.py `_maybe_allow_fp8_block_shape_mismatch`)."""
 
 _GATES: Final = ("gate_proj", "w1")
 """First of the two that are merged; without it `up_proj` stands alone."""
@@ -66,6 +73,8 @@ class _Weight:
     module: str
     """Last part of the module's name: `down_proj`."""
     cut: Cut
+    experts: int = 0
+    """How many experts of a layer there are at most; 0 where it belongs to none."""
 
     def __str__(self) -> str:
         return f"`{fold(self.names)[0].pattern}` [{self.rows}, {self.columns}]"
@@ -103,12 +112,16 @@ def _judge(
     for weight in weights:
         problem = _cut_evenly(weight, size) or _blocks(weight, size, attention, block)
         if problem is None:
+            doubts += _odd_columns(weight, block)
             continue
-        if weight.cut == "gate and up" and not merged_checked and "no multiple" in problem:
+        if weight.cut in _MERGED and not merged_checked and "no multiple of its blocks" in problem:
             doubts.append(f"{problem}, and vLLM does not check it in this format")
             continue
         experts_only &= weight.cut == "experts"
         refusals.append(problem)
+    experts = max((weight.experts for weight in weights), default=0)
+    if 0 < experts < size:
+        doubts.append(f"{size} GPUs are more than its {experts} experts, which some of vLLM's models refuse")
     if refusals:
         whole = experts_only and size > 1 and all(_blocks(weight, 1, attention, block) is None for weight in weights)
         remedy = "add --enable-expert-parallel: every GPU then holds whole experts" if whole else None
@@ -171,6 +184,15 @@ def _blocks(weight: _Weight, size: int, attention: Attention, block: tuple[int, 
     return f"{weight}: {of} is {wrong}, no multiple of its blocks of {unit}"
 
 
+def _odd_columns(weight: _Weight, block: tuple[int, int] | None) -> Iterator[str]:
+    """Yield a doubt about a weight whose last block of columns is not whole, which no check of vLLM's looks at."""
+    if block is not None and weight.columns % block[1]:
+        yield (
+            f"{weight} has {weight.columns} columns, no multiple of {block[1]}, by which vLLM groups activations: "
+            "its kernels may refuse them"
+        )
+
+
 def _merged(weight: _Weight, size: int, attention: Attention) -> Iterator[int]:
     """Yield the rows of each part that a GPU holds and that must be whole blocks.
 
@@ -220,8 +242,21 @@ def _sort(quantized: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[tuple[_Weig
         if cut is None:
             unknown.append(fold(names)[0].pattern)
         else:
-            weights.append(_Weight(names=tuple(names), rows=shape[0], columns=shape[1], module=module, cut=cut))
+            weights.append(
+                _Weight(
+                    names=tuple(names),
+                    rows=shape[0],
+                    columns=shape[1],
+                    module=module,
+                    cut=cut,
+                    experts=len({_expert_of(name) for name in names}) if cut == "experts" else 0,
+                )
+            )
     return tuple(weights), tuple(unknown)
+
+
+def _expert_of(name: str) -> str:
+    return name.partition(_EXPERTS)[2].partition(".")[0]
 
 
 def _cut_of(pattern: str, module: str, patterns: set[str]) -> Cut | None:
