@@ -26,15 +26,23 @@ def find_hashes(folder: Path, names: Iterable[str]) -> Mapping[str, tuple[str, s
     listed = dict(_listed(folder))
     for name in names:
         path = folder / name
-        blob = path.resolve().name if path.is_symlink() else ""
+        blob = blob_hash(path)
         note = folder / ".cache" / "huggingface" / "download" / f"{name}.metadata"
-        if _SHA256.fullmatch(blob):
+        if blob is not None:
             found[name] = (blob, "the Hub's cache")
         elif (etag := _etag(note)) is not None:
             found[name] = (etag, "the Hub, at download")
         elif name in listed:
             found[name] = listed[name]
     return found
+
+
+def blob_hash(path: Path) -> str | None:
+    """Return the SHA-256 by which the Hub's cache calls the file that `path` links to; None for any other file."""
+    if not path.is_symlink():
+        return None
+    target = path.resolve()
+    return target.name if target.parent.name == "blobs" and _SHA256.fullmatch(target.name) else None
 
 
 def check_hashes(folder: Path, names: Iterable[str], *, workers: int, notify: Notify) -> tuple[Finding, ...]:
