@@ -686,7 +686,7 @@ checks
 ! warning      against.sqnr      model.layers.2.mlp.down_proj.weight: 20.0 dB from the source, where E4M3 gives about 31.5 dB; the largest error is 0.418 at [5, 171]
                so: precision was lost: a scale that does not fit, or values that were cut off
                fix: quantize again from this source; if it stays so, another scheme may fit these weights better
-- not checked  hash.sha256       no SHA-256 was stored with these files: they are in no Hub cache, and no SHA256SUMS lists them
+- not checked  hash.sha256       no SHA-256 was stored with these files: they are in no Hub cache, and no fp8.json or SHA256SUMS lists them
 - not checked  against.compared  model.layers.0.mlp.up_proj.weight: not compared with the source: it has no scale
 - not checked  against.compared  model.layers.0.self_attn.q_proj.weight: not compared with the source: the shape of its scale fits no scheme
 18 checks passed; --details lists them

@@ -90,6 +90,8 @@ class QuantizeRequest:
     dry_run: bool = False
     overwrite: bool = False
     restart: bool = False
+    hashed: bool = True
+    """Whether fp8.json has the SHA-256 of every file."""
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
 
@@ -175,6 +177,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
             overwrite=request.overwrite,
             restart=request.restart,
             budget=decided,
+            hashed=request.hashed,
         )
         done = produce(production, notify)
         seconds = time.monotonic() - begun

@@ -1,6 +1,6 @@
 """What `fp8 verify` found: a row for every file, then what differs, and the hash that stands for all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from fp8cli.commands.verify import VerifyReport
@@ -57,7 +57,7 @@ def sections(report: VerifyReport) -> tuple[Section, ...]:
     if report.source is not None:
         title = f"its source, {report.source.path}"
         parts.append(Section(title=title, parts=(_table(report.source.files), *_differences(report.source.files))))
-    parts.append(Section(title=None, parts=(f"SHA-256 of fp8.json  {report.provenance_sha256}", _verdict(report))))
+    parts.append(Section(title=None, parts=(f"{report.provenance_sha256}  fp8.json", _verdict(report))))
     return tuple(parts)
 
 
@@ -75,8 +75,16 @@ def _cells(verdict: FileVerdict) -> tuple[str, ...]:
 
 
 def _differences(files: Sequence[FileVerdict]) -> tuple[Findings, ...]:
-    findings = tuple(_finding(verdict) for verdict in files if verdict.status != "matches")
-    return (Findings(findings=findings, all_passed=True),) if findings else ()
+    findings = [_finding(verdict) for verdict in files if verdict.status not in {"matches", "not recorded"}]
+    findings += _about_unrecorded(sum(verdict.status == "not recorded" for verdict in files))
+    return (Findings(findings=tuple(findings), all_passed=True),) if findings else ()
+
+
+def _about_unrecorded(files: int) -> Iterator[Finding]:
+    """One finding for all of them: where there is one, it is most often every file."""
+    if files:
+        found = f"{count(files)} of their size, and no SHA-256 was computed when the checkpoint was made"
+        yield Finding(check="not recorded", status="not checked", subject=None, found=found, count=files)
 
 
 def _finding(verdict: FileVerdict) -> Finding:
@@ -97,18 +105,15 @@ def _sentence(verdict: FileVerdict) -> str:
         case "other bytes":
             theirs, its = verdict.recorded_sha256 or "", verdict.sha256 or ""
             return f"its SHA-256 is {its[:_SHOWN_DIGITS]}…, and fp8.json says {theirs[:_SHOWN_DIGITS]}…"
-        case "unreadable":
+        case _:
             return verdict.why or "it could not be read"
-        case "not recorded":
-            return "its size is right; its SHA-256 was not computed when the checkpoint was made"
-        case "matches":
-            return "it is what fp8.json says"
 
 
 def _verdict(report: VerifyReport) -> Judged:
     files = (*report.files, *(() if report.source is None else report.source.files))
     sound = sum(verdict.status == "matches" for verdict in files)
-    told = f"{count(sound)} of {count(len(files))} files are what fp8.json says; {size(report.bytes_read)} read"
+    of = f"{count(sound)} of {count(len(files))} file{'' if len(files) == 1 else 's'}"
+    told = f"{of} as fp8.json says; {size(report.bytes_read)} read"
     match report.verdict:
         case "matches":
             return Judged(status="passed", word="matches", text=told)

@@ -57,6 +57,8 @@ class Options:
     dry_run: bool = False
     overwrite: bool = False
     restart: bool = False
+    hashed: bool = True
+    """Whether fp8.json has the SHA-256 of every file."""
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
 
@@ -148,6 +150,7 @@ def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionR
             resources=resources,
             overwrite=options.overwrite,
             restart=options.restart,
+            hashed=options.hashed,
         )
         written, findings = produce(production, notify)
         seconds = time.monotonic() - opened.begun
