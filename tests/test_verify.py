@@ -310,7 +310,7 @@ def test_hostile_names_are_shown_and_never_obeyed(source: Path, tmp_path: Path) 
     model = shutil.copytree(source, tmp_path / "model")
     names = ("\x1b[31mred\n.txt", "[bold]loud", os.fsdecode(b"not \xff utf-8"), "long" + "x" * 200)
     for name in names:
-        (model / name).write_text("")
+        (model / name).write_text("as it was")
     out = quantize(QuantizeRequest(model=str(model), out=tmp_path / "out")).out
     assert set(names) <= set(read_provenance(LocalFolder(out)).files)
     for name in names:
