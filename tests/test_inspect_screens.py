@@ -87,9 +87,9 @@ estimates: 92 % of the memory, less a reserve for activations
   vllm serve stories-FP8-dynamic
 
 checks
-18 checks passed; --details lists them
+19 checks passed; --details lists them
 
-healthy: 18 passed
+healthy: 19 passed
 """
     )
 
@@ -139,9 +139,9 @@ estimates: 92 % of the memory, less a reserve for activations
   vllm serve stories-FP8-dynamic
 
 checks
-18 checks passed; --details lists them
+19 checks passed; --details lists them
 
-healthy: 18 passed
+healthy: 19 passed
 """
     )
 
@@ -221,8 +221,8 @@ checks
 ✓ passed       file.header          1 header read, well-formed
 ✓ passed       file.size            1 weight file: no byte missing, unused or used twice
 ✓ passed       index                51 tensors in `model.safetensors`, which needs no index
-✓ passed       file.side            6 side files, each can be read, none is empty, broken JSON or a pointer
-✓ passed       file.mode            9 files, each open to more users than its owner
+✓ passed       file.side            7 side files, each can be read, none is empty, broken JSON or a pointer
+✓ passed       file.mode            10 files, each open to more users than its owner
 ✓ passed       config.quantization  config and tensors agree: E4M3 weights per channel, activations per token at run
                                     time
 ✓ passed       scale.missing        21 FP8 weights, each with its scale
@@ -236,8 +236,10 @@ checks
 ✓ passed       tensor.missing       30 tensors: all that `LlamaForCausalLM` with 3 layers needs, in its shapes
 ✓ passed       tensor.unknown       no tensor that the architecture does not have
 ✓ passed       scale.values         3,456 scales in 21 tensors read: all finite and positive
+✓ passed       provenance           `fp8.json`: made from `stories-llama` by fp8 quantize, with the SHA-256 of 9 files;
+                                    fp8 verify compares them
 
-healthy: 18 passed
+healthy: 19 passed
 """
     )
 

@@ -1,8 +1,8 @@
 """`--verify`: the files against the hashes that were stored with them, where there are any.
 
 Four places keep the SHA-256 of a weight file: the Hub's cache, whose files are named by it; the notes that
-`hf download --local-dir` leaves in `.cache/huggingface/download`; the fp8.json of a checkpoint that was made here; and
-a list such as SHA256SUMS beside the files.
+`hf download --local-dir` leaves in `.cache/huggingface/download`; a list such as SHA256SUMS beside the files; and the
+fp8.json of a checkpoint that was made here. The first that knows a file speaks for it.
 """
 
 import re
@@ -37,10 +37,10 @@ def find_hashes(folder: Path, names: Iterable[str]) -> Mapping[str, tuple[str, s
             found[name] = (blob, "the Hub's cache")
         elif (etag := _etag(note)) is not None:
             found[name] = (etag, "the Hub, at download")
-        elif name in recorded:
-            found[name] = (recorded[name], f"`{PROVENANCE}`")
         elif name in listed:
             found[name] = listed[name]
+        elif name in recorded:
+            found[name] = (recorded[name], f"`{PROVENANCE}`")
     return found
 
 
