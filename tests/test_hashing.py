@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fp8cli.core.hashing import Hashes, pieces_of, sha256_of
-from fp8cli.errors import BadInput
+from fp8cli.errors import CannotRun
 
 MIB = 2**20
 
@@ -17,7 +17,10 @@ def test_a_file_has_the_hash_that_hashlib_gives_whatever_its_length(tmp_path: Pa
     data = bytes(range(251)) * (size // 251 + 1)
     (tmp_path / "file").write_bytes(data[:size])
     lengths: list[int] = []
-    assert sha256_of(pieces_of(tmp_path / "file"), lengths.append) == hashlib.sha256(data[:size]).hexdigest()
+    assert (
+        sha256_of(pieces_of(tmp_path / "file"), lengths.append, threading.Event())
+        == hashlib.sha256(data[:size]).hexdigest()
+    )
     assert sum(lengths) == size
 
 
@@ -49,5 +52,5 @@ def test_left_early_it_stops_in_the_middle_of_a_file(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
     with Hashes(1) as hashes:
         hashes.add(tmp_path / "gone")
-        with pytest.raises(BadInput, match="`gone` cannot be read: No such file or directory"):
+        with pytest.raises(CannotRun, match="`gone` cannot be read: No such file or directory"):
             hashes.wait(lambda _: None, lambda _path, _size: None)

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from fp8cli.errors import BadInput, CannotRun, ExitCode, Fp8Error
 from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.provenance import read_provenance
 from tests.models import ODD, llama_config, save_model
-from tests.starting import fp8
+from tests.starting import fp8, words_of
 
 SHARD = "model-00002-of-00006.safetensors"
 
@@ -346,6 +348,20 @@ def test_the_screen_has_a_row_for_every_file_and_json_has_the_same(copy: Path, t
     assert (run.code, report.code, report.loaded) == (1, 1, [])
     assert (report.report["verdict"], json.loads(report.out)["exit_code"]) == ("differs", 1)
     assert {file["name"]: (file["bytes"], file["sha256"]) for file in report.report["files"]} == files
+
+
+def test_ctrl_c_ends_it_in_the_middle_of_a_file(copy: Path, tmp_path: Path) -> None:
+    document = document_of(copy)
+    document["files"][SHARD]["bytes"] = 2**42
+    (copy / "fp8.json").write_text(json.dumps(document))
+    os.truncate(copy / SHARD, 2**42)
+    words = words_of(tmp_path, "verify", copy)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and len(list(Path(f"/proc/{process.pid}/task").iterdir())) < 2:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
 
 
 # Beside fp8 inspect

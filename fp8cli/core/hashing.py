@@ -12,19 +12,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from fp8cli.errors import BadInput
+from fp8cli.errors import CannotRun
 
 _READ_BYTES: Final = 2**20
 
 
-class _StoppedError(Exception):
+class StoppedError(Exception):
     """The hash is not wanted any more."""
 
 
-def sha256_of(pieces: Iterable[bytes | memoryview], told: Callable[[int], None] = lambda _: None) -> str:
-    """Return the SHA-256 of bytes that come in pieces, as hexadecimal digits. `told`: the length of each piece."""
+def sha256_of(pieces: Iterable[bytes | memoryview], told: Callable[[int], None], stop: threading.Event) -> str:
+    """Return the SHA-256 of bytes that come in pieces, as hexadecimal digits. `told`: the length of each piece.
+
+    Raises StoppedError in the middle once `stop` is set: a file may take minutes.
+    """
     digest = hashlib.sha256()
     for piece in pieces:
+        if stop.is_set():
+            raise StoppedError
         digest.update(piece)
         told(len(piece))
     return digest.hexdigest()
@@ -70,7 +75,7 @@ class Hashes:
     def wait(self, begins: Callable[[int], None], told: Callable[[Path, int], None]) -> None:
         """Wait for all of them. `begins` is told how many bytes are left, `told` of every piece after that.
 
-        Raises BadInput for a file that cannot be read.
+        Raises CannotRun for a file that cannot be read.
         """
         with self._lock:
             waiting = [job for job in self._jobs.values() if not job.done()]
@@ -83,7 +88,7 @@ class Hashes:
                 job.result()
             except OSError as problem:
                 message = f"`{path.name}` cannot be read: {problem.strerror or problem}"
-                raise BadInput(message, hint="is something else writing to it?") from problem
+                raise CannotRun(message, hint="run the same command again: it goes on") from problem
 
     def of(self, path: Path) -> tuple[int, str]:
         """Return the length and the SHA-256 of a file that was waited for."""
@@ -91,12 +96,10 @@ class Hashes:
 
     def _hash(self, path: Path) -> tuple[int, str]:
         sizes: list[int] = []
-        digest = sha256_of(pieces_of(path), lambda size: self._note(path, size, sizes))
+        digest = sha256_of(pieces_of(path), lambda size: self._note(path, size, sizes), self._stop)
         return sum(sizes), digest
 
     def _note(self, path: Path, size: int, sizes: list[int]) -> None:
-        if self._stop.is_set():
-            raise _StoppedError
         sizes.append(size)
         with self._lock:
             self._done_bytes += size

@@ -6,6 +6,7 @@ fp8.json of a checkpoint that was made here. The first that knows a file speaks 
 """
 
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,12 @@ def check_hashes(folder: Path, names: Iterable[str], *, workers: int, notify: No
             "no SHA-256 was stored with these files: they are in no Hub cache, and no fp8.json or SHA256SUMS lists them"
         )
         return (Finding(check="hash.sha256", status="not checked", subject=None, found=found),)
-    jobs = [_Hash(folder / name, name, notify) for name in stored]
+    stop = threading.Event()
+    jobs = [_Hash(folder / name, name, notify, stop) for name in stored]
     size = sum((folder / name).stat().st_size for name in stored)
     notify(ReadingBegins(what="verifying hashes", bytes=size))
     findings = []
-    for name, actual in zip(stored, run_all(jobs, workers=workers), strict=True):
+    for name, actual in zip(stored, run_all(jobs, workers=workers, stop=stop), strict=True):
         expected, where = stored[name]
         if actual != expected:
             findings.append(
@@ -91,9 +93,13 @@ class _Hash:
     path: Path
     name: str
     notify: Notify
+    stop: threading.Event
 
     def __call__(self) -> str:
-        return sha256_of(pieces_of(self.path), lambda size: self.notify(BytesRead(name=self.name, bytes=size)))
+        return sha256_of(pieces_of(self.path), self._tell, self.stop)
+
+    def _tell(self, size: int) -> None:
+        self.notify(BytesRead(name=self.name, bytes=size))
 
 
 def _etag(note: Path) -> str | None:

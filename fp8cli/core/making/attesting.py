@@ -62,7 +62,7 @@ class Attestation:
     def complete(self, notify: Notify) -> None:
         """Hash what is left of the source and of the output's shards, and wait for it.
 
-        Raises BadInput for a file that cannot be read, Interrupted on Ctrl-C.
+        Raises CannotRun for a file that cannot be read, Interrupted on Ctrl-C.
         """
         if self.hashes is None:
             return

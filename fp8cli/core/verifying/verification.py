@@ -5,6 +5,7 @@ signatures of fp8.json itself and for what the Hub adds to every repository. Fol
 not looked into, nor are folders that are links.
 """
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -52,11 +53,13 @@ def verify_files(
     """
     files = source.files()
     others = [name for name in files if name not in recorded and not _is_beside(name)] if extras else []
-    jobs = {name: _Job(source, name, files.get(name), recorded.get(name), notify) for name in (*recorded, *others)}
-    notify(ReadingBegins(what="verifying", bytes=sum(job.bytes_to_read for job in jobs.values())))
+    stop = threading.Event()
+    names = (*recorded, *others)
+    jobs = [_Job(source, name, files.get(name), recorded.get(name), notify, stop) for name in names]
+    notify(ReadingBegins(what="verifying", bytes=sum(job.bytes_to_read for job in jobs)))
     # The largest first, so that no thread is left with one at the end.
-    ordered = sorted(jobs.values(), key=lambda job: -job.bytes_to_read)
-    verdicts = run_all(ordered, workers=workers)
+    ordered = sorted(jobs, key=lambda job: -job.bytes_to_read)
+    verdicts = run_all(ordered, workers=workers, stop=stop)
     return tuple(sorted(verdicts, key=lambda verdict: verdict.name))
 
 
@@ -74,6 +77,7 @@ class _Job:
     size: int | None
     facts: FileFacts | None
     notify: Notify
+    stop: threading.Event
 
     @property
     def bytes_to_read(self) -> int:
@@ -96,7 +100,7 @@ class _Job:
                 return self._verdict("other size")
             if facts.sha256 is None:
                 return self._verdict("not recorded")
-            found = sha256_of(stream(self.source, self.name, size), self._tell)
+            found = sha256_of(stream(self.source, self.name, size), self._tell, self.stop)
         except Fp8Error as problem:
             return self._verdict("unreadable", why=problem.message)
         return self._verdict("matches" if found == facts.sha256 else "other bytes", sha256=found)
