@@ -13,6 +13,7 @@ GIB: Final = 2**30
 YARDSTICK: Final = "cp"
 FLUSHED_YARDSTICK: Final = "cp-sync"
 OURS: Final = "quantize"
+UNHASHED: Final = "unhashed"
 BLOCKS: Final = "block"
 MEMORY: Final = "memory"
 """The row with a sparse source, run once: reading holes is no measure of time, so only its memory is told."""
@@ -95,7 +96,7 @@ def compare(runs: Runs, titles: Mapping[str, str]) -> Iterator[Comparison]:
 
     runs: measured rows only; what is missing is left out. titles: what to call each row.
     """
-    for name in (OURS, BLOCKS, f"{OURS}-cuda", f"{BLOCKS}-cuda"):
+    for name in (OURS, UNHASHED, BLOCKS, f"{OURS}-cuda", f"{BLOCKS}-cuda"):
         if name not in runs:
             continue
         ours = runs[name]

@@ -212,8 +212,8 @@ def _environment(*, cuda: bool) -> dict[str, str]:
     return kept | {"HF_HUB_OFFLINE": "1"} | ({} if cuda else {"CUDA_VISIBLE_DEVICES": ""})
 
 
-def _quantize(scheme: str, device: str = "cpu") -> Command:
-    options = ["--scheme", scheme, "--device", device]
+def _quantize(scheme: str, device: str = "cpu", *more: str) -> Command:
+    options = ["--scheme", scheme, "--device", device, *more]
     return lambda source, out: [*fp8_command(), "quantize", source, "-o", out, *options]
 
 
@@ -229,6 +229,7 @@ ROWS: Final[Mapping[str, Row]] = {
     ),
     "torch": Row(title='`python -c "import torch"`', command=_python("import torch"), output_share=0),
     "quantize": Row(title="`fp8 quantize`", command=_quantize("FP8_DYNAMIC"), is_fp8=True),
+    "unhashed": Row(title="`fp8 quantize --no-hashes`", command=_quantize("FP8_DYNAMIC", "cpu", "--no-hashes")),
     "block": Row(title="`fp8 quantize --scheme FP8_BLOCK`", command=_quantize("FP8_BLOCK"), is_fp8=True),
     "model-free": Row(
         title="llm-compressor `model_free_ptq`",

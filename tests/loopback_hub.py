@@ -42,7 +42,8 @@ class File:
 
     @property
     def etag(self) -> str:
-        return hashlib.sha256(self.head + b"%d" % self.zeros).hexdigest()
+        """As on the Hub, the SHA-256; but of a file with zeros, which would take long, something as distinct."""
+        return hashlib.sha256(self.head + (b"%d" % self.zeros if self.zeros else b"")).hexdigest()
 
     def slice(self, begin: int, end: int) -> bytes:
         end = min(end, self.size)

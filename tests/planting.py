@@ -25,8 +25,8 @@ def quantize_stories(out: Path, scheme: str = "FP8_DYNAMIC") -> Path:
 
 
 def change(folder: Path, copy: Path, plant: Callable[[Tensors], None]) -> Path:
-    """Copy a checkpoint and let `plant` change the tensors of its only file."""
-    shutil.copytree(folder, copy)
+    """Copy a checkpoint and let `plant` change the tensors of its only file; no fp8.json says what it was before."""
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("fp8.json"))
     tensors = load_file(copy / "model.safetensors")
     plant(tensors)
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})

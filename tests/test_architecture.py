@@ -25,6 +25,7 @@ VOCABULARY = ("fp8cli.errors", "fp8cli.schemes")
 BELOW_CORE = (
     "fp8cli.core.findings",
     "fp8cli.core.folding",
+    "fp8cli.core.hashing",
     "fp8cli.core.kernel",
     "fp8cli.core.unfolding",
     "fp8cli.formats",
@@ -117,6 +118,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/inspection/fidelity.py": ("torch", *INSPECTION),
     "fp8cli/core/inspection/scale_sweep.py": ("numpy", *INSPECTION),
     "fp8cli/core/serving/": SERVING,
+    "fp8cli/core/verifying/": ("fp8cli.core.verifying", *INSPECTION),
     "fp8cli/core/quantizing/": QUANTIZING,
     "fp8cli/core/quantizing/fp8.py": ("torch", *VOCABULARY),
     "fp8cli/core/quantizing/tiles.py": ("torch", *QUANTIZING),

@@ -169,7 +169,12 @@ def test_modelopt_has_a_file_of_its_own_which_no_other_dialect_keeps(tmp_path: P
     own = json.loads((out / "hf_quant_config.json").read_text())["quantization"]
     assert own == {"exclude_modules": ["lm_head"], "kv_cache_quant_algo": None, "quant_algo": "FP8"}
     back = convert(out, tmp_path / "back", "compressed-tensors").out
-    assert sorted(path.name for path in back.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in back.iterdir()) == [
+        "README.md",
+        "config.json",
+        "fp8.json",
+        "model.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("key", ["compression_config", "text_config"])

@@ -221,6 +221,7 @@ def test_files_of_the_quantizer_go_and_others_stay(tmp_path: Path) -> None:
         "LICENSE",
         "README.md",
         "config.json",
+        "fp8.json",
         "model.safetensors",
         "tokenizer_config.json",
     ]

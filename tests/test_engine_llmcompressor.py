@@ -1,5 +1,6 @@
 """llm-compressor's engine beside the streaming one: what both can do, they do to the same bytes."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -14,6 +15,8 @@ os.environ["CT_ENFORCE_EAGER"] = "1"
 
 from transformers import FalconConfig, MixtralConfig
 
+from fp8cli.commands.verify import VerifyRequest
+from fp8cli.commands.verify import run as verify
 from fp8cli.core.calibrating.footprint import Memory
 from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.compressing.adopting import adopt, read_saved
@@ -192,8 +195,12 @@ def test_the_command_gives_what_the_streaming_engine_gives(tmp_path: Path) -> No
     assert run.report["compression"]["facts"]["data"]["samples"] == 8
     assert "torch" not in run.loaded
     for path in (tmp_path / "streaming").iterdir():
-        if path.name != "README.md":
+        if path.name not in {"README.md", "fp8.json"}:
             assert (tmp_path / "llmcompressor" / path.name).read_bytes() == path.read_bytes(), path.name
+    told = [json.loads((tmp_path / engine / "fp8.json").read_text()) for engine in ("streaming", "llmcompressor")]
+    assert [each["plan"]["engine"] for each in told] == ["streaming", "llmcompressor"]
+    assert told[0]["source"] == told[1]["source"]
+    assert verify(VerifyRequest(checkpoint=str(tmp_path / "llmcompressor"))).verdict == "matches"
     modes = {path.name: path.stat().st_mode for path in (tmp_path / "streaming").iterdir()}
     assert modes == {path.name: path.stat().st_mode for path in (tmp_path / "llmcompressor").iterdir()}
 

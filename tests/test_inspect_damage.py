@@ -71,7 +71,9 @@ def test_what_fp8_quantize_makes_is_healthy(tmp_path: Path, scheme: str) -> None
     made = quantize_stories(tmp_path / scheme, scheme)
     assert_not_damaged(made)
     assert_not_damaged(made, "--against", str(STORIES))
-    # No hash was stored with it.
+    assert_not_damaged(made, "--verify", "--against", str(STORIES))
+    # Without it no hash is stored.
+    (made / "fp8.json").unlink()
     assert_not_damaged(made, "--verify", "--against", str(STORIES), verdict="no fault found")
 
 

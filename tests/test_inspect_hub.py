@@ -89,9 +89,9 @@ def test_a_real_checkpoint_looks_the_same_from_afar(server: LoopbackHub, healthy
 checks
 - not checked  file.side  side files are not fetched from the Hub
 - not checked  file.mode  files on the Hub have no modes
-16 checks passed; --details lists them"""
+17 checks passed; --details lists them"""
     )
-    assert (rest[-1], here.out.splitlines()[-1]) == ("no fault found: 2 not checked, 16 passed\n", "healthy: 18 passed")
+    assert (rest[-1], here.out.splitlines()[-1]) == ("no fault found: 2 not checked, 17 passed\n", "healthy: 19 passed")
     assert (there.code, here.code) == (0, 0)
 
 

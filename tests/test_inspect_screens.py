@@ -88,9 +88,9 @@ estimates: 92 % of the memory, less a reserve for activations
   vllm serve stories-FP8-dynamic
 
 checks
-18 checks passed; --details lists them
+19 checks passed; --details lists them
 
-healthy: 18 passed
+healthy: 19 passed
 """
     )
 
@@ -141,9 +141,9 @@ estimates: 92 % of the memory, less a reserve for activations
   vllm serve stories-FP8-dynamic
 
 checks
-18 checks passed; --details lists them
+19 checks passed; --details lists them
 
-healthy: 18 passed
+healthy: 19 passed
 """
     )
 
@@ -245,8 +245,8 @@ checks
 ✓ passed       file.header          1 header read, well-formed
 ✓ passed       file.size            1 weight file: no byte missing, unused or used twice
 ✓ passed       index                51 tensors in `model.safetensors`, which needs no index
-✓ passed       file.side            6 side files, each can be read, none is empty, broken JSON or a pointer
-✓ passed       file.mode            9 files, each open to more users than its owner
+✓ passed       file.side            7 side files, each can be read, none is empty, broken JSON or a pointer
+✓ passed       file.mode            10 files, each open to more users than its owner
 ✓ passed       config.quantization  config and tensors agree: E4M3 weights per channel, activations per token at run
                                     time
 ✓ passed       scale.missing        21 FP8 weights, each with its scale
@@ -260,8 +260,10 @@ checks
 ✓ passed       tensor.missing       30 tensors: all that `LlamaForCausalLM` with 3 layers needs, in its shapes
 ✓ passed       tensor.unknown       no tensor that the architecture does not have
 ✓ passed       scale.values         3,456 scales in 21 tensors read: all finite and positive
+✓ passed       provenance           `fp8.json`: made from `stories-llama` by fp8 quantize, with the SHA-256 of 9 files;
+                                    fp8 verify compares them
 
-healthy: 18 passed
+healthy: 19 passed
 """
     )
 
@@ -721,7 +723,7 @@ checks
 ! warning      against.sqnr      model.layers.2.mlp.down_proj.weight: 20.0 dB from the source, where E4M3 gives about 31.5 dB; the largest error is 0.418 at [5, 171]
                so: precision was lost: a scale that does not fit, or values that were cut off
                fix: quantize again from this source; if it stays so, another scheme may fit these weights better
-- not checked  hash.sha256       no SHA-256 was stored with these files: they are in no Hub cache, and no SHA256SUMS lists them
+- not checked  hash.sha256       no SHA-256 was stored with these files: they are in no Hub cache, and no fp8.json or SHA256SUMS lists them
 - not checked  against.compared  model.layers.0.mlp.up_proj.weight: not compared with the source: it has no scale
 - not checked  against.compared  model.layers.0.self_attn.q_proj.weight: not compared with the source: the shape of its scale fits no scheme
 18 checks passed; --details lists them

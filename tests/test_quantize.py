@@ -134,6 +134,7 @@ def test_side_files_are_carried_over_and_other_weights_are_not(fp8: Fp8, source:
         "README.md",
         "chat_template.jinja",
         "config.json",
+        "fp8.json",
         "generation_config.json",
         "model.safetensors",
         "modeling_tiny.py",

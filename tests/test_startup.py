@@ -21,6 +21,7 @@ MODEL = Path(fp8cli.__file__).parent / "bundled" / "stories-llama"
         ("--version",),
         ("quantize", "--help"),
         ("inspect", "--help"),
+        ("verify", "--help"),
         ("doctor", "--help"),
         ("eval", "--help"),
         ("compare", "--help"),

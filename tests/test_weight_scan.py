@@ -130,7 +130,8 @@ def write_note(folder: Path, digest: str) -> None:
 
 
 def write_cache(folder: Path, digest: str) -> None:
-    blob = folder.parent / digest
+    blob = folder.parent / "blobs" / digest
+    blob.parent.mkdir()
     (folder / "model.safetensors").rename(blob)
     (folder / "model.safetensors").symlink_to(blob)
 

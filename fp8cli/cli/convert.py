@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli.running import Details, Json, Quiet, Revision, run
-from fp8cli.cli.writing_options import DryRun, MaxMemory, Overwrite, Restart, Source, Workers
+from fp8cli.cli.writing_options import DryRun, MaxMemory, NoHashes, Overwrite, Restart, Source, Workers
 from fp8cli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def convert(
     details: Details = False,
     overwrite: Overwrite = False,
     restart: Restart = False,
+    no_hashes: NoHashes = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +67,7 @@ def convert(
             dry_run=dry_run,
             overwrite=overwrite,
             restart=restart,
+            hashed=not no_hashes,
             download_bars=not quiet,
         )
         request = command.ConvertRequest(

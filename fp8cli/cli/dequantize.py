@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli.running import Details, Json, Quiet, Revision, run
-from fp8cli.cli.writing_options import DryRun, MaxMemory, Overwrite, Restart, Source, Workers
+from fp8cli.cli.writing_options import DryRun, MaxMemory, NoHashes, Overwrite, Restart, Source, Workers
 from fp8cli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def dequantize(
     details: Details = False,
     overwrite: Overwrite = False,
     restart: Restart = False,
+    no_hashes: NoHashes = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,6 +54,7 @@ def dequantize(
             dry_run=dry_run,
             overwrite=overwrite,
             restart=restart,
+            hashed=not no_hashes,
             download_bars=not quiet,
         )
         with QuantizeBar(output).running() as bar:

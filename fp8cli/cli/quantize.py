@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli.running import Details, Json, Quiet, Revision, run
-from fp8cli.cli.writing_options import MaxMemory, Overwrite, Restart, Workers
+from fp8cli.cli.writing_options import MaxMemory, NoHashes, Overwrite, Restart, Workers
 from fp8cli.errors import ExitCode
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
 
@@ -139,6 +139,7 @@ def quantize(
     details: Details = False,
     overwrite: Overwrite = False,
     restart: Restart = False,
+    no_hashes: NoHashes = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -183,6 +184,7 @@ def quantize(
             dry_run=dry_run,
             overwrite=overwrite,
             restart=restart,
+            hashed=not no_hashes,
             download_bars=not quiet,
         )
         with QuantizeBar(output).running() as bar:

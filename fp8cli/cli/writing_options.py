@@ -12,3 +12,6 @@ MaxMemory = Annotated[str, typer.Option(help="Memory for tiles, on top of the in
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan; read headers and scales alone, write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output, in one step, when done.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away instead of going on with it.")]
+NoHashes = Annotated[
+    bool, typer.Option("--no-hashes", help="Leave SHA-256 out of fp8.json: less work, and sizes alone to verify by.")
+]

@@ -29,6 +29,7 @@ from fp8cli.core.inspection.inventory import (
     sum_by_dtype,
     sum_tensors,
 )
+from fp8cli.core.inspection.provenance_check import check_provenance
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.inspection.roles import RoleRow, role_table
 from fp8cli.core.inspection.scale_values import ScaleStats, check_scales
@@ -147,6 +148,7 @@ def run(request: InspectRequest, notify: Notify = lambda _: None) -> InspectRepo
     anatomy = dissect(seen, dialect)
     scales, about_scales = check_scales(seen, dialect)
     findings = [*seen.findings, *check_consistency(seen, dialect, anatomy), *about_scales]
+    findings += check_provenance(source, seen)
     if request.verify:
         findings += _verify(source, seen, dialect, notify)
     against = None

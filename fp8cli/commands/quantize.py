@@ -95,6 +95,8 @@ class QuantizeRequest:
     dry_run: bool = False
     overwrite: bool = False
     restart: bool = False
+    hashed: bool = True
+    """Whether fp8.json has the SHA-256 of every file."""
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
 
@@ -192,6 +194,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
             restart=request.restart,
             budget=decided,
             fallback=fallback,
+            hashed=request.hashed,
         )
         done = produce(production, notify)
         serving = foresee_result(done, checkpoint, out, serving, required=request.tp)

@@ -1,6 +1,6 @@
 """From a plan to a converted checkpoint under its name: written, examined, renamed.
 
-    staging ← side files ← weights and scales (streaming engine) ← papers, config.json last → gate → published
+    staging ← side files ← weights and scales (streaming engine) ← papers, fp8.json last → gate → published
 
 As in core.making, but that nothing is calibrated, and that what is said of the output is written beforehand.
 """
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
+from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
+from fp8cli.core.making.attesting import attest
 from fp8cli.core.making.production import Source, Started
 from fp8cli.core.quantizing.engine import Progress, Written, execute
 from fp8cli.core.quantizing.plan import Plan
@@ -20,9 +22,10 @@ from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.errors import BadInput
 from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.dialect_configs import QUANTIZER_FILES
+from fp8cli.formats.provenance import PlanNote
 from fp8cli.formats.staging import discard, disk_errors, stage
 
-Notify = Callable[[Started | Progress], None]
+Notify = Callable[[Started | Progress | ReadingBegins | BytesRead], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +34,13 @@ class Production:
 
     model: str
     """The source as the user named it."""
+    name: str
+    """The source as the card names it."""
     source: Source
     plan: Plan
+    note: PlanNote
+    tools: Mapping[str, str]
+    """Versions of what makes the weights."""
     becomes: str
     """What is made, in a word: a dialect, or a dtype."""
     papers: Mapping[str, str]
@@ -41,6 +49,8 @@ class Production:
     resources: Resources
     overwrite: bool
     restart: bool
+    hashed: bool = True
+    """Whether fp8.json has the SHA-256 of every file, or the sizes alone."""
 
 
 def produce(production: Production, notify: Notify) -> tuple[Written, tuple[Finding, ...]]:
@@ -51,18 +61,25 @@ def produce(production: Production, notify: Notify) -> tuple[Written, tuple[Find
     source, plan, out = production.source, production.plan, production.out
     state = source.state()
     identity = {"the source": state, "the form to make": production.becomes, "the plan": plan.fingerprint()}
+    threads, hashed = production.resources.workers, production.hashed
     with stage(out, identity, restart=production.restart) as staging:
         try:
             with disk_errors(out):
                 carry_over(source.checkpoint, source.folder, staging, without=QUANTIZER_FILES)
             notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
-            written = execute(plan, LocalSupply(source.folder.resolve), staging, production.resources, notify)
-            if source.state() != state:
-                message = f"`{production.model}` was changed while it was being read"
-                raise BadInput(message, hint="run the command again when nothing writes to it")
-            with disk_errors(out):
-                for name, text in production.papers.items():
-                    staging.write_file(name, text.encode())
+            with attest(source.checkpoint, source.folder, staging, threads=threads, hashed=hashed) as attestation:
+                supply = LocalSupply(source.folder.resolve)
+                written = execute(plan, supply, staging, production.resources, notify, watch=attestation)
+                attestation.complete(notify)
+                if source.state() != state:
+                    message = f"`{production.model}` was changed while it was being read"
+                    raise BadInput(message, hint="run the command again when nothing writes to it")
+                with disk_errors(out):
+                    for name, text in production.papers.items():
+                        staging.write_file(name, text.encode())
+                    attestation.write(
+                        production.note, name=production.name, commit=source.commit, tools=production.tools
+                    )
             findings = pass_gate(LocalFolder(staging.checkpoint))
             with disk_errors(out):
                 staging.publish(overwrite=production.overwrite)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fp8cli import __version__
 from fp8cli.core.converting.coded import Coded, read_coded
 from fp8cli.core.converting.production import Notify, Production, produce
 from fp8cli.core.converting.report import ConversionReport
@@ -33,6 +34,7 @@ from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_chec
 from fp8cli.formats.conversion_card import ConversionFacts, write_conversion_card
 from fp8cli.formats.dialect_configs import without_quantization
 from fp8cli.formats.hub import HubRepo
+from fp8cli.formats.provenance import PlanNote
 from fp8cli.formats.quant_config import config_text
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.shard_index import INDEX
@@ -54,6 +56,8 @@ class Options:
     dry_run: bool = False
     overwrite: bool = False
     restart: bool = False
+    hashed: bool = True
+    """Whether fp8.json has the SHA-256 of every file."""
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
 
@@ -150,14 +154,18 @@ def carry_out(opened: Opened, decision: Decision, serving: Preflight, notify: No
         refuse_broken_files(place, checkpoint.side_files)
         production = Production(
             model=options.model,
+            name=short_name(options.model) if commit is None else options.model,
             source=Source(folder=place, checkpoint=checkpoint, commit=commit),
             plan=plan,
+            note=_note(decision, opened.coded),
+            tools={"fp8cli": __version__},
             becomes=decision.dialect,
             papers=_papers(checkpoint, place, decision, opened, commit),
             out=out,
             resources=resources,
             overwrite=options.overwrite,
             restart=options.restart,
+            hashed=options.hashed,
         )
         written, findings = produce(production, notify)
         seconds = time.monotonic() - opened.begun
@@ -229,6 +237,24 @@ def _papers(
         dtype=DTYPES[plan.dtype].torch_name if plan.dtype_is_new else None,
     )
     return papers
+
+
+def _note(decision: Decision, coded: Coded) -> PlanNote:
+    plan = decision.plan
+    return PlanNote(
+        command="dequantize" if decision.quantization is None else "convert",
+        made=decision.dialect,
+        words=f"from {coded.called}: {decision.words}",
+        scheme=None if plan.scheme is None else plan.scheme.name,
+        kv_cache=plan.kv_cache,
+        dtype=DTYPES[plan.dtype].torch_name,
+        engine="streaming",
+        targets=(),
+        ignore=(),
+        modifiers=(),
+        counts=plan.counts,
+        fingerprint=plan.fingerprint(),
+    )
 
 
 def _json(content: object) -> str:

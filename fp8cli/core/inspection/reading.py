@@ -3,6 +3,7 @@
 What is done with the pieces is the caller's. Nothing here writes.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -99,8 +100,13 @@ def _read_transposed(reader: RangeReader, tensor: StoredTensor, stride: int, row
     return bytes(data)
 
 
-def run_all(jobs: Sequence[Callable[[], _Result]], *, workers: int) -> list[_Result]:
-    """Run all jobs on `workers` threads and return their results in order; the first error ends it."""
+def run_all(
+    jobs: Sequence[Callable[[], _Result]], *, workers: int, stop: threading.Event | None = None
+) -> list[_Result]:
+    """Run all jobs on `workers` threads and return their results in order; the first error ends it.
+
+    stop: set when it ends early, for jobs that take so long that they must look whether anyone still wants them.
+    """
     with ThreadPoolExecutor(workers, thread_name_prefix="fp8-read") as pool:
         try:
             # Inside too: Ctrl-C while jobs are still being handed out must not wait for all of them.
@@ -109,6 +115,8 @@ def run_all(jobs: Sequence[Callable[[], _Result]], *, workers: int) -> list[_Res
             for future in done:
                 future.result()
         except BaseException:
+            if stop is not None:
+                stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [future.result() for future in futures]

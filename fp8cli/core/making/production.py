@@ -1,6 +1,6 @@
 """From a plan to a checkpoint under its name: calibrated where the plan needs it, written, examined, renamed.
 
-    staging ← side files ← weights and scales (one of two engines) ← config → gate → published
+    staging ← side files ← weights and scales (one of two engines) ← config ← fp8.json → gate → published
 
 The streaming engine writes the weights of every scheme; calibration adds nothing but scales, and keeps them beside the
 output in the making, so that a run that goes on need not calibrate again. llm-compressor's engine is core.compressing.
@@ -9,7 +9,7 @@ output in the making, so that a run that goes on need not calibrate again. llm-c
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,9 @@ from fp8cli.core.compressing.ordering import CompressionOrder
 from fp8cli.core.compressing.whole import Whole, compress_whole
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
+from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.machine.probes import versions
+from fp8cli.core.making.attesting import Attestation, attest, note_of_quantization
 from fp8cli.core.model.selection import Selection
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.engine import Progress, Written, check_duplicates, execute
@@ -54,7 +56,7 @@ class Started:
 LIBRARIES: Final = ("torch", "llmcompressor", "compressed-tensors", "transformers")
 """Whose versions a card names where llm-compressor made the weights."""
 
-ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress
+ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress | ReadingBegins | BytesRead
 Notify = Callable[[ProductionEvent], None]
 
 
@@ -101,6 +103,8 @@ class Production:
     """What was chosen to stay in 16 bits; its modules are in `ignore` already."""
     fallback: Fallback | None = None
     """Why another scheme was taken than the one that was asked for."""
+    hashed: bool = True
+    """Whether fp8.json has the SHA-256 of every file, or the sizes alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,7 @@ def produce(production: Production, notify: Notify) -> Produced:
                 carry_over(source.checkpoint, source.folder, staging)
         whole = _compress(production, staging, notify)
         calibrated = _calibrate(production, staging, notify)
-        with _discarded_if_unfit(out):
+        with _discarded_if_unfit(out), _attest(production, staging) as attestation:
             if whole is not None:
                 plan, written = whole.plan, Written(harmed=(), bytes_resumed=0)
                 notify(Started(tensors=whole.tensors, bytes_read=plan.bytes_written))
@@ -140,16 +144,30 @@ def produce(production: Production, notify: Notify) -> Produced:
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
                 supply = LocalSupply(source.folder.resolve)
-                written = execute(plan, supply, staging, production.resources, notify, scales=scales)
+                resources = production.resources
+                written = execute(plan, supply, staging, resources, notify, scales=scales, watch=attestation)
+            attestation.complete(notify)
             if source.state() != state:
                 message = f"`{production.model}` was changed while it was being read"
                 raise BadInput(message, hint="run the command again when nothing writes to it")
+            provenance = _provenance(production, calibrated, whole)
             with disk_errors(out):
-                describe(source.checkpoint, source.folder, plan, staging, _provenance(production, calibrated, whole))
+                describe(source.checkpoint, source.folder, plan, staging, provenance)
+                attestation.write(
+                    note_of_quantization(provenance, plan, None if whole is None else whole.compressed.facts.modifiers),
+                    name=provenance.model,
+                    commit=provenance.commit,
+                    tools=provenance.all_tools,
+                )
             findings = pass_gate(LocalFolder(staging.checkpoint))
             with disk_errors(out):
                 staging.publish(overwrite=production.overwrite)
     return Produced(plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole)
+
+
+def _attest(production: Production, staging: Staging) -> AbstractContextManager[Attestation]:
+    source, threads = production.source, production.resources.workers
+    return attest(source.checkpoint, source.folder, staging, threads=threads, hashed=production.hashed)
 
 
 def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, object]:

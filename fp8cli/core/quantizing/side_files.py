@@ -1,4 +1,4 @@
-"""Everything of the output but the shards: carried-over files, index, recipe, model card, and config.json last.
+"""Everything of the output but shards and fp8.json: carried-over files, index, recipe, card, and config.json last.
 
 Nothing written here depends on the machine, the date or the number of workers, so that two runs of the same
 thing give the same bytes. What is carried over comes before the shards, because a file that cannot be read shall
@@ -20,6 +20,7 @@ from fp8cli.formats.budget_note import BudgetNote
 from fp8cli.formats.calibration_note import CalibrationNote
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
 from fp8cli.formats.model_card import CardFacts, write_card
+from fp8cli.formats.provenance import PROVENANCE
 from fp8cli.formats.quant_config import config_text, quantization_config, recipe_text
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.shard_index import INDEX
@@ -53,6 +54,12 @@ class Provenance:
     recipe: str | None = None
     """The recipe.yaml that llm-compressor wrote; None: that of the plan."""
 
+    @property
+    def all_tools(self) -> Mapping[str, str]:
+        """Versions of this tool, and of what made the weights and found the scales."""
+        found = {} if self.calibration is None else self.calibration.tools
+        return {"fp8cli": __version__, **self.tools, **found}
+
 
 def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, without: Sequence[str] = ()) -> None:
     """Copy tokenizer, templates, licences and code. Raises BadInput for one that cannot be read, or OSError.
@@ -60,7 +67,7 @@ def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *,
     without: files that say of the source what the output is not.
     """
     for name in checkpoint.side_files:
-        if name not in {_CARD, _RECIPE, *without}:
+        if name not in {_CARD, _RECIPE, PROVENANCE, *without}:
             staging.write_file(name, folder.read(name))
 
 
@@ -98,9 +105,6 @@ def header_fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def _card(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, name: str, provenance: Provenance) -> str:
-    tools = {"fp8cli": __version__, **provenance.tools}
-    if provenance.calibration is not None:
-        tools.update(provenance.calibration.tools)
     choice = provenance.choice
     facts = CardFacts(
         name=name,
@@ -112,7 +116,7 @@ def _card(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, name: str, pr
         ignored_modules=plan.ignored_modules,
         bytes_before=sum(plan.bytes_before.values()),
         bytes_after=sum(plan.bytes_after.values()),
-        tools=tools,
+        tools=provenance.all_tools,
         serve_command=serve_command(name),
         serve_note=plan_note(plan),
         weights_quantized="quantize" in plan.counts,

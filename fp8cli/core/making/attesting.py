@@ -1,0 +1,152 @@
+"""`fp8.json` of an output in the making: its files are hashed while others are still written, and so is the source.
+
+A shard of the source is hashed as soon as a worker begins to read it, one of the output once it is whole, so that
+either is in memory and comes from the disk no second time. What the Hub's cache names by its SHA-256 is not computed
+again: every blob there is called by the hash that the Hub publishes, and fp8.json says that it is the Hub's word.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fp8cli.core.hashing import Hashes
+from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
+from fp8cli.core.inspection.stored_hashes import blob_hash
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.side_files import Provenance
+from fp8cli.errors import Interrupted
+from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
+from fp8cli.formats.provenance import PROVENANCE, FileFacts, PlanNote, ProvenanceFile, SourceFacts, provenance_text
+from fp8cli.formats.safetensors import DTYPES
+from fp8cli.formats.shard_index import INDEX
+from fp8cli.formats.staging import Staging
+
+Notify = Callable[[ReadingBegins | BytesRead], None]
+
+_MOST_THREADS: Final = 8
+"""A disk gives no more than so many readers want."""
+
+
+@dataclass
+class Attestation:
+    """What is known of the files of one run. The watch of its engine, too: any thread may call `begins`, `finished`."""
+
+    checkpoint: Checkpoint
+    folder: LocalFolder
+    staging: Staging
+    hashes: Hashes | None
+    """None: the files are not hashed, and their sizes alone are written down."""
+    _known: dict[str, str] = field(init=False)
+    """SHA-256 of source files, where the Hub's cache tells it."""
+    _sources: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look up what is known without reading."""
+        checkpoint = self.checkpoint
+        index = (INDEX,) if checkpoint.has_index else ()
+        self._sources = (CONFIG, *index, *checkpoint.side_files, *(shard.name for shard in checkpoint.shards))
+        found = {name: blob_hash(self.folder.resolve(name)) for name in self._sources}
+        self._known = {name: digest for name, digest in found.items() if digest is not None}
+
+    def begins(self, shard: str) -> None:
+        """Hash the source's shard of that name, where there is one, while it is read."""
+        if shard in self._sources:
+            self._hash_source(shard)
+
+    def finished(self, shard: str) -> None:
+        """Hash a shard of the output."""
+        self._hash(self.staging.checkpoint / shard)
+
+    def complete(self, notify: Notify) -> None:
+        """Hash what is left of the source and of the output's shards, and wait for it.
+
+        Raises CannotRun for a file that cannot be read, Interrupted on Ctrl-C.
+        """
+        if self.hashes is None:
+            return
+        for name in self._sources:
+            self._hash_source(name)
+        for path in sorted(self.staging.checkpoint.glob("*.safetensors")):
+            self._hash(path)
+        try:
+            self.hashes.wait(
+                lambda size: notify(ReadingBegins(what="hashing", bytes=size)),
+                lambda path, size: notify(BytesRead(name=path.name, bytes=size)),
+            )
+        except KeyboardInterrupt:
+            message = f"interrupted; what is done is kept beside `{self.staging.out}`"
+            raise Interrupted(message, hint="run the same command again to go on") from None
+
+    def write(self, plan: PlanNote, *, name: str, commit: str | None, tools: Mapping[str, str]) -> None:
+        """Write fp8.json, after everything else. `name` is the source's, without where it lay. Raises OSError."""
+        root = self.staging.checkpoint
+        paths = sorted(path for path in root.rglob("*") if path.is_file() and path != root / PROVENANCE)
+        for path in paths:
+            self._hash(path)
+        if self.hashes is not None:
+            self.hashes.wait(lambda _: None, lambda _path, _size: None)
+        document = ProvenanceFile(
+            tools=tools,
+            plan=plan,
+            source=SourceFacts(
+                name=name,
+                commit=commit,
+                files={each: self._source_facts(each) for each in self._sources},
+                hub_says=tuple(sorted(self._known)),
+            ),
+            files={path.relative_to(root).as_posix(): self._facts(path) for path in paths},
+        )
+        self.staging.write_file(PROVENANCE, provenance_text(document).encode())
+
+    def _hash_source(self, name: str) -> None:
+        if name not in self._known:
+            self._hash(self.folder.resolve(name))
+
+    def _hash(self, path: Path) -> None:
+        if self.hashes is not None:
+            self.hashes.add(path)
+
+    def _source_facts(self, name: str) -> FileFacts:
+        path, known = self.folder.resolve(name), self._known.get(name)
+        return self._facts(path) if known is None else FileFacts(bytes=path.stat().st_size, sha256=known)
+
+    def _facts(self, path: Path) -> FileFacts:
+        if self.hashes is None:
+            return FileFacts(bytes=path.stat().st_size, sha256=None)
+        size, digest = self.hashes.of(path)
+        return FileFacts(bytes=size, sha256=digest)
+
+
+@contextmanager
+def attest(
+    checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, threads: int, hashed: bool
+) -> Iterator[Attestation]:
+    """Keep the books of one run. threads: those of the engine; hashed: whether to compute SHA-256 at all."""
+    if not hashed:
+        yield Attestation(checkpoint, folder, staging, None)
+        return
+    with Hashes(min(threads, _MOST_THREADS)) as hashes:
+        yield Attestation(checkpoint, folder, staging, hashes)
+
+
+def note_of_quantization(provenance: Provenance, plan: Plan, modifiers: Sequence[str] | None) -> PlanNote:
+    """Say what a quantization did. modifiers: llm-compressor's classes; None where the streaming engine was used."""
+    choice = provenance.choice
+    return PlanNote(
+        command="quantize",
+        made=choice.name,
+        words=choice.summary,
+        scheme=None if plan.scheme is None else plan.scheme.name,
+        kv_cache=plan.kv_cache,
+        dtype=DTYPES[plan.dtype].torch_name,
+        engine="streaming" if modifiers is None else "llmcompressor",
+        targets=tuple(provenance.targets),
+        ignore=tuple(provenance.ignore),
+        modifiers=tuple(modifiers or ()),
+        counts=plan.counts,
+        fingerprint=plan.fingerprint(),
+        calibration=provenance.calibration,
+        budget=provenance.budget,
+    )
