@@ -1,5 +1,6 @@
 """The options of the commands that write a checkpoint, `fp8 quantize`, `fp8 convert` and `fp8 dequantize`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,3 +13,12 @@ MaxMemory = Annotated[str, typer.Option(help="Memory for tiles, on top of the in
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan; read headers and scales alone, write nothing.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output, in one step, when done.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away instead of going on with it.")]
+Push = Annotated[
+    str | None,
+    typer.Option(metavar="ORG/NAME", help="Send it to the Hub while it is made: with -o DIR too, else only there."),
+]
+Public = Annotated[bool, typer.Option("--public", help="A repository that is made on the Hub is for everybody.")]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(help="Where what goes to an address is made, as .NAME.fp8-partial.  [default: the current directory]"),
+]

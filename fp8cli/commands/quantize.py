@@ -27,6 +27,13 @@ from fp8cli.core.compressing.outlook import (
     foresee_compression,
     settle_place,
 )
+from fp8cli.core.delivering.ordering import (
+    DeliveryOptions,
+    DeliveryOrder,
+    bytes_that_stay,
+    check_destination,
+    order_delivery,
+)
 from fp8cli.core.doctor import environment
 from fp8cli.core.inspection.gate import refuse_broken_files
 from fp8cli.core.making.planning import Wish, check_place, plan_checkpoint, refuse_failed
@@ -39,7 +46,9 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, plan_resources
 from fp8cli.errors import UsageError
 from fp8cli.formats import hub
+from fp8cli.formats.addresses import HUB
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
+from fp8cli.formats.destinations import SendOptions
 from fp8cli.formats.recipe_file import RecipeFile, read_recipe
 from fp8cli.formats.sources import resolve_source
 from fp8cli.formats.staging import check_output
@@ -48,9 +57,11 @@ from fp8cli.schemes import DEFAULT_SCHEME
 __all__ = [
     "BudgetOptions",
     "CalibrationOptions",
+    "DeliveryOptions",
     "Modifiers",
     "QuantizeReport",
     "QuantizeRequest",
+    "SendOptions",
     "Started",
     "choose_modifiers",
     "run",
@@ -71,6 +82,8 @@ class QuantizeRequest:
 
     model: str
     out: Path | None = None
+    """A folder; None: that of `delivery`."""
+    delivery: DeliveryOptions = field(default_factory=DeliveryOptions)
     scheme: str | None = None
     """None: the default."""
     kv_cache: str | None = None
@@ -104,9 +117,8 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     _refuse_idle_resources(request, engine)
     budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
-    out = request.out or Path(f"{_name(request.model)}-{choice.suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
-    check_output(out, overwrite=request.overwrite or request.dry_run, source=local)
+    out, delivery = _settle_output(request, place, f"{_name(request.model)}-{choice.suffix}")
     limits = None if budget is None else order_budget(budget, request.calibration, choice, model=local)
     # A budget has a use for data whatever the scheme is.
     scales = CalibrationOptions() if limits is not None and not choice.needs_calibration else request.calibration
@@ -126,7 +138,10 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     orders, foreseen, checks = _foresee(orders, plan, checkpoint)
     copies = 1 if orders.compression is None else copies_of(orders.compression)
     before = 0 if foreseen.calibration is None else foreseen.calibration.offload_files_bytes
-    place_checks = check_place(out, plan, copies=copies, before_bytes=before, memory_bytes=resources.memory_bytes)
+    stays = None if copies > 1 else bytes_that_stay(delivery, plan, out.parent, workers=resources.workers)
+    place_checks = check_place(
+        out, plan, copies=copies, before_bytes=before, memory_bytes=resources.memory_bytes, stays_bytes=stays
+    )
     checks = (*place_checks, *checks)
     if limits is not None:
         checks = (*checks, *check_budget(limits, plan))
@@ -175,6 +190,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
             overwrite=request.overwrite,
             restart=request.restart,
             budget=decided,
+            delivery=delivery,
         )
         done = produce(production, notify)
         seconds = time.monotonic() - begun
@@ -183,7 +199,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         choice,
         model=request.model,
         commit=commit,
-        out=out,
+        out=out if delivery is None or delivery.keep else delivery.address.text,
         foreseen=foreseen,
         budget=decided,
         resources=resources,
@@ -218,6 +234,24 @@ def _choose(request: QuantizeRequest) -> tuple[RecipeFile | None, Choice, Engine
     recipe = read_recipe(request.recipe)
     choice = Choice(scheme=None, kv_cache=None, recipe=recipe.name)
     return recipe, choice, choose_engine(request.engine, choice)
+
+
+def _settle_output(
+    request: QuantizeRequest, place: LocalFolder | hub.HubRepo, default: str
+) -> tuple[Path, DeliveryOrder | None]:
+    """Return where the output grows, and where it is sent. Raises UsageError for a place that holds something."""
+    options = request.delivery if request.out is None else replace(request.delivery, out=str(request.out))
+    out, delivery = order_delivery(options, default)
+    overwrite = request.overwrite or request.dry_run
+    if delivery is None or delivery.keep:
+        check_output(out, overwrite=overwrite, source=place.path if isinstance(place, LocalFolder) else None)
+    if delivery is not None:
+        address = delivery.address
+        if isinstance(place, hub.HubRepo) and (address.scheme, address.path) == (HUB, place.repo_id):
+            message = f"the output `{address.text}` would replace its own source"
+            raise UsageError(message, hint="choose another name for it")
+        check_destination(delivery, out=out, overwrite=overwrite)
+    return out, delivery
 
 
 def _refuse_idle_resources(request: QuantizeRequest, engine: Engine) -> None:

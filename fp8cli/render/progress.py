@@ -22,6 +22,7 @@ from fp8cli.commands.quantize import Started
 from fp8cli.core.budgeting.decision import BudgetEvent
 from fp8cli.core.calibrating import calibration_events as calibrating
 from fp8cli.core.compressing import compression_events as compressing
+from fp8cli.core.delivering.delivery_events import BytesSent, DeliveryEvent, SendingBegins
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.worker_events import (
     Answered,
@@ -131,9 +132,13 @@ class QuantizeBar(_Bar):
         self._calibration = _CalibrationSteps(output)
         self._measurement = _BudgetSteps(output)
 
-    def notify(self, event: compressing.CompressionEvent | BudgetEvent | Started | Piece) -> None:
+    def notify(self, event: compressing.CompressionEvent | BudgetEvent | Started | Piece | DeliveryEvent) -> None:
         """Take an event of `commands.quantize`."""
         match event:
+            case SendingBegins():
+                self._start(event.bytes_left, things="left to send")
+            case BytesSent():
+                self._advance(event.count)
             case ReadingBegins():
                 self._start(event.bytes, things=event.what)
             case BytesRead():

@@ -5,7 +5,7 @@ from typing import Final
 from fp8cli.commands.quantize import QuantizeReport
 from fp8cli.core.calibrating.calibration import CalibrationFacts
 from fp8cli.core.calibrating.outlook import CalibrationReport
-from fp8cli.render import budget, compression
+from fp8cli.render import budget, compression, delivery
 from fp8cli.render.console import Output
 from fp8cli.render.tensor_plan import (
     dtype_table,
@@ -42,6 +42,8 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
         output.line(_calibration(report.calibration))
     if report.findings:
         output.line(gate_in_words(report.findings))
+    if report.delivery is not None:
+        output.line(delivery.sentence(report.delivery))
     if report.budget is not None:
         output.line()
         budget.show(report.budget, output, details=details)
@@ -54,6 +56,8 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     _warn(report, output)
     output.line()
     output.line(report.serve_note)
+    if report.out_is_far:
+        output.line(f"vLLM serves a folder, or a repository of the Hub: copy {report.out} into a folder first.")
     output.line(report.serve_command)
 
 

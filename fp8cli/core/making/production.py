@@ -1,6 +1,6 @@
 """From a plan to a checkpoint under its name: calibrated where the plan needs it, written, examined, renamed.
 
-    staging ← side files ← weights and scales (one of two engines) ← config → gate → published
+    staging ← side files ← weights and scales (one of two engines) ← config → gate → published, or delivered elsewhere
 
 The streaming engine writes the weights of every scheme; calibration adds nothing but scales, and keeps them beside the
 output in the making, so that a run that goes on need not calibrate again. llm-compressor's engine is core.compressing.
@@ -21,6 +21,9 @@ from fp8cli.core.compressing.compression import Compressed
 from fp8cli.core.compressing.compression_events import CompressionEvent
 from fp8cli.core.compressing.ordering import CompressionOrder
 from fp8cli.core.compressing.whole import Whole, compress_whole
+from fp8cli.core.delivering.delivery import Delivered, delivering
+from fp8cli.core.delivering.delivery_events import DeliveryEvent
+from fp8cli.core.delivering.ordering import DeliveryOrder
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.machine.probes import versions
@@ -53,7 +56,7 @@ class Started:
 LIBRARIES: Final = ("torch", "llmcompressor", "compressed-tensors", "transformers")
 """Whose versions a card names where llm-compressor made the weights."""
 
-ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress
+ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress | DeliveryEvent
 Notify = Callable[[ProductionEvent], None]
 
 
@@ -98,6 +101,8 @@ class Production:
     restart: bool
     budget: BudgetReport | None = None
     """What was chosen to stay in 16 bits; its modules are in `ignore` already."""
+    delivery: DeliveryOrder | None = None
+    """Where it is to be sent; None: it stays here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +116,8 @@ class Produced:
     calibrated: Calibrated | None
     whole: Whole | None
     """What llm-compressor's engine made; None where it was not used."""
+    delivered: Delivered | None
+    """None where it stayed here."""
 
 
 def produce(production: Production, notify: Notify) -> Produced:
@@ -120,7 +127,19 @@ def produce(production: Production, notify: Notify) -> Produced:
     """
     source, plan, out = production.source, production.plan, production.out
     state = source.state()
-    with stage(out, _identity(production, state), restart=production.restart) as staging:
+    identity = _identity(production, state)
+    with (
+        stage(out, identity, restart=production.restart) as staging,
+        delivering(
+            production.delivery,
+            staging,
+            identity,
+            workers=production.resources.workers,
+            overwrite=production.overwrite,
+            restart=production.restart,
+            notify=notify,
+        ) as delivery,
+    ):
         with _discarded_if_unfit(out):
             check_duplicates(plan, source.folder.resolve)
             with disk_errors(out):
@@ -130,23 +149,29 @@ def produce(production: Production, notify: Notify) -> Produced:
         with _discarded_if_unfit(out):
             if whole is not None:
                 plan, written = whole.plan, Written(harmed=(), bytes_resumed=0)
+                watch = delivery.watch(plan)
                 notify(Started(tensors=whole.tensors, bytes_read=plan.bytes_written))
                 with disk_errors(out):
                     whole.write(source.folder.resolve, staging, notify)
+                for shard in plan.shards:
+                    watch.finished(shard.name)
             else:
+                watch = delivery.watch(plan)
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
                 supply = LocalSupply(source.folder.resolve)
-                written = execute(plan, supply, staging, production.resources, notify, scales=scales)
+                written = execute(plan, supply, staging, production.resources, notify, scales=scales, watch=watch)
             if source.state() != state:
                 message = f"`{production.model}` was changed while it was being read"
                 raise BadInput(message, hint="run the command again when nothing writes to it")
+            delivery.wait()
             with disk_errors(out):
                 describe(source.checkpoint, source.folder, plan, staging, _provenance(production, calibrated, whole))
             findings = pass_gate(LocalFolder(staging.checkpoint))
-            with disk_errors(out):
-                staging.publish(overwrite=production.overwrite)
-    return Produced(plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole)
+            delivered = delivery.publish()
+    return Produced(
+        plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole, delivered=delivered
+    )
 
 
 def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, object]:
@@ -156,6 +181,8 @@ def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, 
         "the scheme": plan.scheme.name if plan.scheme is not None else "none",
         "the dtype": plan.dtype,
         "the plan": plan.fingerprint(),
+        # Of what is sent elsewhere, the weights do not stay here.
+        "the destination": None if production.delivery is None else production.delivery.identity,
     }
     if compression is not None:
         recipe = compression.recipe
