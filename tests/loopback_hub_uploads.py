@@ -80,11 +80,15 @@ class _Refused(Exception):
         self.status = status
 
 
+class _Exists(_Refused):
+    """A repository is there already; the Hub tells where."""
+
+
 class _UploadHandler(_Handler):
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 -- http.server calls it so
         self._take()
 
-    def do_PUT(self) -> None:
+    def do_PUT(self) -> None:  # noqa: N802
         self._take()
 
     def _take(self) -> None:
@@ -114,6 +118,8 @@ class _UploadHandler(_Handler):
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
+        except _Exists as known:
+            self._stumble(known.status, None, {"error": "You already created this model repo", "url": str(known)})
         except _Refused as refusal:
             self._refuse(refusal.status, message=str(refusal))
         except (BrokenPipeError, ConnectionResetError):
@@ -129,8 +135,8 @@ class _UploadHandler(_Handler):
         self.rfile.readline()
         return body
 
-    def _stumble(self, status: int, retry_after: str | None) -> None:
-        content = json.dumps({"error": "the server stumbled"}).encode()
+    def _stumble(self, status: int, retry_after: str | None, answer: Mapping[str, str] | None = None) -> None:
+        content = json.dumps(answer or {"error": "the server stumbled"}).encode()
         self.send_response(status)
         if retry_after is not None:
             self.send_header("Retry-After", retry_after)
@@ -202,7 +208,7 @@ class _UploadHandler(_Handler):
 def _create(hub: UploadHub, asked: Mapping[str, str], token: str) -> object:
     repo_id = f"{asked['organization']}/{asked['name']}"
     if repo_id in hub.repos:
-        raise _Refused(409, "You already created this model repo")
+        raise _Exists(409, f"{hub.url}/{repo_id}")
     access: Literal["public", "private"] = "public" if asked.get("visibility") == "public" else "private"
     hub.repos[repo_id] = Repo(access=access, readers={token})
     hub.repos[repo_id].push({".gitattributes": Uploaded(b"*.safetensors filter=lfs\n")})

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fp8cli import __version__
-from fp8cli.cli import compare, convert, dequantize, doctor, evaluate, explore, inspect, quantize
+from fp8cli.cli import compare, convert, dequantize, doctor, evaluate, explore, inspect, push, quantize
 from fp8cli.errors import ExitCode
 
 _EXIT_CODES = "\n\n".join(f"{code.value}: {code.meaning}" for code in ExitCode)
@@ -52,6 +52,7 @@ for _name, _module, _command in (
     ("compare", compare, compare.compare),
     ("convert", convert, convert.convert),
     ("dequantize", dequantize, dequantize.dequantize),
+    ("push", push, push.push),
     ("doctor", doctor, doctor.doctor),
 ):
     app.command(_name, epilog=_module.EXAMPLES)(_command)

@@ -72,7 +72,8 @@ class HubDestination:
             return standing
         repo, branch = self.address.path, self.address.revision
         with self._explained():
-            _patiently(lambda: self._api.create_repo(repo, private=not self.options.public, exist_ok=True))
+            if standing is None:
+                _patiently(lambda: self._api.create_repo(repo, private=not self.options.public, exist_ok=True))
             if branch is not None:
                 _patiently(lambda: self._api.create_branch(repo, branch=branch, exist_ok=True))
         standing = self.look()

@@ -47,7 +47,7 @@ _SETS: Final = "sets of groups measured, at most"
 _OBSERVED: Final = "texts observed for the scales"
 
 
-class _Bar:
+class ByteBar:
     """A long run over bytes, counted in things (tensors, files) too. Safe to advance from several threads."""
 
     def __init__(self, output: Output) -> None:
@@ -120,7 +120,7 @@ class _Bar:
         )
 
 
-class QuantizeBar(_Bar):
+class QuantizeBar(ByteBar):
     """What the progress of `fp8 quantize` looks like: that of a calibration, where there is one, then one over bytes.
 
     Hand it `notify` as the command's hook.
@@ -165,7 +165,7 @@ class QuantizeBar(_Bar):
         super()._stop()
 
 
-class ReadingBar(_Bar):
+class ReadingBar(ByteBar):
     """What the progress of `fp8 inspect --verify` and `--against` looks like. Hand its `notify` to the command."""
 
     def notify(self, event: ReadingBegins | BytesRead) -> None:

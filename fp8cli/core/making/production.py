@@ -21,9 +21,10 @@ from fp8cli.core.compressing.compression import Compressed
 from fp8cli.core.compressing.compression_events import CompressionEvent
 from fp8cli.core.compressing.ordering import CompressionOrder
 from fp8cli.core.compressing.whole import Whole, compress_whole
-from fp8cli.core.delivering.delivery import Delivered, delivering
+from fp8cli.core.delivering.delivery import delivering
 from fp8cli.core.delivering.delivery_events import DeliveryEvent
 from fp8cli.core.delivering.ordering import DeliveryOrder
+from fp8cli.core.delivering.sending import Delivered
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.machine.probes import versions

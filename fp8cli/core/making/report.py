@@ -9,8 +9,8 @@ from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.outlook import CalibrationReport
 from fp8cli.core.compressing.engines import Engine
 from fp8cli.core.compressing.outlook import CompressionReport
-from fp8cli.core.delivering.delivery import Delivered
 from fp8cli.core.delivering.ordering import served_as
+from fp8cli.core.delivering.sending import Delivered
 from fp8cli.core.doctor.environment import Check
 from fp8cli.core.findings import Finding
 from fp8cli.core.making.production import Produced
