@@ -37,8 +37,11 @@ CONNECTIONS: Final = 4
 _MARK: Final = "fp8-upload"
 """Metadata of an object that tells which upload made it: completing one whose answer was lost cannot be repeated."""
 
-_PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds to wait before asking again, after botocore and s3fs have asked several times themselves."""
+_PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds to wait before asking again: an outage of a minute is survived."""
+
+_FIRST_PAUSES: Final = _PAUSES[:3]
+"""The same before anything was sent: a wrong address is said to be wrong soon."""
 
 _KEYS_A_REQUEST: Final = 1000
 
@@ -71,11 +74,15 @@ class BucketDestination:
             import s3fs
         except ImportError as problem:
             raise missing_package(self.address, "s3") from problem
-        return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+        # Patience is had here, by one rule: botocore and s3fs together would ask two dozen times.
+        once = {"retries": {"total_max_attempts": 1}}
+        files = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=once)
+        files.retries = 1
+        return files
 
     def look(self) -> Standing:
         """List what lies in the folder."""
-        return Standing(files=tuple(self._list()))
+        return Standing(files=tuple(self._list(_FIRST_PAUSES)))
 
     def prepare(self, standing: Standing | None) -> Standing:
         """A folder of a bucket need not be made."""
@@ -156,13 +163,13 @@ class BucketDestination:
                     "abort_multipart_upload", Bucket=self._bucket, Key=self._key(name), UploadId=_upload_id(upload)
                 )
 
-    def _list(self) -> dict[str, int]:
+    def _list(self, pauses: Sequence[float]) -> dict[str, int]:
         """Return every file in the folder with its size."""
         prefix = self._key("")
         found: dict[str, int] = {}
         more: dict[str, str] = {}
         while True:
-            answer = self._ask("list_objects_v2", Bucket=self._bucket, Prefix=prefix, **more)
+            answer = self._ask("list_objects_v2", pauses, Bucket=self._bucket, Prefix=prefix, **more)
             found.update({each["Key"].removeprefix(prefix): each["Size"] for each in answer.get("Contents", ())})
             if not answer.get("IsTruncated"):
                 # An empty object that ends in a slash is how consoles make a folder.
@@ -216,24 +223,24 @@ class BucketDestination:
 
     def _check(self, wanted: Mapping[str, Path]) -> None:
         """Look whether all is there with its size. Raises CannotRun."""
-        there = self._list()
+        there = self._list(_PAUSES)
         for name, file in wanted.items():
             if there.get(name) != file.stat().st_size:
                 found = "is not there" if name not in there else f"has {there[name]:,} bytes"
                 message = f"`{name}` was sent to `{self.label}` with {file.stat().st_size:,} bytes and {found}"
                 raise CannotRun(message, hint="is something else writing there? run the same command again")
 
-    def _ask(self, method: str, **words: object) -> Any:
+    def _ask(self, method: str, pauses: Sequence[float] | None = None, /, **words: object) -> Any:
         """Make one request, and again where that may help. Raises _Gone for what is not there, else Fp8Error."""
-        return _patiently(lambda: self._files.call_s3(method, **words), self.address)
+        return _patiently(lambda: self._files.call_s3(method, **words), self.address, pauses or _PAUSES)
 
 
 class _Gone(UsageError):
     """S3 does not know the upload or the object."""
 
 
-def _patiently(ask: Callable[[], _Answer], address: Address) -> _Answer:
-    for pause in (*_PAUSES, None):
+def _patiently(ask: Callable[[], _Answer], address: Address, pauses: Sequence[float]) -> _Answer:
+    for pause in (*pauses, None):
         try:
             return ask()
         except Fp8Error:

@@ -54,26 +54,20 @@ def push(wish: Push, notify: Notify) -> Delivered:
     state = _state(paths)
     run = {"the checkpoint": state, "the card": wish.card, "the destination": wish.order.identity}
     with stage(wish.work, run, restart=wish.restart) as staging:
-        try:
-            with sending(
-                wish.order, staging, run, overwrite=wish.overwrite, restart=wish.restart, notify=notify
-            ) as opened:
-                opened.lost(wish.folder.path)
-                sender = opened.begin(wish.folder.path, large)
-                for name in large:
-                    sender.finished(name)
-                opened.wait()
-                small = {name: path for name, path in paths.items() if name not in large}
-                if wish.card is not None:
-                    staging.write_file(CARD, wish.card.encode())
-                    small[CARD] = staging.checkpoint / CARD
-                if _state(paths) != state:
-                    message = f"`{wish.folder.label}` was changed while it was being sent"
-                    raise BadInput(message, hint="run the command again when nothing writes to it")
-                delivered = opened.commit(small, workers=1)
-        except BadInput:
-            discard(staging.out)
-            raise
+        with sending(wish.order, staging, run, overwrite=wish.overwrite, restart=wish.restart, notify=notify) as opened:
+            opened.lost(wish.folder.path)
+            sender = opened.begin(wish.folder.path, large)
+            for name in large:
+                sender.finished(name)
+            opened.wait()
+            small = {name: path for name, path in paths.items() if name not in large}
+            if wish.card is not None:
+                staging.write_file(CARD, wish.card.encode())
+                small[CARD] = staging.checkpoint / CARD
+            if _state(paths) != state:
+                message = f"`{wish.folder.label}` was changed while it was being sent"
+                raise BadInput(message, hint="run the command again when nothing writes to it")
+            delivered = opened.commit(small, workers=1)
         discard(staging.out)
     return delivered
 

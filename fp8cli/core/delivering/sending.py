@@ -123,6 +123,12 @@ class Sending:
             sha256={sent.name: sent.sha256 for sent in self._sent},
         )
 
+    def abort(self) -> None:
+        """Give up what was sent."""
+        if self._sender is not None:
+            self._sender.settle()
+        self.destination.abort(self.ledger.uploads())
+
     def stop(self) -> None:
         """Send nothing any more."""
         if self._sender is not None:
@@ -162,7 +168,8 @@ def sending(
             yield opened
     except BadInput:
         with suppress(Fp8Error):
-            destination.abort(ledger.uploads())
+            opened.abort()
+        discard(staging.out)  # Once more: what was under way may have written to the ledger meanwhile.
         raise
     except (KeyboardInterrupt, Interrupted):
         message = f"interrupted; what is done is kept in `{staging.folder}`, what was sent in `{destination.label}`"

@@ -28,6 +28,9 @@ _SMALLEST_HOLE: Final = 64 * 2**10
 _LOOK_AGAIN: Final = 0.5
 """Seconds after which a worker that waits for room looks whether the run was stopped."""
 
+_SETTLING: Final = 30.0
+"""Seconds at most that requests under way are waited for."""
+
 Range = tuple[int, int]
 
 
@@ -59,16 +62,25 @@ class ShardSender:
     _waited_for: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _told: threading.Lock = field(default_factory=threading.Lock)
+    _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
         """Begin to send what is told of from now on."""
-        for _ in range(SENDERS):
-            threading.Thread(target=self._work, name="fp8-deliver", daemon=True).start()
+        self._threads = [threading.Thread(target=self._work, name="fp8-deliver", daemon=True) for _ in range(SENDERS)]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Begin nothing any more, and let nobody wait. Requests under way are left alone: nobody waits for them."""
         # No lock: a signal handler may call this while its own thread holds it.
         self._stopped = True
+
+    def settle(self) -> None:
+        """Stop, and wait for requests under way, for a while: what they begin must be known to be given up."""
+        self.stop()
+        until = time.monotonic() + _SETTLING
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def begins(self, shard: str) -> None:
         """Wait until there is room for a shard. Raises what went wrong with another one."""
