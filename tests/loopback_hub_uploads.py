@@ -9,11 +9,19 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import close_session, constants
+
+from fp8cli.formats import hub_uploads
 from tests.loopback_hub import File, LoopbackHub, Repo, Request, _Handler, _is_large
 
 Stumble = int | Literal["cut", "lost"]
@@ -72,6 +80,22 @@ class UploadHub(LoopbackHub):
                     del self._stumbles[index]
                     return stumble
         return None
+
+
+@contextmanager
+def serving(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[UploadHub]:
+    """Serve an empty Hub, for this process alone, to whom it is known as one who may write. No pause lasts."""
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+    patch.setenv("HF_TOKEN", "hf_writer")
+    patch.setattr(hub_uploads, "_PAUSES", (0.0, 0.0))
+    # What huggingface_hub repeats by itself, it repeats after some seconds.
+    patch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
+    with UploadHub(tokens={"hf_writer", "hf_reader"}, writers={"hf_writer"}) as running:
+        patch.setattr(constants, "ENDPOINT", running.url)
+        yield running
+        close_session()
 
 
 class _Refused(Exception):

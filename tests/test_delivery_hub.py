@@ -1,19 +1,16 @@
 """`fp8 quantize -o hf://…` and `--push`: to a Hub on the loopback device that takes uploads."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import close_session, constants
 
 from fp8cli.commands.quantize import DeliveryOptions, QuantizeReport, QuantizeRequest, SendOptions, run
 from fp8cli.core.delivering.ledger import LEDGER, Ledger
-from fp8cli.errors import CannotRun, Fp8Error, UsageError
+from fp8cli.errors import CannotRun, Fp8Error, Interrupted, UsageError
 from fp8cli.formats import hub_uploads
 from fp8cli.formats.staging import partial_folder
-from tests.loopback_hub_uploads import Stumble, UploadHub
+from tests.loopback_hub_uploads import Stumble, UploadHub, serving
 from tests.models import llama_config, save_model
 
 # huggingface_hub, to httpx, whenever it sends a file
@@ -38,18 +35,8 @@ def wanted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadHub]:
-    """An empty Hub, for this process alone, to whom it is known as one who may write."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setenv("HF_TOKEN", "hf_writer")
-    monkeypatch.setattr(hub_uploads, "_PAUSES", (0.0, 0.0))
-    # What huggingface_hub repeats by itself, it repeats after some seconds.
-    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
-    with UploadHub(tokens={"hf_writer", "hf_reader"}, writers={"hf_writer"}) as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+    with serving(tmp_path, monkeypatch) as running:
         yield running
-        close_session()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -167,6 +154,25 @@ def test_what_is_not_survived_is_one_sentence_and_goes_on_without_sending_again(
     deliver(source, tmp_path / "work")
     assert hub.contents(ID) == wanted
     assert hub.bytes_taken == sent > 0
+
+
+def test_a_run_that_ended_before_it_heard_of_its_own_commit_makes_no_second_one(
+    hub: UploadHub, source: Path, wanted: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def die(*_: object) -> str:
+            raise KeyboardInterrupt
+
+        hub.stumble("POST", "/commit/", "lost")
+        patch.setattr(hub_uploads.HubDestination, "_is_made", die)
+        with pytest.raises(Interrupted):
+            deliver(source, tmp_path / "work")
+    report = deliver(source, tmp_path / "work")
+    assert hub.contents(ID) == wanted
+    assert len(hub.repos[ID].commits) == 2
+    assert report.delivery is not None
+    assert report.delivery.commit == hub.repos[ID].branches["main"]
 
 
 def test_a_repository_that_somebody_changed_meanwhile_is_left_alone(

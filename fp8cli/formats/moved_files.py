@@ -23,6 +23,7 @@ from fp8cli.formats.checkpoint import CONFIG
 from fp8cli.formats.destinations import Notes, Sent, Standing, Upload
 
 _BLOCK_BYTES: Final = 16 * 2**20
+_HIDDEN: Final = ".fp8-partial"
 _EXTRAS: Final[Mapping[str, str]] = {"gs": "gcs", "gcs": "gcs"}
 
 
@@ -57,7 +58,9 @@ class MovedFiles:
 
     def _hidden(self, name: str = "") -> str:
         folder, own = posixpath.split(self._place[1])
-        return posixpath.join(folder, f".{own}.fp8-partial", name).rstrip("/")
+        # Beside a bucket there is nothing but other buckets.
+        hidden = f"{folder.rstrip('/')}/.{own}{_HIDDEN}" if folder else f"{own}/{_HIDDEN}"
+        return f"{hidden}/{name}" if name else hidden
 
     def look(self) -> Standing | None:
         """List what lies in the folder."""
@@ -66,7 +69,9 @@ class MovedFiles:
             if not files.exists(path):
                 return None
             found = files.find(path)
-        return Standing(files=tuple(each.removeprefix(path).lstrip("/") for each in found))
+        # Some file systems put a slash in front of every name, and some do not.
+        names = (each.lstrip("/").removeprefix(path.lstrip("/")).lstrip("/") for each in found)
+        return Standing(files=tuple(name for name in names if not name.startswith(f"{_HIDDEN}/")))
 
     def prepare(self, standing: Standing | None) -> Standing:
         """Make the hidden folder, which does nothing where folders are only names."""
@@ -109,6 +114,7 @@ class MovedFiles:
             for name in set(standing.files) - set(small) - {sent.name for sent in large}:
                 self._remove(self._final(name))
             self._remove_hidden()
+        self._check({**{sent.name: sent.file for sent in large}, **small})
 
     def abort(self, uploads: Mapping[str, Upload]) -> None:
         """Remove the hidden folder."""
@@ -118,6 +124,14 @@ class MovedFiles:
 
     def _final(self, name: str) -> str:
         return f"{self._place[1]}/{name}"
+
+    def _check(self, wanted: Mapping[str, Path]) -> None:
+        """Look whether all is there with its size. Raises CannotRun."""
+        for name, file in wanted.items():
+            size, found = file.stat().st_size, self._size(self._final(name))
+            if found != size:
+                message = f"`{name}` was sent to `{self.label}` with {size:,} bytes and has {found or 0:,} there"
+                raise CannotRun(message, hint="is something else writing there? run the same command again")
 
     def _make_folder_of(self, path: str) -> None:
         self._place[0].makedirs(posixpath.dirname(path), exist_ok=True)
