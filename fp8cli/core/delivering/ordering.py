@@ -1,6 +1,7 @@
 """From what the user said of a destination to the order for a delivery, looked at before anything is made."""
 
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,11 @@ from fp8cli.formats.staging import partial_folder
 _SHARDS_MADE_AT_ONCE: Final = 6
 _SHARDS_SENT_AT_ONCE: Final = 2
 _SHARE_OF_FREE_DISK: Final = 0.9
+_PAGE: Final = 4096
+_SMALLEST_HOLE: Final = 4 * _PAGE
+
+Range = tuple[int, int]
+"""Bytes [begin, end) of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +102,7 @@ def bytes_that_stay(order: DeliveryOrder | None, plan: Plan, folder: Path, *, wo
     window = None if order is None or order.keep else disk_window(plan, folder, workers=workers)
     if window is None:
         return None
-    gone = sum(end - begin for ranges in weight_ranges(plan).values() for begin, end in ranges)
-    return min(plan.bytes_written, window + plan.bytes_written - gone)
+    return min(plan.bytes_written, window + _bytes_not_punched(plan))
 
 
 def check_destination(order: DeliveryOrder, *, out: Path, overwrite: bool) -> Standing | None:
@@ -124,20 +129,45 @@ def check_destination(order: DeliveryOrder, *, out: Path, overwrite: bool) -> St
 def disk_window(plan: Plan, folder: Path, *, workers: int) -> int | None:
     """Return how many bytes shards that are not sent yet may take in a folder; None: it takes no holes, so all do.
 
-    Room for every worker's shard and for those under way, up to what is free, and for one shard in any case.
+    Room for every worker's shard and for those under way, up to what is free beside all that stays, and for one shard
+    in any case.
     """
     existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not takes_holes(existing):
         return None
     largest = max((shard.header.file_bytes for shard in plan.shards), default=0)
     wanted = (min(workers, _SHARDS_MADE_AT_ONCE) + _SHARDS_SENT_AT_ONCE) * largest
-    return max(largest, min(wanted, int(_SHARE_OF_FREE_DISK * shutil.disk_usage(existing).free)))
+    free = shutil.disk_usage(existing).free - _bytes_not_punched(plan)
+    return max(largest, min(wanted, int(_SHARE_OF_FREE_DISK * free)))
 
 
-def weight_ranges(plan: Plan) -> dict[str, tuple[tuple[int, int], ...]]:
-    """Return where the weights of each shard lie, scales not among them: what may go once it is sent."""
-    found: dict[str, list[tuple[int, int]]] = {}
+def weight_ranges(plan: Plan) -> dict[str, tuple[Range, ...]]:
+    """Return where the weights of each shard lie, scales not among them: what may go once it is sent.
+
+    What is too small to give up a page stays: headers, scales and norms are read again before the end.
+    """
+    found: dict[str, list[Range]] = {}
     for tensor in plan.tensors:
         if tensor.weight is not None:
             found.setdefault(tensor.shard, []).append((tensor.weight.begin, tensor.weight.end))
-    return {shard: tuple(sorted(ranges)) for shard, ranges in found.items()}
+    return {shard: tuple(_joined(sorted(ranges))) for shard, ranges in found.items()}
+
+
+def _joined(ranges: Sequence[Range]) -> Iterator[Range]:
+    """Join ranges that touch: a page that two of them share goes only if they go together."""
+    begin = end = 0
+    for first, last in ranges:
+        if first != end:
+            if end - begin >= _SMALLEST_HOLE:
+                yield begin, end
+            begin = first
+        end = last
+    if end - begin >= _SMALLEST_HOLE:
+        yield begin, end
+
+
+def _bytes_not_punched(plan: Plan) -> int:
+    """Return what stays of all shards when they are sent, with the broken pages at both ends of a hole."""
+    ranges = [each for shard in weight_ranges(plan).values() for each in shard]
+    gone = sum(end - begin - 2 * _PAGE for begin, end in ranges)
+    return plan.bytes_written - gone + _PAGE * len(plan.shards)

@@ -17,8 +17,8 @@ from typing import Final, Literal
 
 from fp8cli.core.delivering.delivery_events import DeliveryEvent
 from fp8cli.core.delivering.ledger import LEDGER, Ledger
-from fp8cli.core.delivering.ordering import DeliveryOrder
-from fp8cli.core.delivering.shards import Range, ShardSender
+from fp8cli.core.delivering.ordering import DeliveryOrder, Range
+from fp8cli.core.delivering.shards import ShardSender
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, Interrupted
 from fp8cli.formats.addresses import parse_address
 from fp8cli.formats.destinations import Destination, SendOptions, Sent, Standing, open_destination

@@ -15,6 +15,7 @@ from typing import Final
 
 from fp8cli.core.delivering.delivery_events import BytesSent, DeliveryEvent, SendingBegins
 from fp8cli.core.delivering.ledger import Ledger
+from fp8cli.core.delivering.ordering import Range
 from fp8cli.errors import Interrupted
 from fp8cli.formats.destinations import Destination, Sent, Upload
 from fp8cli.formats.holes import punch
@@ -22,16 +23,11 @@ from fp8cli.formats.holes import punch
 SENDERS: Final = 2
 """Files under way at a time, each over several connections."""
 
-_SMALLEST_HOLE: Final = 64 * 2**10
-"""What is smaller stays: it gives up next to no room, and headers and scales are read again before the end."""
-
 _LOOK_AGAIN: Final = 0.5
 """Seconds after which a worker that waits for room looks whether the run was stopped."""
 
 _SETTLING: Final = 30.0
 """Seconds at most that requests under way are waited for."""
-
-Range = tuple[int, int]
 
 
 @dataclass
@@ -167,8 +163,7 @@ class ShardSender:
         descriptor = os.open(self.folder / shard, os.O_RDWR)
         try:
             for begin, end in ranges:
-                if end - begin >= _SMALLEST_HOLE:
-                    punch(descriptor, begin, end)
+                punch(descriptor, begin, end)
         finally:
             os.close(descriptor)
 
