@@ -27,6 +27,7 @@ MODEL = Path(fp8cli.__file__).parent / "bundled" / "stories-llama"
         ("compare", "--help"),
         ("convert", "--help"),
         ("dequantize", "--help"),
+        ("push", "--help"),
     ],
 )
 def test_help_and_version_load_no_heavy_library(tmp_path: Path, words: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from fp8cli import __version__
-from fp8cli.cli import compare, convert, dequantize, doctor, evaluate, explore, inspect, quantize, verify
+from fp8cli.cli import compare, convert, dequantize, doctor, evaluate, explore, inspect, push, quantize, verify
 from fp8cli.errors import ExitCode
 
 _EXIT_CODES = "\n\n".join(f"{code.value}: {code.meaning}" for code in ExitCode)
@@ -53,6 +53,7 @@ for _name, _module, _command in (
     ("convert", convert, convert.convert),
     ("dequantize", dequantize, dequantize.dequantize),
     ("verify", verify, verify.verify),
+    ("push", push, push.push),
     ("doctor", doctor, doctor.doctor),
 ):
     app.command(_name, epilog=_module.EXAMPLES)(_command)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli.running import Details, Json, Quiet, Revision, run
-from fp8cli.cli.writing_options import MaxMemory, NoHashes, Overwrite, Restart, Workers
+from fp8cli.cli.writing_options import MaxMemory, NoHashes, Overwrite, Public, Push, Restart, WorkDir, Workers
 from fp8cli.errors import ExitCode
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
 
@@ -25,9 +25,17 @@ EXAMPLES = (
 def quantize(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or a Hub id such as org/name.")],
     out: Annotated[
-        Path | None,
-        typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-FP8-dynamic, NAME-FP8-KV, …]"),
+        str | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            metavar="DIR|ADDRESS",
+            help="Output folder, or s3://…, gs://…, hf://org/name.  [default: NAME-FP8-dynamic, NAME-FP8-KV, …]",
+        ),
     ] = None,
+    push: Push = None,
+    public: Public = False,
+    work_dir: WorkDir = None,
     scheme: Annotated[
         str | None,
         typer.Option(
@@ -152,7 +160,9 @@ def quantize(
 
         request = command.QuantizeRequest(
             model=model,
-            out=out,
+            delivery=command.DeliveryOptions(
+                out=out, push=push, work_dir=work_dir, options=command.SendOptions(public=public)
+            ),
             scheme=scheme,
             kv_cache=kv_cache,
             engine=engine,

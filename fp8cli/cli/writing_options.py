@@ -1,5 +1,6 @@
 """The options of the commands that write a checkpoint, `fp8 quantize`, `fp8 convert` and `fp8 dequantize`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,4 +15,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 Restart = Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away instead of going on with it.")]
 NoHashes = Annotated[
     bool, typer.Option("--no-hashes", help="Leave SHA-256 out of fp8.json: less work, and sizes alone to verify by.")
+]
+Push = Annotated[
+    str | None,
+    typer.Option(metavar="ORG/NAME", help="Send it to the Hub while it is made: with -o DIR too, else only there."),
+]
+Public = Annotated[bool, typer.Option("--public", help="A repository that is made on the Hub is for everybody.")]
+WorkDir = Annotated[
+    Path | None,
+    typer.Option(help="Where what goes to an address is made, as .NAME.fp8-partial.  [default: the current directory]"),
 ]

@@ -28,6 +28,13 @@ from fp8cli.core.compressing.outlook import (
     settle_place,
 )
 from fp8cli.core.converting.instead import Wanted, refuse_fp8
+from fp8cli.core.delivering.ordering import (
+    DeliveryOptions,
+    DeliveryOrder,
+    bytes_that_stay,
+    check_destination,
+    order_delivery,
+)
 from fp8cli.core.doctor import environment
 from fp8cli.core.inspection.gate import refuse_broken_files
 from fp8cli.core.making.outlook import fall_back, foresee_plan, foresee_result
@@ -43,7 +50,9 @@ from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, es
 from fp8cli.core.serving.requirement import Fallback, check_requirement, is_refused
 from fp8cli.errors import UsageError
 from fp8cli.formats import hub
+from fp8cli.formats.addresses import HUB
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
+from fp8cli.formats.destinations import SendOptions
 from fp8cli.formats.recipe_file import RecipeFile, read_recipe
 from fp8cli.formats.sources import resolve_source, short_name
 from fp8cli.formats.staging import check_output
@@ -52,9 +61,11 @@ from fp8cli.schemes import DEFAULT_SCHEME, FP8_DYNAMIC
 __all__ = [
     "BudgetOptions",
     "CalibrationOptions",
+    "DeliveryOptions",
     "Modifiers",
     "QuantizeReport",
     "QuantizeRequest",
+    "SendOptions",
     "Started",
     "choose_modifiers",
     "run",
@@ -72,6 +83,8 @@ class QuantizeRequest:
 
     model: str
     out: Path | None = None
+    """A folder; None: that of `delivery`."""
+    delivery: DeliveryOptions = field(default_factory=DeliveryOptions)
     scheme: str | None = None
     """None: the default."""
     kv_cache: str | None = None
@@ -116,9 +129,8 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
     _refuse_idle_resources(request, engine)
     budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
-    out = request.out or Path(f"{short_name(request.model)}-{choice.suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
-    check_output(out, overwrite=request.overwrite or request.dry_run, source=local)
+    out, delivery = _settle_output(request, place, f"{short_name(request.model)}-{choice.suffix}")
     limits = None if budget is None else order_budget(budget, request.calibration, choice, model=local)
     # A budget has a use for data whatever the scheme is.
     scales = CalibrationOptions() if limits is not None and not choice.needs_calibration else request.calibration
@@ -143,7 +155,10 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
     orders, foreseen, checks = _foresee(orders, plan, checkpoint)
     copies = 1 if orders.compression is None else copies_of(orders.compression)
     before = 0 if foreseen.calibration is None else foreseen.calibration.offload_files_bytes
-    place_checks = check_place(out, plan, copies=copies, before_bytes=before, memory_bytes=resources.memory_bytes)
+    stays = None if copies > 1 else bytes_that_stay(delivery, plan, out.parent, workers=resources.workers)
+    place_checks = check_place(
+        out, plan, copies=copies, before_bytes=before, memory_bytes=resources.memory_bytes, stays_bytes=stays
+    )
     checks = (*place_checks, *checks)
     if limits is not None:
         checks = (*checks, *check_budget(limits, plan))
@@ -195,6 +210,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
             budget=decided,
             fallback=fallback,
             hashed=request.hashed,
+            delivery=delivery,
         )
         done = produce(production, notify)
         serving = foresee_result(done, checkpoint, out, serving, required=request.tp)
@@ -204,7 +220,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
         choice,
         model=request.model,
         commit=commit,
-        out=out,
+        out=out if delivery is None or delivery.keep else delivery.address.text,
         foreseen=foreseen,
         budget=decided,
         serving=serving,
@@ -245,6 +261,24 @@ def _choose(request: QuantizeRequest) -> tuple[RecipeFile | None, Choice, Engine
     recipe = read_recipe(request.recipe)
     choice = Choice(scheme=None, kv_cache=None, recipe=recipe.name)
     return recipe, choice, choose_engine(request.engine, choice)
+
+
+def _settle_output(
+    request: QuantizeRequest, place: LocalFolder | hub.HubRepo, default: str
+) -> tuple[Path, DeliveryOrder | None]:
+    """Return where the output grows, and where it is sent. Raises UsageError for a place that holds something."""
+    options = request.delivery if request.out is None else replace(request.delivery, out=str(request.out))
+    out, delivery = order_delivery(options, default)
+    overwrite = request.overwrite or request.dry_run
+    if delivery is None or delivery.keep:
+        check_output(out, overwrite=overwrite, source=place.path if isinstance(place, LocalFolder) else None)
+    if delivery is not None:
+        address = delivery.address
+        if isinstance(place, hub.HubRepo) and (address.scheme, address.path) == (HUB, place.repo_id):
+            message = f"the output `{address.text}` would replace its own source"
+            raise UsageError(message, hint="choose another name for it")
+        check_destination(delivery, out=out, overwrite=overwrite)
+    return out, delivery
 
 
 def _refuse_idle_resources(request: QuantizeRequest, engine: Engine) -> None:

@@ -22,6 +22,7 @@ from fp8cli.commands.quantize import Started
 from fp8cli.core.budgeting.decision import BudgetEvent
 from fp8cli.core.calibrating import calibration_events as calibrating
 from fp8cli.core.compressing import compression_events as compressing
+from fp8cli.core.delivering.delivery_events import BytesSent, DeliveryEvent, SendingBegins
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.worker_events import (
     Answered,
@@ -48,7 +49,7 @@ _OBSERVED: Final = "texts observed for the scales"
 _MODIFIED: Final = "parts prepared by llm-compressor"
 
 
-class _Bar:
+class ByteBar:
     """A long run over bytes, counted in things (tensors, files) too. Safe to advance from several threads."""
 
     def __init__(self, output: Output) -> None:
@@ -121,7 +122,7 @@ class _Bar:
         )
 
 
-class QuantizeBar(_Bar):
+class QuantizeBar(ByteBar):
     """What the progress of `fp8 quantize` looks like: that of a calibration, where there is one, then one over bytes.
 
     Hand it `notify` as the command's hook.
@@ -133,9 +134,13 @@ class QuantizeBar(_Bar):
         self._calibration = _CalibrationSteps(output)
         self._measurement = _BudgetSteps(output)
 
-    def notify(self, event: compressing.CompressionEvent | BudgetEvent | Started | Piece) -> None:
+    def notify(self, event: compressing.CompressionEvent | BudgetEvent | Started | Piece | DeliveryEvent) -> None:
         """Take an event of `commands.quantize`."""
         match event:
+            case SendingBegins():
+                self._start(event.bytes_left, things="left to send")
+            case BytesSent():
+                self._advance(event.count)
             case ReadingBegins():
                 self._start(event.bytes, things=event.what)
             case BytesRead():
@@ -162,7 +167,7 @@ class QuantizeBar(_Bar):
         super()._stop()
 
 
-class ReadingBar(_Bar):
+class ReadingBar(ByteBar):
     """What the progress of `fp8 inspect --verify` and `--against` looks like. Hand its `notify` to the command."""
 
     def notify(self, event: ReadingBegins | BytesRead) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from fp8cli.commands.quantize import QuantizeReport
 from fp8cli.core.calibrating.calibration import CalibrationFacts
 from fp8cli.core.calibrating.outlook import CalibrationReport
-from fp8cli.render import budget, compression
+from fp8cli.render import budget, compression, delivery
 from fp8cli.render.console import Output
 from fp8cli.render.preflight import show_preflight, warn_of_fallback
 from fp8cli.render.tensor_plan import (
@@ -43,6 +43,8 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
         output.line(_calibration(report.calibration))
     if report.findings:
         output.line(gate_in_words(report.findings))
+    if report.delivery is not None:
+        output.line(delivery.sentence(report.delivery))
     if report.budget is not None:
         output.line()
         budget.show(report.budget, output, details=details)
@@ -57,6 +59,8 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     if report.serving is not None:
         show_preflight(report.serving, output, fp8="quantize" in report.counts, details=details)
     output.line(report.serve_note)
+    if report.out_is_far:
+        output.line(f"vLLM serves a folder, or a repository of the Hub: copy {report.out} into a folder first.")
     output.line(report.serve_command)
 
 

@@ -6,6 +6,7 @@ modules that the user chose by name is told, not refused; and a scale that would
 stranger's checkpoint is a fault in one that was made here.
 """
 
+import shlex
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -40,6 +41,21 @@ def pass_gate(folder: LocalFolder) -> tuple[Finding, ...]:
     if faults:
         message = f"the result is not sound and is not published: {_words(faults)}"
         raise BadInput(message, hint=faults[0].remedy or "fp8 inspect MODEL --verify shows whether the source is sound")
+    return findings
+
+
+def refuse_damaged(folder: LocalFolder) -> tuple[Finding, ...]:
+    """Examine a checkpoint that was made before, as `fp8 inspect` does, and return every finding.
+
+    Raises BadInput with the first that failed. Costs what `fp8 inspect` does: headers and scales.
+    """
+    seen = survey(folder)
+    dialect = recognise_dialect(seen)
+    findings = (*seen.findings, *check_consistency(seen, dialect), *check_scales(seen, dialect)[1])
+    faults = [finding for finding in findings if finding.status == "failed"]
+    if faults:
+        message = f"`{folder.label}` is damaged: {_words(faults)}"
+        raise BadInput(message, hint=f"fp8 inspect {shlex.quote(folder.label)} shows all that is wrong with it")
     return findings
 
 

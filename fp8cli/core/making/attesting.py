@@ -38,9 +38,13 @@ class Attestation:
     staging: Staging
     hashes: Hashes | None
     """None: the files are not hashed, and their sizes alone are written down."""
+    sent: bool = False
+    """Whether the output's shards are sent elsewhere: who sends them hashes them, and they do not stay here."""
     _known: dict[str, str] = field(init=False)
     """SHA-256 of source files, where the Hub's cache tells it."""
     _sources: tuple[str, ...] = field(init=False)
+    _learnt: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the output's shards, from who sent them."""
 
     def __post_init__(self) -> None:
         """Look up what is known without reading."""
@@ -57,7 +61,12 @@ class Attestation:
 
     def finished(self, shard: str) -> None:
         """Hash a shard of the output."""
-        self._hash(self.staging.checkpoint / shard)
+        if not self.sent:
+            self._hash(self.staging.checkpoint / shard)
+
+    def learn(self, hashes: Mapping[str, str]) -> None:
+        """Take the SHA-256 of the output's shards from who sent them."""
+        self._learnt.update(hashes)
 
     def complete(self, notify: Notify) -> None:
         """Hash what is left of the source and of the output's shards, and wait for it.
@@ -69,7 +78,7 @@ class Attestation:
         for name in self._sources:
             self._hash_source(name)
         for path in sorted(self.staging.checkpoint.glob("*.safetensors")):
-            self._hash(path)
+            self.finished(path.name)
         try:
             self.hashes.wait(
                 lambda size: notify(ReadingBegins(what="hashing", bytes=size)),
@@ -84,7 +93,8 @@ class Attestation:
         root = self.staging.checkpoint
         paths = sorted(path for path in root.rglob("*") if path.is_file() and path != root / PROVENANCE)
         for path in paths:
-            self._hash(path)
+            if path.parent != root or path.name not in self._learnt:
+                self._hash(path)
         if self.hashes is not None:
             self.hashes.wait(lambda _: None, lambda _path, _size: None)
         document = ProvenanceFile(
@@ -115,20 +125,25 @@ class Attestation:
     def _facts(self, path: Path) -> FileFacts:
         if self.hashes is None:
             return FileFacts(bytes=path.stat().st_size, sha256=None)
+        if path.parent == self.staging.checkpoint and path.name in self._learnt:
+            return FileFacts(bytes=path.stat().st_size, sha256=self._learnt[path.name])
         size, digest = self.hashes.of(path)
         return FileFacts(bytes=size, sha256=digest)
 
 
 @contextmanager
 def attest(
-    checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, threads: int, hashed: bool
+    checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, threads: int, hashed: bool, sent: bool = False
 ) -> Iterator[Attestation]:
-    """Keep the books of one run. threads: those of the engine; hashed: whether to compute SHA-256 at all."""
+    """Keep the books of one run. threads: those of the engine; hashed: whether to compute SHA-256 at all.
+
+    sent: whether the shards are sent elsewhere.
+    """
     if not hashed:
-        yield Attestation(checkpoint, folder, staging, None)
+        yield Attestation(checkpoint, folder, staging, None, sent=sent)
         return
     with Hashes(min(threads, _MOST_THREADS)) as hashes:
-        yield Attestation(checkpoint, folder, staging, hashes)
+        yield Attestation(checkpoint, folder, staging, hashes, sent=sent)
 
 
 def note_of_quantization(provenance: Provenance, plan: Plan, modifiers: Sequence[str] | None) -> PlanNote:

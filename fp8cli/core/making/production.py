@@ -1,6 +1,7 @@
 """From a plan to a checkpoint under its name: calibrated where the plan needs it, written, examined, renamed.
 
-    staging ← side files ← weights and scales (one of two engines) ← config ← fp8.json → gate → published
+    staging ← side files ← weights and scales (one of two engines) ← config ← fp8.json → gate → published, or delivered
+    elsewhere
 
 The streaming engine writes the weights of every scheme; calibration adds nothing but scales, and keeps them beside the
 output in the making, so that a run that goes on need not calibrate again. llm-compressor's engine is core.compressing.
@@ -21,6 +22,10 @@ from fp8cli.core.compressing.compression import Compressed
 from fp8cli.core.compressing.compression_events import CompressionEvent
 from fp8cli.core.compressing.ordering import CompressionOrder
 from fp8cli.core.compressing.whole import Whole, compress_whole
+from fp8cli.core.delivering.delivery import delivering
+from fp8cli.core.delivering.delivery_events import DeliveryEvent
+from fp8cli.core.delivering.ordering import DeliveryOrder
+from fp8cli.core.delivering.sending import Delivered
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
@@ -28,6 +33,7 @@ from fp8cli.core.machine.probes import versions
 from fp8cli.core.making.attesting import Attestation, attest, note_of_quantization
 from fp8cli.core.model.selection import Selection
 from fp8cli.core.quantizing.choices import Choice
+from fp8cli.core.quantizing.crew import Together
 from fp8cli.core.quantizing.engine import Progress, Written, check_duplicates, execute
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
@@ -56,7 +62,7 @@ class Started:
 LIBRARIES: Final = ("torch", "llmcompressor", "compressed-tensors", "transformers")
 """Whose versions a card names where llm-compressor made the weights."""
 
-ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress | ReadingBegins | BytesRead
+ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress | ReadingBegins | BytesRead | DeliveryEvent
 Notify = Callable[[ProductionEvent], None]
 
 
@@ -105,6 +111,8 @@ class Production:
     """Why another scheme was taken than the one that was asked for."""
     hashed: bool = True
     """Whether fp8.json has the SHA-256 of every file, or the sizes alone."""
+    delivery: DeliveryOrder | None = None
+    """Where it is to be sent; None: it stays here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +126,8 @@ class Produced:
     calibrated: Calibrated | None
     whole: Whole | None
     """What llm-compressor's engine made; None where it was not used."""
+    delivered: Delivered | None
+    """None where it stayed here."""
 
 
 def produce(production: Production, notify: Notify) -> Produced:
@@ -127,7 +137,19 @@ def produce(production: Production, notify: Notify) -> Produced:
     """
     source, plan, out = production.source, production.plan, production.out
     state = source.state()
-    with stage(out, _identity(production, state), restart=production.restart) as staging:
+    identity = _identity(production, state)
+    with (
+        stage(out, identity, restart=production.restart) as staging,
+        delivering(
+            production.delivery,
+            staging,
+            identity,
+            workers=production.resources.workers,
+            overwrite=production.overwrite,
+            restart=production.restart,
+            notify=notify,
+        ) as delivery,
+    ):
         with _discarded_if_unfit(out):
             check_duplicates(plan, source.folder.resolve)
             with disk_errors(out):
@@ -137,19 +159,23 @@ def produce(production: Production, notify: Notify) -> Produced:
         with _discarded_if_unfit(out), _attest(production, staging) as attestation:
             if whole is not None:
                 plan, written = whole.plan, Written(harmed=(), bytes_resumed=0)
+                watch = Together((attestation, delivery.watch(plan)))
                 notify(Started(tensors=whole.tensors, bytes_read=plan.bytes_written))
                 with disk_errors(out):
                     whole.write(source.folder.resolve, staging, notify)
+                for shard in plan.shards:
+                    watch.finished(shard.name)
             else:
+                watch = Together((attestation, delivery.watch(plan)))
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
-                supply = LocalSupply(source.folder.resolve)
-                resources = production.resources
-                written = execute(plan, supply, staging, resources, notify, scales=scales, watch=attestation)
+                supply, resources = LocalSupply(source.folder.resolve), production.resources
+                written = execute(plan, supply, staging, resources, notify, scales=scales, watch=watch)
             attestation.complete(notify)
             if source.state() != state:
                 message = f"`{production.model}` was changed while it was being read"
                 raise BadInput(message, hint="run the command again when nothing writes to it")
+            attestation.learn(delivery.wait())
             provenance = _provenance(production, calibrated, whole)
             with disk_errors(out):
                 describe(source.checkpoint, source.folder, plan, staging, provenance)
@@ -160,14 +186,16 @@ def produce(production: Production, notify: Notify) -> Produced:
                     tools=provenance.all_tools,
                 )
             findings = pass_gate(LocalFolder(staging.checkpoint))
-            with disk_errors(out):
-                staging.publish(overwrite=production.overwrite)
-    return Produced(plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole)
+            delivered = delivery.publish()
+    return Produced(
+        plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole, delivered=delivered
+    )
 
 
 def _attest(production: Production, staging: Staging) -> AbstractContextManager[Attestation]:
     source, threads = production.source, production.resources.workers
-    return attest(source.checkpoint, source.folder, staging, threads=threads, hashed=production.hashed)
+    sent = production.delivery is not None
+    return attest(source.checkpoint, source.folder, staging, threads=threads, hashed=production.hashed, sent=sent)
 
 
 def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, object]:
@@ -177,6 +205,8 @@ def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, 
         "the scheme": plan.scheme.name if plan.scheme is not None else "none",
         "the dtype": plan.dtype,
         "the plan": plan.fingerprint(),
+        # Of what is sent elsewhere, the weights do not stay here.
+        "the destination": None if production.delivery is None else production.delivery.identity,
     }
     if compression is not None:
         recipe = compression.recipe

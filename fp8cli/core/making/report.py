@@ -9,6 +9,8 @@ from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.outlook import CalibrationReport
 from fp8cli.core.compressing.engines import Engine
 from fp8cli.core.compressing.outlook import CompressionReport
+from fp8cli.core.delivering.ordering import served_as
+from fp8cli.core.delivering.sending import Delivered
 from fp8cli.core.doctor.environment import Check
 from fp8cli.core.findings import Finding
 from fp8cli.core.making.production import Produced
@@ -21,6 +23,7 @@ from fp8cli.core.quantizing.tensor_rows import TensorRow, by_torch_name, tensor_
 from fp8cli.core.serving.command_line import serve_command
 from fp8cli.core.serving.preflight import Preflight
 from fp8cli.core.serving.requirement import Fallback, serve_options
+from fp8cli.formats.addresses import HUB
 from fp8cli.schemes import KvCache, Scheme
 
 UNKNOWN: Final = "What the recipe makes of the checkpoint is not known before it has run."
@@ -40,7 +43,8 @@ class QuantizeReport:
 
     model: str
     revision: str | None
-    out: Path
+    out: Path | str
+    """A folder, or an address if nothing stays here."""
     name: str
     """What was chosen, in a word or two: `FP8_DYNAMIC`, `FP8 + FP8 KV cache`."""
     summary: str
@@ -78,9 +82,16 @@ class QuantizeReport:
     """What serving the result takes, from its headers alone; None: it is not known before a recipe has run."""
     fallback: Fallback | None
     """Why another scheme was taken than the one that was asked for."""
+    delivery: Delivered | None
+    """How it was sent elsewhere; None where it was not, and with `dry_run`."""
     serve_command: str
     serve_note: str
     tensors: tuple[TensorRow, ...]
+
+    @property
+    def out_is_far(self) -> bool:
+        """Whether a server has to be given a copy."""
+        return isinstance(self.out, str) and not self.out.startswith(f"{HUB}://")
 
 
 def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
@@ -89,7 +100,7 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
     *,
     model: str,
     commit: str | None,
-    out: Path,
+    out: Path | str,
     foreseen: Foreseen,
     budget: BudgetReport | None = None,
     serving: Preflight | None,
@@ -144,7 +155,8 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
         bytes_resumed=written.bytes_resumed,
         serving=serving,
         fallback=fallback,
-        serve_command=serve_command(str(out), *serve_options(serving)),
+        delivery=None if done is None else done.delivered,
+        serve_command=serve_command(served_as(out), *serve_options(serving)),
         serve_note=plan_note(plan) if known else UNKNOWN,
         tensors=tensor_rows(plan) if known else (),
     )

@@ -41,6 +41,23 @@ class Unwatched:
         """Take no note."""
 
 
+@dataclass(frozen=True)
+class Together:
+    """Several watches as one."""
+
+    watches: tuple[ShardWatch, ...]
+
+    def begins(self, shard: str) -> None:
+        """Ask each of them."""
+        for watch in self.watches:
+            watch.begins(shard)
+
+    def finished(self, shard: str) -> None:
+        """Tell each of them."""
+        for watch in self.watches:
+            watch.finished(shard)
+
+
 @dataclass
 class Crew:
     """The workers of one run. Files of the output must be there, at their full size, before they begin."""
