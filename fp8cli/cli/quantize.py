@@ -18,6 +18,7 @@ EXAMPLES = (
     "Examples: fp8 quantize ./Llama-3-8B · fp8 quantize Qwen/Qwen3-8B --scheme FP8_BLOCK -o out · "
     "fp8 quantize ./model --scheme FP8 --kv-cache fp8 --calibration-data texts.jsonl · "
     "fp8 quantize ./model --keep-bf16 auto --target-size 4.5GB · "
+    "fp8 quantize ./model --cluster ray=auto · "
     "fp8 quantize ./model --dry-run --details"
 )
 
@@ -127,6 +128,12 @@ def quantize(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N. The weights are the same.")] = "auto",
     workers: Workers = None,
     max_memory: MaxMemory = "1GiB",
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray[=ADDRESS]", help="Make the weights on the nodes of a Ray cluster: caps are those of each."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")
     ] = False,
@@ -172,6 +179,7 @@ def quantize(
             device=device,
             workers=workers,
             max_memory=max_memory,
+            cluster=cluster,
             dry_run=dry_run,
             overwrite=overwrite,
             restart=restart,

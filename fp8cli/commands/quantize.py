@@ -18,6 +18,10 @@ from fp8cli.core.budgeting.decision import BudgetEvent, BudgetRequest, check_bud
 from fp8cli.core.budgeting.ordering import order_budget
 from fp8cli.core.calibrating.ordering import CalibrationOptions, CalibrationOrder, order_calibration
 from fp8cli.core.calibrating.outlook import check_calibration, estimate_memory, foresee, settle
+from fp8cli.core.clustering.choice import ClusterChoice, read_cluster, refuse_device
+from fp8cli.core.clustering.driving import ClusterWork
+from fp8cli.core.clustering.events import ClusterBegins
+from fp8cli.core.clustering.outlook import ClusterOutlook, foresee_cluster
 from fp8cli.core.compressing.engines import AUTO, Engine, choose_engine
 from fp8cli.core.compressing.ordering import CompressionOrder, order_compression
 from fp8cli.core.compressing.outlook import (
@@ -36,7 +40,7 @@ from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.modifiers import Modifiers, choose_modifiers
 from fp8cli.core.quantizing.plan import Plan
-from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, plan_resources
+from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
 from fp8cli.errors import UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
@@ -87,14 +91,18 @@ class QuantizeRequest:
     device: str = "auto"
     workers: int | None = None
     max_memory: str = DEFAULT_MAX_MEMORY
+    cluster: str | None = None
+    """As --cluster has it."""
     dry_run: bool = False
     overwrite: bool = False
     restart: bool = False
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
+    batch_bytes: int | None = None
+    """The least that is given to a node at once; None: the default."""
 
 
-Notify = Callable[[ProductionEvent | BudgetEvent], None]
+Notify = Callable[[ProductionEvent | BudgetEvent | ClusterBegins], None]
 
 
 def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeReport:
@@ -102,6 +110,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     begun = time.monotonic()
     recipe, choice, engine = _choose(request)
     _refuse_idle_resources(request, engine)
+    cluster = _read_cluster(request, engine)
     budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
     out = request.out or Path(f"{_name(request.model)}-{choice.suffix}")
@@ -158,6 +167,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
         plan = say_why(plan, decided)
         orders, foreseen, _ = _foresee(orders, plan, checkpoint)
     seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
+    foreseen = replace(foreseen, cluster=_foresee_cluster(request, cluster, plan, resources, seconds))
     if not request.dry_run:
         production = Production(
             model=request.model,
@@ -175,6 +185,7 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
             overwrite=request.overwrite,
             restart=request.restart,
             budget=decided,
+            cluster=_cluster_work(request, cluster, foreseen.cluster, notify),
         )
         done = produce(production, notify)
         seconds = time.monotonic() - begun
@@ -226,6 +237,36 @@ def _refuse_idle_resources(request: QuantizeRequest, engine: Engine) -> None:
     if engine == "llmcompressor" and words:
         message = f"{' and '.join(words)} would have no effect: llm-compressor's engine holds the whole model"
         raise UsageError(message, hint="leave them out, or use what --engine streaming can do")
+
+
+def _read_cluster(request: QuantizeRequest, engine: Engine) -> ClusterChoice | None:
+    choice = read_cluster(request.cluster)
+    if choice is None:
+        return None
+    if engine == "llmcompressor":
+        message = "--cluster would have no effect: llm-compressor's engine makes the weights in one process"
+        hint = "leave it out, or use what --engine streaming can do; --calibration-processes shares samples over GPUs"
+        raise UsageError(message, hint=hint)
+    refuse_device(request.device)
+    return replace(choice, batch_bytes=request.batch_bytes)
+
+
+def _foresee_cluster(
+    request: QuantizeRequest, choice: ClusterChoice | None, plan: Plan, resources: Resources, local_seconds: float
+) -> ClusterOutlook | None:
+    if choice is None:
+        return None
+    cpus = environment.usable_cpus()
+    return foresee_cluster(plan, choice, resources, workers=request.workers, cpus=cpus, local_seconds=local_seconds)
+
+
+def _cluster_work(
+    request: QuantizeRequest, choice: ClusterChoice | None, outlook: ClusterOutlook | None, notify: Notify
+) -> ClusterWork | None:
+    if choice is None:
+        return None
+    event = ClusterBegins(address=choice.address, warning=None if outlook is None else outlook.warning)
+    return ClusterWork(choice=choice, workers=request.workers, begins=lambda: notify(event))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from rich.progress import (
 from fp8cli.commands.quantize import Started
 from fp8cli.core.budgeting.decision import BudgetEvent
 from fp8cli.core.calibrating import calibration_events as calibrating
+from fp8cli.core.clustering.events import ClusterBegins
 from fp8cli.core.compressing import compression_events as compressing
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
 from fp8cli.core.evaluating.worker_events import (
@@ -36,6 +37,7 @@ from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.measuring import measuring_events as measuring
 from fp8cli.core.quantizing.engine import Progress as Piece
 from fp8cli.errors import printable
+from fp8cli.render import cluster
 from fp8cli.render.console import Output
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
@@ -131,7 +133,7 @@ class QuantizeBar(_Bar):
         self._calibration = _CalibrationSteps(output)
         self._measurement = _BudgetSteps(output)
 
-    def notify(self, event: compressing.CompressionEvent | BudgetEvent | Started | Piece) -> None:
+    def notify(self, event: compressing.CompressionEvent | BudgetEvent | Started | Piece | ClusterBegins) -> None:
         """Take an event of `commands.quantize`."""
         match event:
             case ReadingBegins():
@@ -146,6 +148,8 @@ class QuantizeBar(_Bar):
                 | measuring.StepBegins()
             ):
                 self._measurement.notify(event)
+            case ClusterBegins():
+                cluster.show_beginning(event, self._output)
             case Started():
                 self._start(event.bytes_read, total=event.tensors)
             case Piece():

@@ -17,6 +17,8 @@ from typing import Final
 from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent, CalibrationFacts, calibrate
 from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of
+from fp8cli.core.clustering.driving import ClusterLabour, ClusterWork, cluster_labour
+from fp8cli.core.clustering.report import ClusterReport
 from fp8cli.core.compressing.compression import Compressed
 from fp8cli.core.compressing.compression_events import CompressionEvent
 from fp8cli.core.compressing.ordering import CompressionOrder
@@ -98,6 +100,8 @@ class Production:
     restart: bool
     budget: BudgetReport | None = None
     """What was chosen to stay in 16 bits; its modules are in `ignore` already."""
+    cluster: ClusterWork | None = None
+    """None: the weights are made on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,8 @@ class Produced:
     calibrated: Calibrated | None
     whole: Whole | None
     """What llm-compressor's engine made; None where it was not used."""
+    cluster: ClusterReport | None = None
+    """What the nodes of a cluster did; None where there was none."""
 
 
 def produce(production: Production, notify: Notify) -> Produced:
@@ -120,6 +126,7 @@ def produce(production: Production, notify: Notify) -> Produced:
     """
     source, plan, out = production.source, production.plan, production.out
     state = source.state()
+    cluster = None
     with stage(out, _identity(production, state), restart=production.restart) as staging:
         with _discarded_if_unfit(out):
             check_duplicates(plan, source.folder.resolve)
@@ -137,7 +144,9 @@ def produce(production: Production, notify: Notify) -> Produced:
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
                 supply = LocalSupply(source.folder.resolve)
-                written = execute(plan, supply, staging, production.resources, notify, scales=scales)
+                with _labour(production, staging) as labour:
+                    written = execute(plan, supply, staging, production.resources, notify, scales=scales, labour=labour)
+                cluster = None if labour is None else labour.report
             if source.state() != state:
                 message = f"`{production.model}` was changed while it was being read"
                 raise BadInput(message, hint="run the command again when nothing writes to it")
@@ -146,7 +155,7 @@ def produce(production: Production, notify: Notify) -> Produced:
             findings = pass_gate(LocalFolder(staging.checkpoint))
             with disk_errors(out):
                 staging.publish(overwrite=production.overwrite)
-    return Produced(plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole)
+    return Produced(plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole, cluster=cluster)
 
 
 def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, object]:
@@ -163,6 +172,15 @@ def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, 
         identity["the modifiers"] = " and ".join(production.choice.modifiers.names) or "none"
         identity["the recipe"] = "none" if recipe is None else hashlib.sha256(recipe.text.encode()).hexdigest()
     return identity
+
+
+@contextmanager
+def _labour(production: Production, staging: Staging) -> Iterator[ClusterLabour | None]:
+    if production.cluster is None:
+        yield None
+        return
+    with cluster_labour(production.cluster, production.source.folder, staging, production.resources) as labour:
+        yield labour
 
 
 @contextmanager
