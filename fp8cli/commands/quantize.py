@@ -99,7 +99,7 @@ class QuantizeRequest:
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
     batch_bytes: int | None = None
-    """The least that is given to a node at once; None: the default."""
+    """Read plus written by what a node is given at once; None: what is best."""
 
 
 Notify = Callable[[ProductionEvent | BudgetEvent | ClusterBegins], None]

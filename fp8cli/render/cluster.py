@@ -51,8 +51,9 @@ def show_outlook(outlook: ClusterOutlook, output: Output) -> None:
 def show_work(report: ClusterReport, output: Output) -> None:
     """Print what each node did."""
     where = "of this machine alone" if report.address is None else f"at {report.address}"
+    batches = "1 batch" if report.batches == 1 else f"{count(report.batches)} batches"
     output.line(
-        f"{count(report.batches)} batches on a Ray cluster {where}: {report.start_seconds:.1f} s to begin, "
+        f"{batches} on a Ray cluster {where}: {report.start_seconds:.1f} s to begin, "
         f"{report.work_seconds:.1f} s of work, {count(report.slots)} tasks at once"
     )
     output.table(

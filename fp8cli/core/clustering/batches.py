@@ -34,18 +34,18 @@ class Batch:
 
 
 def cut_batches(
-    plan: Plan, pieces: Sequence[Piece], *, slots: int, least_bytes: int = LEAST_BYTES
+    plan: Plan, pieces: Sequence[Piece], *, slots: int, share_bytes: int | None = None
 ) -> tuple[Batch, ...]:
     """Put pieces together, for `slots` tasks at once, in the order in which they are to be handed out.
 
     Every piece is in one batch. None moves more than the wanted share plus its last piece: the wanted share is that
-    of `PER_SLOT` batches for every slot, and at least `least_bytes`.
+    of `PER_SLOT` batches for every slot, and at least `LEAST_BYTES`, or else `share_bytes`.
     """
     by_shard: dict[str, list[Piece]] = defaultdict(list)
     for piece in pieces:
         by_shard[plan.tensors[piece[0]].shard].append(piece)
     sizes = {piece: moved_bytes(plan.tensors[piece[0]], piece) for piece in pieces}
-    share = max(least_bytes, -(-sum(sizes.values()) // (slots * PER_SLOT)))
+    share = share_bytes or max(LEAST_BYTES, -(-sum(sizes.values()) // (slots * PER_SLOT)))
     batches: list[tuple[int, Batch]] = []
     collected: list[Piece] = []
     moved = place = 0

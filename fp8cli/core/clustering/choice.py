@@ -17,7 +17,7 @@ class ClusterChoice:
     address: str | None
     """None: one of this machine alone, begun for this run and ended with it."""
     batch_bytes: int | None = None
-    """Read plus written by the least batch; None: the default."""
+    """Read plus written by a batch; None: as `batches.cut_batches` finds best."""
 
     @property
     def label(self) -> str:

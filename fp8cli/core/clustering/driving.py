@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli import __version__
-from fp8cli.core.clustering.batches import LEAST_BYTES, Batch, cut_batches, excerpt, source_shards
+from fp8cli.core.clustering.batches import Batch, cut_batches, excerpt, source_shards
 from fp8cli.core.clustering.choice import ClusterChoice
 from fp8cli.core.clustering.code import code_digest
 from fp8cli.core.clustering.fitness import KNOWN_SLOW, why_unfit
@@ -92,8 +92,7 @@ class ClusterLabour:
             message = f"no node of the cluster can do the work: {said}"
             raise CannotRun(message, hint="fp8 doctor --cluster ray shows all nodes; without --cluster it is done here")
         slots = self._slots(plan, fit)
-        least = self.work.choice.batch_bytes or LEAST_BYTES
-        batches = cut_batches(plan, pieces, slots=slots.count, least_bytes=least)
+        batches = cut_batches(plan, pieces, slots=slots.count, share_bytes=self.work.choice.batch_bytes)
         tally = _Tally(nodes={facts.node: facts for facts, _ in nodes}, left_out=dict(left_out), begun=time.monotonic())
         start_seconds = tally.begun - self.begun
         try:

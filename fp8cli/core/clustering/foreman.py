@@ -10,6 +10,7 @@ When the pipe closes, or standard input does, nobody listens any more: it ends, 
 
 import os
 import queue
+import socket
 import statistics
 import time
 from collections import deque
@@ -44,6 +45,7 @@ SURVEY_SECONDS: Final = 60.0
 STORE_BYTES: Final = 80 * 2**20
 """Of shared memory for a cluster of this machine: Ray's least is 75 MiB, and no weights go through it."""
 
+_REACH_SECONDS: Final = 10.0
 _RETRIES: Final = 5
 """Times that Ray does a batch again whose worker or node died."""
 _LOOK_SECONDS: Final = 1.0
@@ -87,12 +89,20 @@ def _join(summons: Summons) -> Joined | GaveUp:
             "_temp_dir": str(summons.temporary),
         }
     try:
+        _reach(summons.address)
         context = ray.init(address=summons.address or "local", **silent)
     except Exception as problem:  # noqa: BLE001 - Ray raises half a dozen kinds for "it does not answer"
         where = "Ray cannot be started" if summons.address is None else f"no cluster joined at `{summons.address}`"
         hint = "ray status --address ADDRESS says whether it runs; its Ray and Python must be the versions of this one"
         return GaveUp(fault="cluster", message=f"{where}: {' '.join(str(problem).split())}", hint=hint)
     return Joined(address=str(context.address_info["gcs_address"]))
+
+
+def _reach(address: str | None) -> None:
+    """Raise OSError where nothing listens: Ray itself would wait for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), _REACH_SECONDS).close()
 
 
 def survey(question: Question) -> tuple[NodeFacts, ...]:

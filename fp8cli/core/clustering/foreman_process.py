@@ -45,6 +45,7 @@ _ENVIRONMENT: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TQDM_PATCH_PRINT": "0",
 }
+_JOIN_SECONDS: Final = 180.0
 _LONGEST_TEMPORARY: Final = 30
 """Ray's sockets lie 60 characters below, and a socket's path may have 107."""
 
@@ -114,6 +115,10 @@ def foreman_of(choice: ClusterChoice, folder: Path) -> Iterator[Foreman]:
         theirs.close()
         foreman = Foreman(address="", log=log, _process=process, _pipe=ours)
         foreman._say(Summons(address=choice.address, cpus=usable_cpus(), temporary=temporary))  # noqa: SLF001 - its maker
+        if not ours.poll(_JOIN_SECONDS):
+            where = "a cluster of this machine" if choice.address is None else f"the cluster at `{choice.address}`"
+            message = f"{where} was not there after {_JOIN_SECONDS:.0f} seconds"
+            raise CannotRun(message, hint=f"`{log}` has what Ray says; ray status says whether a cluster runs")
         match foreman.hear():
             case Joined(address=address):
                 yield Foreman(address=address, log=log, _process=process, _pipe=ours)

@@ -1,8 +1,8 @@
 """What travels between this process, the foreman that speaks Ray, and the nodes: plain data, all of it picklable.
 
 this process ──Summons, Question, Work──▶ foreman ──Question, BatchOrder──▶ node
-    this process ◀──Joined, Survey, BatchDone, NodeLeftOut, NodeLost, GaveUp── foreman
-    foreman ◀──NodeFacts, BatchDone, BatchFailed── node
+this process ◀──Joined, Survey, BatchDone, NodeLeftOut, NodeLost, GaveUp── foreman
+foreman ◀──NodeFacts, BatchDone, BatchFailed── node
 """
 
 from collections.abc import Mapping

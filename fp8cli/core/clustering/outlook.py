@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fp8cli.core.clustering.batches import LEAST_BYTES, cut_batches
+from fp8cli.core.clustering.batches import cut_batches
 from fp8cli.core.clustering.choice import ClusterChoice
 from fp8cli.core.clustering.schedule import Rates, simulate
 from fp8cli.core.clustering.slots import share_nodes
@@ -93,7 +93,7 @@ def foresee_cluster(
     rows = []
     for count in counts:
         slots = share_nodes(plan, [cpus] * count, workers=workers, memory_bytes=resources.memory_bytes)
-        batches = cut_batches(plan, pieces, slots=slots.count, least_bytes=choice.batch_bytes or LEAST_BYTES)
+        batches = cut_batches(plan, pieces, slots=slots.count, share_bytes=choice.batch_bytes)
         sizes = [batch.moved_bytes for batch in batches]
         rates = Rates(
             slot_bytes_per_second=CPU_BYTES_PER_SECOND * slots.workers,
