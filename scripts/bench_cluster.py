@@ -182,7 +182,7 @@ def write_model(folder: Path, size: Size) -> Path:
             held = 0
         shards[-1].append((name, "BF16", shape))
         held += length
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, tensors in enumerate(shards, 1):
         file = folder / f"model-{number:05}-of-{len(shards):05}.safetensors"
         head, header = lay_out(tensors, {"format": "pt"})

@@ -23,6 +23,7 @@ from fp8cli.core.clustering.messages import (
     SIGN_FILE,
     BatchDone,
     BatchOrder,
+    Ended,
     NodeFacts,
     NodeLeftOut,
     NodeLost,
@@ -111,11 +112,9 @@ class ClusterLabour:
             )
 
     def _hear(self, batches: Sequence[Batch], tally: "_Tally", finished: Callable[[Piece, Harm], None]) -> None:
-        left = len(batches)
-        while left:
+        while True:
             match self.foreman.hear():
                 case BatchDone() as done:
-                    left -= 1
                     tally.count(done)
                     for piece, harm in zip(batches[done.number].pieces, done.harms, strict=True):
                         finished(piece, harm)
@@ -125,8 +124,11 @@ class ClusterLabour:
                 case NodeLost(node=node, name=name):
                     tally.names[node] = name
                     tally.lost.add(node)
-                case _:
-                    continue
+                case Ended():
+                    return
+                case other:
+                    message = f"the answer to work was {type(other).__name__}"
+                    raise TypeError(message)
 
     def _survey(self, plan: Plan) -> list[tuple[NodeFacts, str | None]]:
         """Ask every node; return its facts, and why it may not work."""

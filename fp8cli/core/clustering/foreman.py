@@ -15,6 +15,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -27,6 +28,7 @@ from fp8cli.core.clustering.messages import (
     BatchDone,
     BatchFailed,
     BatchOrder,
+    Ended,
     GaveUp,
     Joined,
     NodeFacts,
@@ -46,6 +48,7 @@ STORE_BYTES: Final = 80 * 2**20
 """Of shared memory for a cluster of this machine: Ray's least is 75 MiB, and no weights go through it."""
 
 _REACH_SECONDS: Final = 10.0
+_PORT_SECONDS: Final = 1.0
 _RETRIES: Final = 5
 """Times that Ray does a batch again whose worker or node died."""
 _LOOK_SECONDS: Final = 1.0
@@ -126,8 +129,23 @@ def working_nodes() -> dict[str, Mapping[str, Any]]:
     return {node: facts for node, facts in alive.items() if facts["Resources"].get("CPU", 0) >= 1}
 
 
+def _name_of(node: str, facts: Mapping[str, Any]) -> str:
+    """Return the name that the node gives itself (see `labour.node_name`)."""
+    return labour.name_on(str(facts["NodeManagerHostname"]), node)
+
+
+def _reached(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the nodes at whose port Ray still listens: one that was killed is among the live for half a minute."""
+    found = {}
+    for node, facts in nodes.items():
+        with suppress(OSError):
+            socket.create_connection((facts["NodeManagerAddress"], facts["NodeManagerPort"]), _PORT_SECONDS).close()
+            found[node] = facts
+    return found
+
+
 def _answer(answer: Any, node: str, facts: Mapping[str, Any]) -> NodeFacts:
-    name, cpus = f"{facts['NodeManagerHostname']}/{node[:6]}", int(facts["Resources"]["CPU"])
+    name, cpus = _name_of(node, facts), int(facts["Resources"]["CPU"])
     try:
         found: NodeFacts = ray.get(answer, timeout=0)
     except ray.exceptions.GetTimeoutError:
@@ -195,7 +213,7 @@ class _Site:
                     return
                 if not waiting:
                     self._begin_again()
-        self._look()
+        self._name_lost(reached=_reached(working_nodes()))
         self._end(None)
 
     def _hand_out(self, order: BatchOrder, *, again: bool = False) -> None:
@@ -242,18 +260,20 @@ class _Site:
 
     def _look(self) -> bool:
         """See which nodes there are. False: none that may work, and none for a while, or all of them were unfit."""
-        now = {
-            node: f"{facts['NodeManagerHostname']}/{node[:6]}"
-            for node, facts in working_nodes().items()
-            if node not in self._left_out
-        }
-        for node in self._nodes.keys() - now.keys() - self._left_out:
-            self.tell(NodeLost(node=node, name=self._nodes[node]))
-        self._nodes = now
-        if now:
+        now = working_nodes()
+        self._name_lost(reached=now)
+        for node in now.keys() - self._left_out:
+            self._nodes[node] = _name_of(node, now[node])
+        if self._nodes:
             self._seen_at = time.monotonic()
         patience = 0.0 if self._left_out - set(self.work.left_out) else _EMPTY_SECONDS
         return time.monotonic() - self._seen_at <= patience
+
+    def _name_lost(self, reached: Mapping[str, Any]) -> None:
+        for node in [node for node in self._nodes if node not in reached or node in self._left_out]:
+            name = self._nodes.pop(node)
+            if node not in self._left_out:
+                self.tell(NodeLost(node=node, name=name))
 
     def _begin_again(self) -> None:
         """Give batches that take far longer than others to another task too, where one would be idle."""
@@ -269,8 +289,7 @@ class _Site:
         """Cancel what nobody waits for any more, and say what came of it all."""
         for reference in self._tries:
             ray.cancel(reference, force=True)
-        if given_up is not None:
-            self.tell(given_up)
+        self.tell(given_up or Ended())
 
 
 def _batch_task() -> Any:

@@ -126,8 +126,13 @@ def node_id() -> str:
 
 
 def node_name(node: str) -> str:
+    """Return what messages call this node."""
+    return name_on(socket.gethostname(), node)
+
+
+def name_on(host: str, node: str) -> str:
     """Return what messages call a node: its host, and as much of Ray's id as tells two on one host apart."""
-    return f"{socket.gethostname()}/{node[:_ID_SHOWN]}"
+    return f"{host}/{node[:_ID_SHOWN]}"
 
 
 def source_problem(source: Path, sizes: Mapping[str, int]) -> str | None:

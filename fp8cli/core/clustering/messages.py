@@ -1,7 +1,7 @@
 """What travels between this process, the foreman that speaks Ray, and the nodes: plain data, all of it picklable.
 
 this process ──Summons, Question, Work──▶ foreman ──Question, BatchOrder──▶ node
-this process ◀──Joined, Survey, BatchDone, NodeLeftOut, NodeLost, GaveUp── foreman
+this process ◀──Joined, Survey, BatchDone, NodeLeftOut, NodeLost, Ended, GaveUp── foreman
 foreman ◀──NodeFacts, BatchDone, BatchFailed── node
 """
 
@@ -171,6 +171,11 @@ class NodeLost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ended:
+    """All batches are done."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GaveUp:
     """The foreman cannot go on."""
 
@@ -179,4 +184,4 @@ class GaveUp:
     hint: str | None
 
 
-Heard = Joined | Survey | BatchDone | NodeLeftOut | NodeLost | GaveUp
+Heard = Joined | Survey | BatchDone | NodeLeftOut | NodeLost | Ended | GaveUp
