@@ -11,10 +11,8 @@ measured. FOLDER takes the checkpoints, 3 GB at most; by default a temporary one
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 import bench_machine
+from ray.cluster_utils import Cluster
 
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core.clustering.batches import cut_batches
@@ -38,7 +37,6 @@ from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
 from fp8cli.formats.safetensors import lay_out
 
 GB: Final = 10**9
-PORT: Final = 26379
 NODES: Final = (1, 2, 4, 10, 100, 1000, 4000)
 CPUS_PER_NODE: Final = 2
 SMALL_STORAGE: Final = 200 * GB
@@ -82,16 +80,16 @@ def measure(folder: Path) -> tuple[float, float]:
     print("| tasks at once | read plus written | with Ray | efficiency | without |")
     print("|---:|---:|---:|---:|---:|")
     rates: list[float] = []
-    for slots in (1, 2, 4):
-        here = quantize(source, folder, workers=slots)[1]
-        with cluster(cpus=slots) as address:
-            quantize(bundled, folder, address=address)  # Its workers have then loaded everything once.
+    with cluster(cpus=4) as address:
+        quantize(bundled, folder, address=address)  # Its workers have then loaded everything once.
+        for slots in (1, 2, 4):
+            here = quantize(source, folder, workers=slots)[1]
             moved, seconds, _ = quantize(source, folder, workers=slots, address=address)
-            if slots == CPUS_PER_NODE:
-                _, tiny_seconds, batches = quantize(bundled, folder, address=address, batch_bytes=4096)
-        rates.append(moved / seconds)
-        efficiency = rates[-1] / rates[0] / slots
-        print(f"| {slots} | {moved / GB:.2f} GB | {seconds:.2f} s | {efficiency:.0%} | {here:.2f} s |")
+            rates.append(moved / seconds)
+            efficiency = rates[-1] / rates[0] / slots
+            print(f"| {slots} | {moved / GB:.2f} GB | {seconds:.2f} s | {efficiency:.0%} | {here:.2f} s |")
+        tiny = quantize(bundled, folder, workers=CPUS_PER_NODE, address=address, batch_bytes=4096)
+    _, tiny_seconds, batches = tiny
     overhead = tiny_seconds / batches
     print(f"\n{batches} batches of 4 kB on {CPUS_PER_NODE} slots: {overhead * 1000:.1f} ms each, all told")
     return rates[0], overhead
@@ -127,15 +125,12 @@ def quantize(
 @contextmanager
 def cluster(*, cpus: int) -> Iterator[str]:
     """Run a Ray node with so many slots for a time."""
-    words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={PORT}", f"--num-cpus={cpus}"]
-    words += ["--include-dashboard=false", f"--object-store-memory={80 * 2**20}", "--disable-usage-stats", "--block"]
-    node = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    node = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 80 * 2**20}
+    running = Cluster(initialize_head=True, head_node_args=node)
     try:
-        time.sleep(15)
-        yield f"127.0.0.1:{PORT}"
+        yield str(running.address)
     finally:
-        node.terminate()
-        node.wait(60)
+        running.shutdown()
 
 
 def scale(folder: Path, slot_rate: float, overhead: float) -> None:

@@ -1,10 +1,10 @@
 """The direction of imports: cli → render → commands → core → formats → schemes, errors; each library in one room.
 
 Inside the core: comparing, exploring → evaluating → making → converting, compressing, budgeting, clustering →
-calibrating, measuring → simulating, sampling, processes → doctor → quantizing → serving → inspection → model; machine, which is
-facts alone, needs none of them. `worker`, `calibrator` and `measurer` run in processes of their own, perhaps under
-another interpreter, and share nothing with the rest but their protocols and the judgement of rows of calibration data;
-`samples` and `simulator` are rooms that those processes share.
+calibrating, measuring → simulating, sampling, processes → doctor → quantizing → serving → inspection → model; machine,
+which is facts alone, needs none of them. `worker`, `calibrator` and `measurer` run in processes of their own, perhaps
+under another interpreter, and share nothing with the rest but their protocols and the judgement of rows of calibration
+data; `samples` and `simulator` are rooms that those processes share.
 
 The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
 imports, at the top or inside a function, must all stand in that row (or in Python's standard library).

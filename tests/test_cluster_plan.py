@@ -1,7 +1,8 @@
 """A plan cut for a cluster, and what is foreseen of it: no piece is lost, no batch is a straggler, times add up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,12 +15,17 @@ from fp8cli.core.clustering.messages import NodeFacts
 from fp8cli.core.clustering.outlook import foresee_cluster
 from fp8cli.core.clustering.schedule import Rates, simulate
 from fp8cli.core.clustering.slots import share_nodes
+from fp8cli.core.quantizing.crew import Crew
+from fp8cli.core.quantizing.engine import execute
 from fp8cli.core.quantizing.pieces import cut, source_bytes
 from fp8cli.core.quantizing.plan import Plan
-from fp8cli.core.quantizing.resources import PIECE_BYTES, SCRATCH_BYTES_PER_ELEMENT, plan_resources
+from fp8cli.core.quantizing.resources import PIECE_BYTES, SCRATCH_BYTES_PER_ELEMENT, Resources, plan_resources
+from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.errors import UsageError
-from tests.calibrated import plan_of
-from tests.sparse import llama, llama_config, write_checkpoint
+from fp8cli.formats.staging import Harm, Piece, Staging, stage
+from tests import sparse
+from tests.calibrated import made_up, plan_of
+from tests.models import ODD, llama_config, save_model
 
 GB = 10**9
 
@@ -28,10 +34,10 @@ GB = 10**9
 def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
     """Plans of a 30-GB model of holes, most of it in an embedding of 16 GB and in a few matrices of 1 GB."""
     sizes = {"layers": 4, "vocabulary": 10**6, "hidden": 8192, "intermediate": 65536, "kv": 1024}
-    shapes = [(name, "BF16", shape) for name, _, shape in llama(**sizes) if not name.endswith("_scale")]
-    config = llama_config(**sizes)
+    shapes = [(name, "BF16", shape) for name, _, shape in sparse.llama(**sizes) if not name.endswith("_scale")]
+    config = sparse.llama_config(**sizes)
     del config["quantization_config"]
-    source = write_checkpoint(tmp_path_factory.mktemp("plan") / "source", shapes, config)
+    source = sparse.write_checkpoint(tmp_path_factory.mktemp("plan") / "source", shapes, config)
     return {scheme: plan_of(source, scheme) for scheme in ("FP8_DYNAMIC", "FP8_BLOCK", "FP8")}
 
 
@@ -180,6 +186,55 @@ def test_a_gpu_by_number_is_none_of_a_cluster() -> None:
     refuse_device("cuda")
     with pytest.raises(UsageError, match="names a GPU of one machine"):
         refuse_device("cuda:1")
+
+
+class Twice:
+    """A labour that does every piece twice, from the last to the first."""
+
+    def __init__(self, staging: Staging, supply: LocalSupply, resources: Resources) -> None:
+        self.staging, self.supply, self.resources = staging, supply, resources
+        self.asked = 0
+
+    def carry_out(self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None]) -> None:
+        self.asked = len(pieces)
+        for piece in reversed(pieces):
+            part, numbered = excerpt(plan, [piece])
+            heard: dict[Piece, Harm] = {}
+            for _ in range(2):
+                crew = Crew(
+                    plan=part,
+                    supply=self.supply,
+                    folder=self.staging.checkpoint,
+                    out=self.staging.out,
+                    resources=self.resources,
+                    finished=heard.__setitem__,
+                )
+                crew.carry_out(numbered)
+            finished(piece, heard[numbered[0]])
+
+
+@pytest.mark.parametrize("scheme", ["FP8", "FP8_BLOCK"])
+def test_pieces_may_be_done_elsewhere_twice_and_in_any_order_beside_scales_that_were_calibrated_here(
+    tmp_path: Path, scheme: str
+) -> None:
+    source = save_model(tmp_path / "source", llama_config(**ODD), max_shard_size="300KB")
+    plan = plan_of(source, scheme)
+    supply, scales = LocalSupply(lambda name: source / name), made_up(plan)
+    resources = plan_resources(plan, device="cpu", workers=2, max_memory="1GiB", cpus=2, piece_bytes=4096)
+
+    def shards(out: Path, *, elsewhere: bool) -> tuple[dict[str, bytes], int]:
+        with stage(out, {"the plan": plan.fingerprint()}, restart=False) as staging:
+            labour = Twice(staging, supply, resources) if elsewhere else None
+            execute(plan, supply, staging, resources, lambda _: None, scales=scales, labour=labour)
+            made = {file.name: file.read_bytes() for file in staging.checkpoint.glob("*.safetensors")}
+        return made, 0 if labour is None else labour.asked
+
+    wanted, _ = shards(tmp_path / "here", elsewhere=False)
+    made, asked = shards(tmp_path / "out", elsewhere=True)
+    assert made == wanted
+    assert asked == len(cut(plan, 4096))
+    # All of it is in the journal.
+    assert shards(tmp_path / "out", elsewhere=True) == (wanted, 0)
 
 
 @cache

@@ -82,4 +82,5 @@ def _verdict(nodes: tuple[NodeRow, ...]) -> str:
     odd = sum(node.status == "warning" for node in nodes)
     words = (f"{count(failed)} of {count(len(nodes))} nodes cannot work", f"{count(odd)} with warnings")
     amiss = [word for word, number in zip(words, (failed, odd), strict=True) if number]
-    return ", ".join(amiss) or f"all {count(len(nodes))} nodes can work"
+    can_all = "the only node can work" if len(nodes) == 1 else f"all {count(len(nodes))} nodes can work"
+    return ", ".join(amiss) or can_all

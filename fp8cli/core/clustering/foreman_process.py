@@ -45,6 +45,9 @@ _ENVIRONMENT: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TQDM_PATCH_PRINT": "0",
 }
+_PREFIX: Final = "fp8-ray-"
+_NOTE: Final = "temporary"
+"""Where the name of that folder is kept."""
 _JOIN_SECONDS: Final = 180.0
 _LONGEST_TEMPORARY: Final = 30
 """Ray's sockets lie 60 characters below, and a socket's path may have 107."""
@@ -107,7 +110,7 @@ def foreman_of(choice: ClusterChoice, folder: Path) -> Iterator[Foreman]:
     log = folder / LOG
     environ = {key: value for key, value in os.environ.items() if key != ADDRESS_VARIABLE} | _ENVIRONMENT
     ours, theirs = Pipe()
-    temporary = _temporary_folder()
+    temporary = _temporary_folder(folder)
     process = None
     try:
         words = [sys.executable, "-c", _PROGRAM, str(_PACKAGES), str(theirs.fileno())]
@@ -132,7 +135,15 @@ def foreman_of(choice: ClusterChoice, folder: Path) -> Iterator[Foreman]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _temporary_folder() -> Path:
+def _temporary_folder(folder: Path) -> Path:
+    """Make a folder for Ray's sockets and logs; that of an earlier run in `folder`, which was killed, goes."""
+    note = folder / _NOTE
+    with suppress(OSError):
+        left = Path(note.read_text(encoding="utf-8"))
+        if left.name.startswith(_PREFIX):
+            shutil.rmtree(left, ignore_errors=True)
     usual = Path(tempfile.gettempdir())
     place = usual if len(str(usual)) <= _LONGEST_TEMPORARY else Path("/tmp")  # noqa: S108 - made by mkdtemp, for us alone
-    return Path(tempfile.mkdtemp(prefix="fp8-ray-", dir=place))
+    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+    note.write_text(str(made), encoding="utf-8")
+    return made
