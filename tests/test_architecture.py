@@ -1,11 +1,11 @@
 """The direction of imports: cli → render → commands → core → formats → schemes, errors; each library in one room.
 
-Inside the core: comparing, exploring → evaluating → making → converting, compressing, budgeting → calibrating,
-measuring → simulating, sampling, processes → doctor → quantizing → serving → inspection → model; machine, which is
-facts alone, needs none of them. `worker`, `calibrator` and `measurer` run in processes of their own, perhaps under
-another interpreter, and share nothing with the rest but their protocols and the judgement of rows of calibration data;
-`samples` and `simulator` are rooms that those processes share; one file of the simulator lets llm-compressor do its
-work on a model in memory, by the calibrator's own way, and is imported for schemes with modifiers alone.
+Inside the core: comparing, exploring → evaluating → making → converting, compressing, budgeting, clustering →
+calibrating, measuring → simulating, sampling, processes → doctor → quantizing → serving → inspection → model; machine,
+which is facts alone, needs none of them. `worker`, `calibrator` and `measurer` run in processes of their own, perhaps
+under another interpreter, and share nothing with the rest but their protocols and the judgement of rows of calibration
+data; `samples` and `simulator` are rooms that those processes share; one file of the simulator lets llm-compressor do
+its work on a model in memory, by the calibrator's own way, and is imported for schemes with modifiers alone.
 
 The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
 imports, at the top or inside a function, must all stand in that row (or in Python's standard library).
@@ -141,10 +141,14 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "fp8cli.worker.protocol",
         *QUANTIZING,
     ),
+    "fp8cli/core/clustering/": ("fp8cli.core.clustering", "fp8cli.core.processes", "fp8cli.core.doctor", *QUANTIZING),
+    "fp8cli/core/clustering/foreman.py": ("ray", "fp8cli.core.clustering", "fp8cli.worker.parent_watch", *QUANTIZING),
+    "fp8cli/core/clustering/labour.py": ("ray", "fp8cli.core.clustering", *QUANTIZING),
     "fp8cli/core/sampling/": ("fp8cli.core.sampling", "fp8cli.samples.request", "fp8cli.samples.rows", *BELOW_CORE),
     "fp8cli/core/making/": (
         "fp8cli.core.making",
         "fp8cli.core.budgeting",
+        "fp8cli.core.clustering",
         "fp8cli.core.compressing",
         "fp8cli.core.calibrating",
         "fp8cli.core.delivering",

@@ -1,5 +1,6 @@
 """What an evaluation decides before anything is loaded: backend, safe settings, keys, and what it refuses."""
 
+import ast
 import json
 import shutil
 from collections.abc import Callable
@@ -125,6 +126,21 @@ def test_what_the_user_has_set_for_vllm_is_not_set_again(monkeypatch: pytest.Mon
 def test_only_variables_that_decide_are_kept_and_no_secret() -> None:
     environ = {"VLLM_BATCH_INVARIANT": "1", "VLLM_CACHE_ROOT": "/x", "HF_TOKEN": "s", "VLLM_API_KEY": "s", "HOME": "/"}
     assert deciding(environ) == {"VLLM_BATCH_INVARIANT": "1"}
+
+
+def test_vllm_is_told_how_to_spread_over_several_machines() -> None:
+    """Ray is vLLM's own way of doing that: arguments of its engine, which lm-eval's class passes on as they are."""
+    words = ("distributed_executor_backend=ray", "pipeline_parallel_size=2")
+    told = chosen(backend="vllm", tensor_parallel=8, model_args=words).settings.model_args
+    wanted = {"distributed_executor_backend": "ray", "pipeline_parallel_size": 2, "tensor_parallel_size": 8}
+    assert wanted.items() <= told.items()
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:
+        pytest.skip("vLLM is not installed")
+    source = ast.parse(Path(spec.origin).with_name("engine").joinpath("arg_utils.py").read_text("utf-8"))
+    engine = next(each for each in source.body if isinstance(each, ast.ClassDef) and each.name == "EngineArgs")
+    fields = {each.target.id for each in engine.body if isinstance(each, ast.AnnAssign) and hasattr(each.target, "id")}
+    assert wanted.keys() <= fields
 
 
 def test_a_safe_setting_that_is_replaced_is_said_and_kept() -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "Examples: fp8 doctor · fp8 doctor ./model-FP8-dynamic · fp8 doctor --check torch --check GPU · "
-    "fp8 doctor --python .venv-vllm"
+    "fp8 doctor --python .venv-vllm · fp8 doctor --cluster ray=auto /shared/model"
 )
 
 
@@ -29,6 +29,10 @@ def doctor(
         Path | None,
         typer.Option(help="The interpreter vLLM lives in, or its environment.  [default: FP8_VLLM_PYTHON, this, PATH]"),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ray[=ADDRESS]", help="Ask the nodes of a Ray cluster; CKPT is a folder all must see."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -41,6 +45,14 @@ def doctor(
         if list_checks:
             rendering.show_checks(command.list_checks(), output)
             return ExitCode.DONE
+        if cluster is not None:
+            from fp8cli.commands import doctor_cluster
+            from fp8cli.render import doctor_cluster as cluster_rendering
+
+            asked = doctor_cluster.ClusterDoctorRequest(cluster=cluster, folder=ckpt, checks=tuple(check or ()))
+            of_cluster = doctor_cluster.run(asked)
+            cluster_rendering.show(of_cluster, output)
+            return of_cluster.exit_code
         request = command.DoctorRequest(checkpoint=ckpt, checks=tuple(check or ()), python=python)
         report = command.run(request)
         rendering.show(report, output)

@@ -18,6 +18,7 @@ EXAMPLES = (
     "Examples: fp8 quantize ./Llama-3-8B · fp8 quantize Qwen/Qwen3-8B --scheme FP8_BLOCK -o out · "
     "fp8 quantize ./model --scheme FP8 --kv-cache fp8 --calibration-data texts.jsonl · "
     "fp8 quantize ./model --keep-bf16 auto --target-size 4.5GB · "
+    "fp8 quantize ./model --cluster ray=auto · "
     "fp8 quantize ./model --dry-run --details"
 )
 
@@ -141,6 +142,12 @@ def quantize(
     tp_fallback: Annotated[
         bool, typer.Option("--tp-fallback", help="With --tp: FP8_DYNAMIC where blocks of FP8_BLOCK cannot be split.")
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ray[=ADDRESS]", help="Make the weights on the nodes of a Ray cluster: caps are those of each."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")
     ] = False,
@@ -191,6 +198,7 @@ def quantize(
             max_memory=max_memory,
             tp=tp,
             tp_fallback=tp_fallback,
+            cluster=cluster,
             dry_run=dry_run,
             overwrite=overwrite,
             restart=restart,

@@ -18,6 +18,10 @@ from fp8cli.core.budgeting.decision import BudgetEvent, BudgetRequest, check_bud
 from fp8cli.core.budgeting.ordering import order_budget
 from fp8cli.core.calibrating.ordering import CalibrationOptions, CalibrationOrder, order_calibration
 from fp8cli.core.calibrating.outlook import check_calibration, estimate_memory, foresee, settle
+from fp8cli.core.clustering.choice import ClusterChoice, read_cluster, refuse_device
+from fp8cli.core.clustering.driving import ClusterWork
+from fp8cli.core.clustering.events import ClusterBegins
+from fp8cli.core.clustering.outlook import ClusterOutlook, foresee_cluster
 from fp8cli.core.compressing.engines import AUTO, Engine, choose_engine
 from fp8cli.core.compressing.ordering import CompressionOrder, order_compression
 from fp8cli.core.compressing.outlook import (
@@ -46,7 +50,13 @@ from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.modifiers import Modifiers, choose_modifiers
 from fp8cli.core.quantizing.plan import Plan
-from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, estimate_seconds, plan_resources
+from fp8cli.core.quantizing.resources import (
+    DEFAULT_MAX_MEMORY,
+    PIECE_BYTES,
+    Resources,
+    estimate_seconds,
+    plan_resources,
+)
 from fp8cli.core.serving.requirement import Fallback, check_requirement, is_refused
 from fp8cli.errors import UsageError
 from fp8cli.formats import hub
@@ -105,6 +115,8 @@ class QuantizeRequest:
     """How many GPUs must be able to share the result; None: any number will do."""
     tp_fallback: bool = False
     """Whether FP8_DYNAMIC may take the place of blocks that cannot be split over so many."""
+    cluster: str | None = None
+    """As --cluster has it."""
     dry_run: bool = False
     overwrite: bool = False
     restart: bool = False
@@ -112,9 +124,11 @@ class QuantizeRequest:
     """Whether fp8.json has the SHA-256 of every file."""
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
+    batch_bytes: int | None = None
+    """Read plus written by what a node is given at once; None: what is best."""
 
 
-Notify = Callable[[ProductionEvent | BudgetEvent], None]
+Notify = Callable[[ProductionEvent | BudgetEvent | ClusterBegins], None]
 
 
 def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeReport:
@@ -127,6 +141,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
     begun = time.monotonic()
     recipe, choice, engine = _choose(request)
     _refuse_idle_resources(request, engine)
+    cluster = _read_cluster(request, engine)
     budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
     local = place.path if isinstance(place, LocalFolder) else None
@@ -191,6 +206,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
         orders, foreseen, _ = _foresee(orders, plan, checkpoint)
         serving = foresee_plan(plan, checkpoint, choice, out, required=request.tp)
     seconds = estimate_seconds(plan)
+    foreseen = replace(foreseen, cluster=_foresee_cluster(request, cluster, plan, resources, seconds))
     if not request.dry_run:
         production = Production(
             model=request.model,
@@ -211,6 +227,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
             fallback=fallback,
             hashed=request.hashed,
             delivery=delivery,
+            cluster=_cluster_work(request, cluster, foreseen.cluster, notify),
         )
         done = produce(production, notify)
         serving = foresee_result(done, checkpoint, out, serving, required=request.tp)
@@ -287,6 +304,36 @@ def _refuse_idle_resources(request: QuantizeRequest, engine: Engine) -> None:
     if engine == "llmcompressor" and words:
         message = f"{' and '.join(words)} would have no effect: llm-compressor's engine holds the whole model"
         raise UsageError(message, hint="leave them out, or use what --engine streaming can do")
+
+
+def _read_cluster(request: QuantizeRequest, engine: Engine) -> ClusterChoice | None:
+    choice = read_cluster(request.cluster)
+    if choice is None:
+        return None
+    if engine == "llmcompressor":
+        message = "--cluster would have no effect: llm-compressor's engine makes the weights in one process"
+        hint = "leave it out, or use what --engine streaming can do; --calibration-processes shares samples over GPUs"
+        raise UsageError(message, hint=hint)
+    refuse_device(request.device)
+    return replace(choice, batch_bytes=request.batch_bytes)
+
+
+def _foresee_cluster(
+    request: QuantizeRequest, choice: ClusterChoice | None, plan: Plan, resources: Resources, local_seconds: float
+) -> ClusterOutlook | None:
+    if choice is None:
+        return None
+    cpus = environment.usable_cpus()
+    return foresee_cluster(plan, choice, resources, workers=request.workers, cpus=cpus, local_seconds=local_seconds)
+
+
+def _cluster_work(
+    request: QuantizeRequest, choice: ClusterChoice | None, outlook: ClusterOutlook | None, notify: Notify
+) -> ClusterWork | None:
+    if choice is None:
+        return None
+    event = ClusterBegins(address=choice.address, warning=None if outlook is None else outlook.warning)
+    return ClusterWork(choice=choice, workers=request.workers, begins=lambda: notify(event))
 
 
 @dataclass(frozen=True, kw_only=True)

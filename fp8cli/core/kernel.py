@@ -101,6 +101,11 @@ class Kernel:
     _library: ctypes.CDLL
     _level: int
 
+    @property
+    def instruction_set(self) -> str:
+        """Which vector instructions it uses."""
+        return next(name for name, level in INSTRUCTION_SETS.items() if level == self._level)
+
     def quantize(
         self,
         granularity: WeightGranularity,

@@ -21,6 +21,7 @@ from rich.progress import (
 from fp8cli.commands.quantize import Started
 from fp8cli.core.budgeting.decision import BudgetEvent
 from fp8cli.core.calibrating import calibration_events as calibrating
+from fp8cli.core.clustering.events import ClusterBegins
 from fp8cli.core.compressing import compression_events as compressing
 from fp8cli.core.delivering.delivery_events import BytesSent, DeliveryEvent, SendingBegins
 from fp8cli.core.evaluating.eval_events import EvalEvent, Noted, Prepared
@@ -38,6 +39,7 @@ from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.measuring import measuring_events as measuring
 from fp8cli.core.quantizing.engine import Progress as Piece
 from fp8cli.errors import printable
+from fp8cli.render import cluster
 from fp8cli.render.console import Output
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
@@ -134,7 +136,9 @@ class QuantizeBar(ByteBar):
         self._calibration = _CalibrationSteps(output)
         self._measurement = _BudgetSteps(output)
 
-    def notify(self, event: compressing.CompressionEvent | BudgetEvent | Started | Piece | DeliveryEvent) -> None:
+    def notify(
+        self, event: compressing.CompressionEvent | BudgetEvent | Started | Piece | DeliveryEvent | ClusterBegins
+    ) -> None:
         """Take an event of `commands.quantize`."""
         match event:
             case SendingBegins():
@@ -153,6 +157,8 @@ class QuantizeBar(ByteBar):
                 | measuring.StepBegins()
             ):
                 self._measurement.notify(event)
+            case ClusterBegins():
+                cluster.show_beginning(event, self._output)
             case Started():
                 self._start(event.bytes_read, total=event.tensors)
             case Piece():

@@ -5,7 +5,7 @@ from typing import Final
 from fp8cli.commands.quantize import QuantizeReport
 from fp8cli.core.calibrating.calibration import CalibrationFacts
 from fp8cli.core.calibrating.outlook import CalibrationReport
-from fp8cli.render import budget, compression, delivery
+from fp8cli.render import budget, cluster, compression, delivery
 from fp8cli.render.console import Output
 from fp8cli.render.preflight import show_preflight, warn_of_fallback
 from fp8cli.render.tensor_plan import (
@@ -48,6 +48,12 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     if report.budget is not None:
         output.line()
         budget.show(report.budget, output, details=details)
+    if report.cluster is not None:
+        output.line()
+        cluster.show_work(report.cluster, output)
+    elif report.cluster_outlook is not None:
+        output.line()
+        cluster.show_outlook(report.cluster_outlook, output)
     if details:
         output.line()
         output.table(tensor_table(report.tensors))
@@ -103,6 +109,8 @@ def _warn(report: QuantizeReport, output: Output) -> None:
     warn_of_fallback(report.fallback, output)
     for warning in report.warnings:
         output.warning(warning)
+    if report.dry_run and report.cluster_outlook is not None and report.cluster_outlook.warning is not None:
+        output.warning(report.cluster_outlook.warning)
     for rows in report.harmed:
         output.warning(
             f"`{rows.tensor}`: {count(rows.count)} rows from row {rows.first} are so small that their scale loses them "

@@ -18,6 +18,8 @@ from typing import Final
 from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent, CalibrationFacts, calibrate
 from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of
+from fp8cli.core.clustering.driving import ClusterLabour, ClusterWork, cluster_labour
+from fp8cli.core.clustering.report import ClusterReport
 from fp8cli.core.compressing.compression import Compressed
 from fp8cli.core.compressing.compression_events import CompressionEvent
 from fp8cli.core.compressing.ordering import CompressionOrder
@@ -113,6 +115,8 @@ class Production:
     """Whether fp8.json has the SHA-256 of every file, or the sizes alone."""
     delivery: DeliveryOrder | None = None
     """Where it is to be sent; None: it stays here."""
+    cluster: ClusterWork | None = None
+    """None: the weights are made on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,8 @@ class Produced:
     """What llm-compressor's engine made; None where it was not used."""
     delivered: Delivered | None
     """None where it stayed here."""
+    cluster: ClusterReport | None = None
+    """What the nodes of a cluster did; None where there was none."""
 
 
 def produce(production: Production, notify: Notify) -> Produced:
@@ -137,6 +143,7 @@ def produce(production: Production, notify: Notify) -> Produced:
     """
     source, plan, out = production.source, production.plan, production.out
     state = source.state()
+    cluster = None
     identity = _identity(production, state)
     with (
         stage(out, identity, restart=production.restart) as staging,
@@ -170,7 +177,11 @@ def produce(production: Production, notify: Notify) -> Produced:
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
                 supply, resources = LocalSupply(source.folder.resolve), production.resources
-                written = execute(plan, supply, staging, resources, notify, scales=scales, watch=watch)
+                with _labour(production, staging) as labour:
+                    written = execute(
+                        plan, supply, staging, resources, notify, scales=scales, watch=watch, labour=labour
+                    )
+                cluster = None if labour is None else labour.report
             attestation.complete(notify)
             if source.state() != state:
                 message = f"`{production.model}` was changed while it was being read"
@@ -188,7 +199,13 @@ def produce(production: Production, notify: Notify) -> Produced:
             findings = pass_gate(LocalFolder(staging.checkpoint))
             delivered = delivery.publish()
     return Produced(
-        plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole, delivered=delivered
+        plan=plan,
+        written=written,
+        findings=findings,
+        calibrated=calibrated,
+        whole=whole,
+        delivered=delivered,
+        cluster=cluster,
     )
 
 
@@ -214,6 +231,15 @@ def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, 
         identity["the modifiers"] = " and ".join(production.choice.modifiers.names) or "none"
         identity["the recipe"] = "none" if recipe is None else hashlib.sha256(recipe.text.encode()).hexdigest()
     return identity
+
+
+@contextmanager
+def _labour(production: Production, staging: Staging) -> Iterator[ClusterLabour | None]:
+    if production.cluster is None:
+        yield None
+        return
+    with cluster_labour(production.cluster, production.source.folder, staging, production.resources) as labour:
+        yield labour
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Final
 
 from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.outlook import CalibrationReport
+from fp8cli.core.clustering.outlook import ClusterOutlook
+from fp8cli.core.clustering.report import ClusterReport
 from fp8cli.core.compressing.engines import Engine
 from fp8cli.core.compressing.outlook import CompressionReport
 from fp8cli.core.delivering.ordering import served_as
@@ -35,6 +37,7 @@ class Foreseen:
 
     calibration: CalibrationReport | None
     compression: CompressionReport | None
+    cluster: ClusterOutlook | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,10 @@ class QuantizeReport:
     serve_command: str
     serve_note: str
     tensors: tuple[TensorRow, ...]
+    cluster_outlook: ClusterOutlook | None
+    """What a cluster would make of it; None where the weights are made on this machine."""
+    cluster: ClusterReport | None
+    """What one did; None with `dry_run`."""
 
     @property
     def out_is_far(self) -> bool:
@@ -148,7 +155,10 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
         ignored_modules=plan.ignored_modules,
         left_behind=left_behind,
         checks=checks,
-        warnings=() if serving is None else serving_warnings(serving),
+        warnings=(
+            *(() if serving is None else serving_warnings(serving)),
+            *(done.cluster.warnings if done is not None and done.cluster else ()),
+        ),
         harmed=written.harmed,
         findings=() if done is None else done.findings,
         seconds=seconds,
@@ -159,4 +169,6 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
         serve_command=serve_command(served_as(out), *serve_options(serving)),
         serve_note=plan_note(plan) if known else UNKNOWN,
         tensors=tensor_rows(plan) if known else (),
+        cluster_outlook=foreseen.cluster,
+        cluster=None if done is None else done.cluster,
     )

@@ -29,10 +29,12 @@ _PAUSE_SECONDS: Final = 0.02
 _PROCESSES: Final = Path("/proc")
 
 
-def start(words: Sequence[str], *, environ: Mapping[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(
+    words: Sequence[str], *, environ: Mapping[str, str], folder: Path, log: Path, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own; what it prints is appended to `log`.
 
-    folder: its mark. Raises OSError if the program cannot be started.
+    folder: its mark. pass_fds: open files that it gets too. Raises OSError if the program cannot be started.
     """
     with log.open("ab") as stream:
         return subprocess.Popen(
@@ -42,6 +44,7 @@ def start(words: Sequence[str], *, environ: Mapping[str, str], folder: Path, log
             stderr=subprocess.STDOUT,
             env={**environ, MARK: _mark_of(folder)},
             start_new_session=True,
+            pass_fds=pass_fds,
         )
 
 

@@ -1,23 +1,23 @@
 """Carries a plan out: many workers, bounded memory, every finished piece in the journal.
 
 The work is cut into pieces: a range of rows of one tensor to quantize or dequantize, or a range of bytes to copy.
-A crew does them (core.quantizing.crew). A committer thread flushes what is finished to the disk and only then writes
-it into the journal.
+A crew does them (core.quantizing.crew), or other machines (core.clustering). A committer thread flushes what is
+finished to the disk and only then writes it into the journal.
 
-The order of pieces, their size, the number of workers and the device change nothing in the result.
+The order of pieces, their size, the number of workers, machines and devices change nothing in the result.
 """
 
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from fp8cli.core.quantizing.calibrated_scales import PlannedScale, check_scales
-from fp8cli.core.quantizing.crew import Crew, ShardWatch, Unwatched
+from fp8cli.core.quantizing.crew import Crew, Labour, ShardWatch, Unwatched
 from fp8cli.core.quantizing.pieces import cut, source_bytes
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
@@ -67,16 +67,18 @@ def execute(
     *,
     scales: Mapping[str, bytes] | None = None,
     watch: ShardWatch | None = None,
+    labour: Labour | None = None,
 ) -> Written:
     """Write every shard of the plan into the staging folder, going on from what an earlier run finished.
 
-    scales: the bytes of each of `plan.calibrated`. watch: told of the output's files. Raises BadInput for NaN or Inf
+    scales: the bytes of each of `plan.calibrated`. watch: told of the output's files. labour: who does the pieces, if
+    not a crew of this process; then nobody asks the watch before a shard begins. Raises BadInput for NaN or Inf
     in a weight, for scales that are not those of the plan (before anything is written), or for a source that changes
     meanwhile, CannotRun for a disk that is full or broken, Interrupted on Ctrl-C; the journal is kept.
     """
     scales = scales or {}
     check_scales(plan.calibrated, scales)
-    run = _Run(plan, supply, staging, resources, notify, watch or Unwatched())
+    run = _Run(plan, supply, staging, resources, notify, watch or Unwatched(), labour)
     with disk_errors(staging.out):
         prepare_files(plan, supply, staging.checkpoint, scales)
     return run.carry_out()
@@ -115,6 +117,16 @@ def prepare_files(plan: Plan, supply: Supply, folder: Path, scales: Mapping[str,
             os.close(descriptor)
 
 
+def flush_shards(folder: Path, names: Iterable[str]) -> None:
+    """Wait until what was written to some shards in `folder` has reached the disk."""
+    for name in sorted(names):
+        descriptor = os.open(folder / name, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @dataclass
 class _Run:
     """One execution: what is done, what of it is in the journal, and which files are whole."""
@@ -125,6 +137,7 @@ class _Run:
     resources: Resources
     notify: Callable[[Progress], None]
     watch: ShardWatch
+    labour: Labour | None
     _left: Counter[int] = field(default_factory=Counter)
     """Pieces of a tensor that are not done."""
     _unwritten: Counter[str] = field(default_factory=Counter)
@@ -143,19 +156,10 @@ class _Run:
         self._unwritten.update(self.plan.tensors[number].shard for number, _, _ in todo)
         resumed = sum(self._announce_resumed(piece) for piece in self._done)
         self._tell_finished([shard.name for shard in self.plan.shards])
-        crew = Crew(
-            plan=self.plan,
-            supply=self.supply,
-            folder=self.staging.checkpoint,
-            out=self.staging.out,
-            resources=self.resources,
-            finished=self._note,
-            watch=self.watch,
-        )
         committer = threading.Thread(target=self._commit_regularly, name="fp8-commit", daemon=True)
         committer.start()
         try:
-            crew.carry_out(todo)
+            self._do(todo)
         except KeyboardInterrupt:
             message = f"interrupted; what is done is kept beside `{self.staging.out}`"
             raise Interrupted(message, hint="run the same command again to go on") from None
@@ -165,6 +169,21 @@ class _Run:
             with disk_errors(self.staging.out):
                 self._commit()
         return Written(harmed=self._merge_harm(), bytes_resumed=resumed)
+
+    def _do(self, pieces: Sequence[Piece]) -> None:
+        if self.labour is not None:
+            self.labour.carry_out(self.plan, pieces, self._note)
+            return
+        crew = Crew(
+            plan=self.plan,
+            supply=self.supply,
+            folder=self.staging.checkpoint,
+            out=self.staging.out,
+            resources=self.resources,
+            finished=self._note,
+            watch=self.watch,
+        )
+        crew.carry_out(pieces)
 
     def _note(self, piece: Piece, harm: Harm) -> None:
         tensor = self.plan.tensors[piece[0]]
@@ -206,12 +225,8 @@ class _Run:
             finished, self._uncommitted = self._uncommitted, {}
         if not finished:
             return
-        for name in sorted({self.plan.tensors[number].shard for number, _, _ in finished}):
-            descriptor = os.open(self.staging.checkpoint / name, os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        if self.labour is None:
+            flush_shards(self.staging.checkpoint, {self.plan.tensors[number].shard for number, _, _ in finished})
         self.staging.record(finished)
         self._unwritten.subtract(self.plan.tensors[number].shard for number, _, _ in finished)
         self._tell_finished(sorted({self.plan.tensors[number].shard for number, _, _ in finished}))

@@ -1,0 +1,239 @@
+"""A cluster as the labour of one run: its nodes looked at, the pieces cut into batches, the results taken in.
+
+The journal stays with the engine: a piece is told to it when its node has seen its bytes reach the disk, so that a
+run that is killed goes on with the cluster, with another one, or without.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fp8cli import __version__
+from fp8cli.core.clustering.batches import Batch, cut_batches, excerpt, source_shards
+from fp8cli.core.clustering.choice import ClusterChoice
+from fp8cli.core.clustering.code import code_digest
+from fp8cli.core.clustering.fitness import KNOWN_SLOW, why_unfit
+from fp8cli.core.clustering.foreman_process import Foreman, foreman_of
+from fp8cli.core.clustering.messages import (
+    ANSWER_PREFIX,
+    SIGN_FILE,
+    BatchDone,
+    BatchOrder,
+    Ended,
+    NodeFacts,
+    NodeLeftOut,
+    NodeLost,
+    Question,
+    Work,
+)
+from fp8cli.core.clustering.report import ClusterReport, NodeWork
+from fp8cli.core.clustering.slots import Slots, share_nodes
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.resources import Resources
+from fp8cli.errors import CannotRun
+from fp8cli.formats.checkpoint import LocalFolder
+from fp8cli.formats.staging import Harm, Piece, Staging, disk_errors
+
+FOLDER: Final = "cluster"
+"""Beside the output in the making: the log, the token, and what nodes write to show that they see it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterWork:
+    """What a cluster is to do, and may use."""
+
+    choice: ClusterChoice
+    workers: int | None
+    """At most so many on each node; None: one per processor."""
+    begins: Callable[[], None]
+    """Told before anything is begun."""
+
+
+@contextmanager
+def cluster_labour(
+    work: ClusterWork, source: LocalFolder, staging: Staging, resources: Resources
+) -> Iterator["ClusterLabour"]:
+    """Join the cluster, or begin one, for the time of a run. Raises CannotRun if there is none to be had."""
+    work.begins()
+    begun = time.monotonic()
+    folder = staging.folder / FOLDER
+    with disk_errors(staging.out):
+        folder.mkdir(exist_ok=True)
+    with foreman_of(work.choice, folder) as foreman:
+        yield ClusterLabour(
+            work=work, source=source, staging=staging, resources=resources, foreman=foreman, begun=begun
+        )
+
+
+@dataclass
+class ClusterLabour:
+    """Does pieces on the nodes of a cluster; see core.quantizing.crew.Labour."""
+
+    work: ClusterWork
+    source: LocalFolder
+    staging: Staging
+    resources: Resources
+    foreman: Foreman
+    begun: float
+    report: ClusterReport | None = None
+    """What came of it; None before."""
+    _token: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def carry_out(self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None]) -> None:
+        """Do these pieces. Raises CannotRun where no node may work, or all that could are gone."""
+        nodes = self._survey(plan)
+        left_out = {facts.node: reason for facts, reason in nodes if reason is not None}
+        fit = [facts for facts, reason in nodes if reason is None]
+        if not fit:
+            said = "; ".join(f"`{facts.name}` {reason}" for facts, reason in nodes) or "it has none"
+            message = f"no node of the cluster can do the work: {said}"
+            raise CannotRun(message, hint="fp8 doctor --cluster ray shows all nodes; without --cluster it is done here")
+        slots = self._slots(plan, fit)
+        batches = cut_batches(plan, pieces, slots=slots.count, share_bytes=self.work.choice.batch_bytes)
+        tally = _Tally(nodes={facts.node: facts for facts, _ in nodes}, left_out=dict(left_out), begun=time.monotonic())
+        start_seconds = tally.begun - self.begun
+        try:
+            if batches:
+                self.foreman.begin(self._orders(plan, batches, slots, tuple(left_out)))
+                self._hear(batches, tally, finished)
+        finally:
+            self.report = ClusterReport(
+                address=self.work.choice.address,
+                start_seconds=start_seconds,
+                work_seconds=time.monotonic() - tally.begun,
+                batches=len(batches),
+                slots=slots.count,
+                cpus_per_task=slots.cpus,
+                nodes=tally.rows(),
+            )
+
+    def _hear(self, batches: Sequence[Batch], tally: "_Tally", finished: Callable[[Piece, Harm], None]) -> None:
+        while True:
+            match self.foreman.hear():
+                case BatchDone() as done:
+                    tally.count(done)
+                    for piece, harm in zip(batches[done.number].pieces, done.harms, strict=True):
+                        finished(piece, harm)
+                case NodeLeftOut(node=node, name=name, reason=reason):
+                    tally.names[node] = name
+                    tally.left_out[node] = reason
+                case NodeLost(node=node, name=name):
+                    tally.names[node] = name
+                    tally.lost.add(node)
+                case Ended():
+                    return
+                case other:
+                    message = f"the answer to work was {type(other).__name__}"
+                    raise TypeError(message)
+
+    def _survey(self, plan: Plan) -> list[tuple[NodeFacts, str | None]]:
+        """Ask every node; return its facts, and why it may not work."""
+        folder = self.staging.folder
+        shared = folder / FOLDER
+        for stale in shared.glob(f"{ANSWER_PREFIX}*"):
+            stale.unlink(missing_ok=True)
+        with disk_errors(self.staging.out):
+            (shared / SIGN_FILE).write_text(self._token, encoding="utf-8")
+        names = source_shards(plan.tensors)
+        question = Question(
+            source=self.source.path.absolute(), sizes=self._sizes(names), folder=shared.absolute(), token=self._token
+        )
+        needed = max(0, plan.bytes_written - _bytes_on_disk(self.staging.checkpoint))
+        judged = []
+        for facts in self.foreman.survey(question):
+            wrote = _wrote(shared, facts.node, self._token)
+            reason = why_unfit(facts, version=__version__, code=code_digest(), wrote=wrote, needed_bytes=needed)
+            judged.append((facts, reason))
+        return judged
+
+    def _slots(self, plan: Plan, fit: Sequence[NodeFacts]) -> Slots:
+        cpus = [facts.cpus for facts in fit]
+        return share_nodes(plan, cpus, workers=self.work.workers, memory_bytes=self.resources.memory_bytes)
+
+    def _orders(self, plan: Plan, batches: Sequence[Batch], slots: Slots, left_out: tuple[str, ...]) -> Work:
+        return Work(
+            orders=tuple(self._order(plan, number, batch, slots) for number, batch in enumerate(batches)),
+            cpus=slots.cpus,
+            gpus=1 if self.resources.device == "cuda" else 0,
+            slots=slots.count,
+            left_out=left_out,
+        )
+
+    def _order(self, plan: Plan, number: int, batch: Batch, slots: Slots) -> BatchOrder:
+        part, pieces = excerpt(plan, batch.pieces)
+        return BatchOrder(
+            number=number,
+            plan=part,
+            pieces=pieces,
+            source=self.source.path.absolute(),
+            sizes=self._sizes(source_shards(part.tensors)),
+            shared=(self.staging.folder / FOLDER).absolute(),
+            checkpoint=self.staging.checkpoint.absolute(),
+            out=self.staging.out,
+            token=self._token,
+            code=code_digest(),
+            workers=slots.workers,
+            memory_bytes=slots.memory_bytes,
+            device=self.resources.device,
+            piece_bytes=self.resources.piece_bytes,
+        )
+
+    def _sizes(self, names: Sequence[str]) -> Mapping[str, int]:
+        return {name: self.source.resolve(name).stat().st_size for name in names}
+
+
+@dataclass
+class _Tally:
+    """What nodes have done so far."""
+
+    nodes: Mapping[str, NodeFacts]
+    left_out: dict[str, str]
+    begun: float
+    """When the first batch was handed out."""
+    names: dict[str, str] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    done: dict[str, list[BatchDone]] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+
+    def count(self, done: BatchDone) -> None:
+        """Add a batch to its node."""
+        self.names[done.node] = done.name
+        self.done.setdefault(done.node, []).append(done)
+        self.last[done.node] = time.monotonic()
+
+    def rows(self) -> tuple[NodeWork, ...]:
+        """Return a row for each node that was there, at the beginning or later."""
+        names = {node: facts.name for node, facts in self.nodes.items()} | self.names
+        return tuple(self._row(node, names[node]) for node in sorted(names, key=lambda node: names[node]))
+
+    def _row(self, node: str, name: str) -> NodeWork:
+        done = self.done.get(node, [])
+        read = sum(each.bytes_read for each in done)
+        seconds = self.last[node] - self.begun if done else 0.0
+        facts = self.nodes.get(node)
+        slow = facts is not None and facts.problem is None and facts.kernel is None and node not in self.left_out
+        return NodeWork(
+            name=name,
+            batches=len(done),
+            bytes_read=read,
+            busy_seconds=sum(each.seconds for each in done),
+            bytes_per_second=read / seconds if seconds > 0 else 0.0,
+            lost=node in self.lost,
+            left_out=self.left_out.get(node),
+            slow_because=KNOWN_SLOW if slow else None,
+        )
+
+
+def _wrote(folder: Path, node: str, token: str) -> bool:
+    with suppress(OSError):
+        return (folder / f"{ANSWER_PREFIX}{node}").read_text(encoding="utf-8") == token
+    return False
+
+
+def _bytes_on_disk(folder: Path) -> int:
+    """Bytes an unfinished run already takes: its files are sparse, as long as they will be from the beginning."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,187 @@
+"""What travels between this process, the foreman that speaks Ray, and the nodes: plain data, all of it picklable.
+
+this process ──Summons, Question, Work──▶ foreman ──Question, BatchOrder──▶ node
+this process ◀──Joined, Survey, BatchDone, NodeLeftOut, NodeLost, Ended, GaveUp── foreman
+foreman ◀──NodeFacts, BatchDone, BatchFailed── node
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.formats.staging import Harm, Piece
+
+SIGN_FILE: Final = "sign"
+"""Written by this process beside the output in the making; a node that reads the same in it sees the same folder."""
+
+ANSWER_PREFIX: Final = "node-"
+"""What a node writes there, so that this process sees that it can: this and its id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summons:
+    """Where the cluster is."""
+
+    address: str | None
+    """None: one of this machine alone, which ends with the foreman."""
+    cpus: int
+    """For that one."""
+    temporary: Path
+    """For that one's logs and sockets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What every node is asked before it gets work."""
+
+    source: Path | None
+    sizes: Mapping[str, int]
+    """Bytes of each file in it that is needed."""
+    folder: Path | None
+    """The shared folder that is written to; there is a token in it."""
+    token: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeFacts:
+    """One node's answer. None: it is not there, or the node could not find out."""
+
+    node: str
+    """Ray's id."""
+    name: str
+    problem: str | None
+    """Why it did not answer; then nothing below says anything."""
+    python: str | None = None
+    fp8: str | None = None
+    code: str | None = None
+    """Digest of the code that makes the weights."""
+    ray: str | None = None
+    torch: str | None = None
+    kernel: str | None = None
+    """Instruction set of the compiled kernel."""
+    gpus: tuple[str, ...] = ()
+    cpus: int = 0
+    """As Ray counts them."""
+    memory_bytes: int | None = None
+    available_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    """Where the shared folder is."""
+    source_problem: str | None = None
+    """Why the source cannot be read there, or is another."""
+    folder_problem: str | None = None
+    """The same for the shared folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOrder:
+    """A batch, with all that a node needs for it."""
+
+    number: int
+    plan: Plan
+    """Of the batch's own tensors; see `batches.excerpt`."""
+    pieces: tuple[Piece, ...]
+    source: Path
+    sizes: Mapping[str, int]
+    """Bytes of each file of the source that it reads."""
+    shared: Path
+    """The folder with the token."""
+    checkpoint: Path
+    """The output in the making."""
+    out: Path
+    """What messages call the output."""
+    token: str
+    code: str
+    workers: int
+    memory_bytes: int
+    device: str
+    piece_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchDone:
+    """Every piece of a batch is on the disk."""
+
+    number: int
+    node: str
+    name: str
+    harms: tuple[Harm, ...]
+    """In the order of the pieces."""
+    bytes_read: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchFailed:
+    """It is not."""
+
+    number: int
+    node: str
+    name: str
+    fault: Literal["source", "node"]
+    """`source`: it would fail on any node."""
+    message: str
+    hint: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """All batches, in the order in which they are to be begun."""
+
+    orders: tuple[BatchOrder, ...]
+    cpus: int
+    """That a task claims of its node."""
+    gpus: int
+    slots: int
+    """Tasks that run at once."""
+    left_out: tuple[str, ...]
+    """Ids of nodes that get none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """The foreman is part of the cluster."""
+
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What the nodes answered."""
+
+    nodes: tuple[NodeFacts, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeLeftOut:
+    """A node gets no more work."""
+
+    node: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeLost:
+    """A node is gone; Ray gives its work to others."""
+
+    node: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """All batches are done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaveUp:
+    """The foreman cannot go on."""
+
+    fault: Literal["source", "cluster"]
+    message: str
+    hint: str | None
+
+
+Heard = Joined | Survey | BatchDone | NodeLeftOut | NodeLost | Ended | GaveUp

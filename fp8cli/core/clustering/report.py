@@ -1,0 +1,47 @@
+"""What a cluster did, node by node."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeWork:
+    """One node's part."""
+
+    name: str
+    batches: int
+    bytes_read: int
+    busy_seconds: float
+    """Summed over its tasks, of which several may run at once."""
+    bytes_per_second: float
+    """Read, over the time from the first batch handed out to its last one done."""
+    lost: bool
+    left_out: str | None
+    """Why it got no work, or no more of it."""
+    slow_because: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterReport:
+    """All of them."""
+
+    address: str | None
+    """None: of this machine alone."""
+    start_seconds: float
+    """Until the cluster was there and its nodes had been looked at."""
+    work_seconds: float
+    batches: int
+    slots: int
+    """Tasks that could run at once."""
+    cpus_per_task: int
+    nodes: tuple[NodeWork, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of nodes."""
+        said = [
+            *((node.name, node.left_out) for node in self.nodes if node.left_out is not None),
+            *((node.name, node.slow_because) for node in self.nodes if node.slow_because is not None),
+            *((node.name, "was lost; others did its work") for node in self.nodes if node.lost),
+        ]
+        left_out = {node.name for node in self.nodes if node.left_out is not None}
+        return tuple(f"node `{name}` {why}" + ("; it was left out" * (name in left_out)) for name, why in said)

@@ -1,0 +1,247 @@
+"""A real Ray cluster of several nodes on this machine: the bytes are those of one machine, whatever befalls the nodes.
+
+One cluster for all tests: a head, a node that is killed in the last of them, and one in a mount namespace of its own,
+in which a folder that the others see is another one.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fp8cli.commands.quantize import QuantizeReport, QuantizeRequest, run
+from fp8cli.core.processes.process_group import MARK
+from fp8cli.core.quantizing.engine import Progress
+from fp8cli.errors import BadInput, CannotRun, Interrupted
+from fp8cli.formats.staging import partial_folder
+from tests.models import ODD, llama_config, save_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+ROOT = Path(__file__).parent.parent
+STORE_BYTES = 80 * 2**20
+TINY = 4096
+"""Bytes of a piece and of a batch: the tiny model becomes some hundred of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    address: str
+    cluster: Any
+    second: Any
+    blind: str | None
+    """A folder that is another one on the third node; None where there can be no such node."""
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of processes that carry the mark of a folder."""
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdecimal():
+            try:
+                if f"{MARK}={folder}".encode() in (place / "environ").read_bytes().split(b"\0"):
+                    found.append((place / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    # Ray takes the signal for itself.
+    before = signal.getsignal(signal.SIGTERM)
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    blind = tmp_path_factory.mktemp("blind")
+    third = start_blind_node(cluster.address, blind)
+    try:
+        second = cluster.add_node(**node)
+        deadline = time.monotonic() + 60
+        while third is not None and len(cluster.global_state.node_table()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert third is None or third.poll() is None
+        signal.signal(signal.SIGTERM, before)
+        yield Nodes(address=cluster.address, cluster=cluster, second=second, blind=str(blind) if third else None)
+    finally:
+        if third is not None:
+            third.terminate()
+            third.wait(20)
+        cluster.shutdown()
+
+
+def start_blind_node(address: str, folder: Path) -> subprocess.Popen[bytes] | None:
+    """Start a node for which an empty file system lies over `folder`; None where nobody may do so."""
+    if shutil.which("unshare") is None:
+        return None
+    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", folder], check=False).returncode:
+        return None
+    ray = shlex.join([sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}", "--num-cpus=1"])
+    options = f"--object-store-memory={STORE_BYTES} --block"
+    line = f"mount -t tmpfs none {shlex.quote(str(folder))} && exec {ray} {options}"
+    return subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", line], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("cluster") / "source", llama_config(**ODD), max_shard_size="200KB")
+
+
+def quantize(
+    source: Path,
+    out: Path,
+    address: str | None,
+    *,
+    scheme: str = "FP8_DYNAMIC",
+    size: int = TINY,
+    notify: Callable[[object], None] = lambda _: None,
+) -> QuantizeReport:
+    cluster = None if address is None else f"ray={address}"
+    request = QuantizeRequest(
+        model=str(source), out=out, scheme=scheme, cluster=cluster, piece_bytes=size, batch_bytes=size
+    )
+    return run(request, notify)
+
+
+def alone(source: Path, folder: Path, scheme: str) -> dict[str, str]:
+    """Return what one machine makes of it, under the name that all outputs here have."""
+    quantize(source, folder / "alone" / "out", None, scheme=scheme)
+    return digest(folder / "alone" / "out")
+
+
+def test_the_bytes_are_those_of_one_machine(nodes: Nodes, source: Path, tmp_path: Path) -> None:
+    report = quantize(source, tmp_path / "out", nodes.address)
+    assert digest(tmp_path / "out") == alone(source, tmp_path, "FP8_DYNAMIC")
+    assert report.cluster is not None
+    worked = [node for node in report.cluster.nodes if node.batches]
+    assert len(worked) > 1
+    assert sum(node.batches for node in worked) == report.cluster.batches > 20
+    assert sum(node.bytes_read for node in worked) == report.bytes_read
+    assert report.warnings == ()
+    assert not partial_folder(tmp_path / "out").exists()
+
+
+def test_a_node_that_sees_another_folder_is_named_and_left_out(nodes: Nodes, source: Path, tmp_path: Path) -> None:
+    if nodes.blind is None:
+        pytest.skip("no mount namespace can be made here, which takes root")
+    hidden = Path(nodes.blind) / "source"
+    shutil.copytree(source, hidden)
+    report = quantize(hidden, tmp_path / "out", nodes.address)
+    assert report.cluster is not None
+    left_out = [node for node in report.cluster.nodes if node.left_out is not None]
+    assert len(left_out) == 1
+    assert left_out[0].batches == 0
+    assert left_out[0].left_out == f"cannot see `{next(iter(sorted(hidden.glob('*.safetensors')))).name}` in `{hidden}`"
+    (warning,) = report.warnings
+    assert warning.startswith(f"node `{left_out[0].name}` cannot see `")
+    assert digest(tmp_path / "out") == alone(hidden, tmp_path, "FP8_DYNAMIC")
+
+
+def test_a_weight_that_is_damaged_ends_the_run_as_on_one_machine(nodes: Nodes, source: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(source, tmp_path / "source")
+    shard = max(damaged.glob("*.safetensors"), key=lambda file: file.stat().st_size)
+    length = int.from_bytes(shard.read_bytes()[:8], "little")
+    header = json.loads(shard.read_bytes()[8 : 8 + length])
+    name = next(name for name in header if "_proj" in name)
+    with shard.open("r+b") as file:
+        file.seek(8 + length + header[name]["data_offsets"][0])
+        file.write(b"\xc0\x7f")
+    with pytest.raises(BadInput) as here:
+        quantize(damaged, tmp_path / "out", None)
+    with pytest.raises(BadInput) as there:
+        quantize(damaged, tmp_path / "out", nodes.address)
+    assert (there.value.message, there.value.hint) == (here.value.message, here.value.hint)
+    assert not partial_folder(tmp_path / "out").exists()
+
+
+def test_ctrl_c_keeps_what_is_done_and_another_run_goes_on_without_the_cluster(
+    nodes: Nodes, source: Path, tmp_path: Path
+) -> None:
+    heard = 0
+
+    def interrupt(event: object) -> None:
+        nonlocal heard
+        heard += isinstance(event, Progress)
+        if heard == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="what is done is kept"):
+        quantize(source, tmp_path / "out", nodes.address, notify=interrupt)
+    assert not processes_of(partial_folder(tmp_path / "out") / "cluster")
+    report = quantize(source, tmp_path / "out", None)
+    assert report.bytes_resumed > 0
+    assert digest(tmp_path / "out") == alone(source, tmp_path, "FP8_DYNAMIC")
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(CannotRun, match=r"no cluster joined at `127\.0\.0\.1:1`"):
+        quantize(source, tmp_path / "out", "127.0.0.1:1")
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from fp8cli.commands.quantize import QuantizeRequest, run
+from fp8cli.core.quantizing.engine import Progress
+heard = []
+def kill(event):
+    heard.append(event) if isinstance(event, Progress) else None
+    # The journal is not written at once.
+    if len(heard) >= 30 and "[[" in (out.parent / f".{out.name}.fp8-partial" / "journal").read_text():
+        os.kill(os.getpid(), signal.SIGKILL)
+source, out, size = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
+run(QuantizeRequest(model=source, out=out, cluster="ray=local", piece_bytes=size, batch_bytes=size), kill)
+"""
+
+
+def test_a_driver_that_is_killed_takes_its_own_cluster_along_and_another_run_goes_on(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", KILLED, source, out, "1024"], check=False, cwd=ROOT, timeout=200)
+    assert killed.returncode == -9
+    folder = partial_folder(out) / "cluster"
+    deadline = time.monotonic() + 60
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes_of(folder)
+    report = quantize(source, out, None)
+    assert report.bytes_resumed > 0
+    assert digest(out) == alone(source, tmp_path, "FP8_DYNAMIC")
+
+
+def test_a_node_that_is_killed_is_made_up_for_by_the_others(nodes: Nodes, source: Path, tmp_path: Path) -> None:
+    """The last test: the node stays dead."""
+    raylet = nodes.second.all_processes["raylet"][0].process
+    heard = 0
+
+    def kill(event: object) -> None:
+        nonlocal heard
+        heard += isinstance(event, Progress)
+        if heard == 1:
+            os.kill(raylet.pid, signal.SIGKILL)
+
+    report = quantize(source, tmp_path / "out", nodes.address, scheme="FP8_BLOCK", notify=kill, size=512)
+    assert raylet.poll() == -signal.SIGKILL
+    assert report.cluster is not None
+    assert [node.lost for node in report.cluster.nodes].count(True) == 1
+    assert any("was lost; others did its work" in warning for warning in report.warnings)
+    assert digest(tmp_path / "out") == alone(source, tmp_path, "FP8_BLOCK")
