@@ -1,5 +1,6 @@
 """What `fp8 quantize` did, or would do, in words and tables."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from fp8cli.commands.quantize import QuantizeReport
@@ -34,17 +35,8 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     output.line()
     output.table(dtype_table(report.bytes_before, report.bytes_after))
     output.line()
-    if report.bytes_after:
-        output.line(size_in_words(report))
-    output.line(_time(report))
-    if report.compression is not None:
-        output.line(compression.sentence(report.compression))
-    if report.calibration is not None:
-        output.line(_calibration(report.calibration))
-    if report.findings:
-        output.line(gate_in_words(report.findings))
-    if report.delivery is not None:
-        output.line(delivery.sentence(report.delivery))
+    for sentence in _sentences(report):
+        output.line(sentence)
     if report.budget is not None:
         output.line()
         budget.show(report.budget, output, details=details)
@@ -68,6 +60,20 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     if report.out_is_far:
         output.line(f"vLLM serves a folder, or a repository of the Hub: copy {report.out} into a folder first.")
     output.line(report.serve_command)
+
+
+def _sentences(report: QuantizeReport) -> Iterator[str]:
+    if report.bytes_after:
+        yield size_in_words(report)
+    yield _time(report)
+    if report.compression is not None:
+        yield compression.sentence(report.compression)
+    if report.calibration is not None:
+        yield _calibration(report.calibration)
+    if report.findings:
+        yield gate_in_words(report.findings)
+    if report.delivery is not None:
+        yield delivery.sentence(report.delivery)
 
 
 def _time(report: QuantizeReport) -> str:
