@@ -338,10 +338,10 @@ def test_the_screen_has_a_row_for_every_file_and_json_has_the_same(copy: Path, t
     assert lines[2].startswith("made from source by fp8 quantize, with fp8cli ")
     table = [line.split() for line in lines[5 : 5 + len(files)]]
     assert {(row[0], row[-2], row[-1]) for row in table} == {
-        (name, f"{size:,}", f"{digest[:16]}…") for name, (size, digest) in files.items()
+        (name, f"{size:,}", f"{digest[:12]}…") for name, (size, digest) in files.items()
     }
-    assert f"✗ failed       other bytes  {SHARD}: its SHA-256 is {files[SHARD][1][:16]}…" in run.out
-    assert f"and fp8.json says {recorded[:16]}…" in run.out
+    assert f"✗ failed       other bytes  {SHARD}: its SHA-256 is {files[SHARD][1][:12]}…" in run.out
+    assert f"and fp8.json says {recorded[:12]}…" in run.out
     assert lines[-2] == f"{sha256sum(copy)['fp8.json'][1]}  fp8.json"
     assert lines[-1].startswith(f"✗ differs  {len(files) - 1} of {len(files)} files as fp8.json says; ")
     report = fp8(tmp_path, "verify", copy, "--json")

@@ -18,7 +18,7 @@ _COLUMNS: Final = (
     Column(title="bytes", right=True, rank=1),
     Column(title="SHA-256", rank=2),
 )
-_SHOWN_DIGITS: Final = 16
+_SHOWN_DIGITS: Final = 12
 _OUTCOMES: Final[dict[Status, Outcome]] = {
     "matches": "passed",
     "missing": "failed",
