@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli.running import Details, Json, Quiet, Revision, run
-from fp8cli.cli.writing_options import MaxMemory, Overwrite, Restart, Workers
+from fp8cli.cli.writing_options import Connections, MaxMemory, Overwrite, Restart, Stream, Window, Workers
 from fp8cli.errors import ExitCode
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
 
@@ -23,7 +23,10 @@ EXAMPLES = (
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or a Hub id such as org/name.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A checkpoint folder, a Hub id (org/name), or hf://, s3://, gs://…"),
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-FP8-dynamic, NAME-FP8-KV, …]"),
@@ -127,6 +130,9 @@ def quantize(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N. The weights are the same.")] = "auto",
     workers: Workers = None,
     max_memory: MaxMemory = "1GiB",
+    stream: Stream = False,
+    connections: Connections = None,
+    window: Window = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")
     ] = False,
@@ -176,6 +182,7 @@ def quantize(
             overwrite=overwrite,
             restart=restart,
             download_bars=not quiet,
+            streaming=command.StreamOptions(stream=stream, connections=connections, window=window),
         )
         with QuantizeBar(output).running() as bar:
             report = command.run(request, bar.notify)

@@ -15,7 +15,7 @@ from typing import Final
 from fp8cli.core.budgeting.assembling import say_why
 from fp8cli.core.budgeting.budgets import BudgetOptions, read_budget
 from fp8cli.core.budgeting.decision import BudgetEvent, BudgetRequest, check_budget, decide
-from fp8cli.core.budgeting.ordering import order_budget
+from fp8cli.core.budgeting.ordering import BudgetOrder, order_budget
 from fp8cli.core.calibrating.ordering import CalibrationOptions, CalibrationOrder, order_calibration
 from fp8cli.core.calibrating.outlook import check_calibration, estimate_memory, foresee, settle
 from fp8cli.core.compressing.engines import AUTO, Engine, choose_engine
@@ -28,20 +28,28 @@ from fp8cli.core.compressing.outlook import (
     settle_place,
 )
 from fp8cli.core.doctor import environment
-from fp8cli.core.inspection.gate import refuse_broken_files
+from fp8cli.core.fetching.streaming import (
+    Streaming,
+    StreamOptions,
+    foresee_streaming,
+    order_streaming,
+    refuse_without_files,
+)
 from fp8cli.core.making.planning import Wish, check_place, plan_checkpoint, refuse_failed
-from fp8cli.core.making.production import Production, ProductionEvent, Source, Started, produce
+from fp8cli.core.making.production import Production, ProductionEvent, Started, produce
 from fp8cli.core.making.report import Foreseen, QuantizeReport, assemble
+from fp8cli.core.making.source import open_files
 from fp8cli.core.model.multimodal import refuse_unless_text
 from fp8cli.core.quantizing.choices import Choice, choose
 from fp8cli.core.quantizing.modifiers import Modifiers, choose_modifiers
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, plan_resources
 from fp8cli.errors import UsageError
-from fp8cli.formats import hub
+from fp8cli.formats.addresses import mask
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
+from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.recipe_file import RecipeFile, read_recipe
-from fp8cli.formats.sources import resolve_source
+from fp8cli.formats.sources import Elsewhere, full_name_of, name_of, resolve_source
 from fp8cli.formats.staging import check_output
 from fp8cli.schemes import DEFAULT_SCHEME
 
@@ -52,6 +60,7 @@ __all__ = [
     "QuantizeReport",
     "QuantizeRequest",
     "Started",
+    "StreamOptions",
     "choose_modifiers",
     "run",
 ]
@@ -91,6 +100,7 @@ class QuantizeRequest:
     overwrite: bool = False
     restart: bool = False
     download_bars: bool = True
+    streaming: StreamOptions = field(default_factory=StreamOptions)
     piece_bytes: int = PIECE_BYTES
 
 
@@ -104,13 +114,15 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     _refuse_idle_resources(request, engine)
     budget = read_budget(request.budget, choice)
     place = resolve_source(request.model, request.revision)
-    out = request.out or Path(f"{_name(request.model)}-{choice.suffix}")
+    streaming = order_streaming(request.streaming, place)
+    out = request.out or Path(f"{name_of(place)}-{choice.suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
     check_output(out, overwrite=request.overwrite or request.dry_run, source=local)
     limits = None if budget is None else order_budget(budget, request.calibration, choice, model=local)
     # A budget has a use for data whatever the scheme is.
     scales = CalibrationOptions() if limits is not None and not choice.needs_calibration else request.calibration
     orders = _order(scales, choice, engine, recipe, local)
+    _refuse_what_needs_files(place, streaming, orders, limits)
     checkpoint = open_checkpoint(place)
     plan, selection = plan_checkpoint(checkpoint, _wish(request, choice))
     if engine == "llmcompressor":
@@ -126,25 +138,29 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     orders, foreseen, checks = _foresee(orders, plan, checkpoint)
     copies = 1 if orders.compression is None else copies_of(orders.compression)
     before = 0 if foreseen.calibration is None else foreseen.calibration.offload_files_bytes
-    place_checks = check_place(out, plan, copies=copies, before_bytes=before, memory_bytes=resources.memory_bytes)
+    streaming, streamed = foresee_streaming(streaming, plan, place, request.piece_bytes)
+    place_checks = check_place(
+        out,
+        plan,
+        copies=copies,
+        before_bytes=before,
+        window_bytes=0 if streamed is None else streamed.window_bytes,
+        memory_bytes=resources.memory_bytes,
+    )
     checks = (*place_checks, *checks)
     if limits is not None:
         checks = (*checks, *check_budget(limits, plan))
     if not request.dry_run:
         refuse_failed(checks)
-    commit = None if isinstance(place, LocalFolder) else place.commit
     done = decided = None
     if not request.dry_run or limits is not None:
-        if not isinstance(place, LocalFolder):
-            place = hub.download(place, progress=request.download_bars)
-            checkpoint = open_checkpoint(place)
-        refuse_broken_files(place, checkpoint.side_files)
-        source = Source(folder=place, checkpoint=checkpoint, commit=commit)
+        source = open_files(place, checkpoint, streaming, progress=request.download_bars)
+        checkpoint = source.checkpoint
     if limits is not None:
         wish = BudgetRequest(
             order=limits,
             checkpoint=checkpoint,
-            folder=source.folder,
+            folder=source.local,
             plan=plan,
             state=source.state(),
             resources=resources,
@@ -160,8 +176,8 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
     if not request.dry_run:
         production = Production(
-            model=request.model,
-            name=_name(request.model) if commit is None else request.model,
+            model=mask(request.model),
+            name=full_name_of(place),
             source=source,
             choice=choice,
             plan=plan,
@@ -181,11 +197,12 @@ def run(request: QuantizeRequest, notify: Notify = lambda _: None) -> QuantizeRe
     return assemble(
         plan,
         choice,
-        model=request.model,
-        commit=commit,
+        model=mask(request.model),
+        commit=place.commit if isinstance(place, HubRepo) else None,
         out=out,
         foreseen=foreseen,
         budget=decided,
+        streamed=streamed,
         resources=resources,
         checks=checks,
         left_behind=checkpoint.left_behind,
@@ -218,6 +235,20 @@ def _choose(request: QuantizeRequest) -> tuple[RecipeFile | None, Choice, Engine
     recipe = read_recipe(request.recipe)
     choice = Choice(scheme=None, kv_cache=None, recipe=recipe.name)
     return recipe, choice, choose_engine(request.engine, choice)
+
+
+def _refuse_what_needs_files(
+    place: LocalFolder | Elsewhere, streaming: Streaming | None, orders: "_Orders", limits: BudgetOrder | None
+) -> None:
+    """Refuse work on a streamed source that loads the model."""
+    if streaming is None:
+        return
+    if limits is not None:
+        refuse_without_files(place, "measuring what FP8 costs")
+    if orders.compression is not None:
+        refuse_without_files(place, "llm-compressor's engine")
+    if orders.calibration is not None:
+        refuse_without_files(place, "calibrating")
 
 
 def _refuse_idle_resources(request: QuantizeRequest, engine: Engine) -> None:
@@ -264,7 +295,7 @@ def _foresee(
 
 def _wish(request: QuantizeRequest, choice: Choice) -> Wish:
     return Wish(
-        model=request.model,
+        model=mask(request.model),
         choice=choice,
         dtype=request.dtype,
         targets=request.targets,
@@ -275,9 +306,3 @@ def _wish(request: QuantizeRequest, choice: Choice) -> Wish:
 
 def _ignore(request: QuantizeRequest) -> tuple[str, ...]:
     return (*DEFAULT_IGNORE, *request.ignore) if request.default_ignore else request.ignore
-
-
-def _name(model: str) -> str:
-    """Return the last part of a Hub id or path; `.` and links are resolved first."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", maxsplit=1)[-1]

@@ -5,7 +5,7 @@ from typing import Final
 from fp8cli.commands.quantize import QuantizeReport
 from fp8cli.core.calibrating.calibration import CalibrationFacts
 from fp8cli.core.calibrating.outlook import CalibrationReport
-from fp8cli.render import budget, compression
+from fp8cli.render import budget, compression, streaming
 from fp8cli.render.console import Output
 from fp8cli.render.tensor_plan import (
     dtype_table,
@@ -36,6 +36,9 @@ def show(report: QuantizeReport, output: Output, *, details: bool = False) -> No
     if report.bytes_after:
         output.line(size_in_words(report))
     output.line(_time(report))
+    if report.streamed is not None:
+        for line in streaming.sentences(report.streamed):
+            output.line(line)
     if report.compression is not None:
         output.line(compression.sentence(report.compression))
     if report.calibration is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fp8cli.core.doctor.environment import Check
+from fp8cli.core.fetching.streaming import StreamReport
 from fp8cli.core.findings import Finding
 from fp8cli.core.quantizing.engine import HarmedRows
 from fp8cli.core.quantizing.tensor_rows import TensorRow
@@ -48,6 +49,8 @@ class ConversionReport:
     seconds: float
     """Measured, or with `dry_run` estimated."""
     bytes_resumed: int
+    streamed: StreamReport | None
+    """None where the source was read from files here."""
     serve_command: str
     serve_note: str
     tensors: tuple[TensorRow, ...]

@@ -6,7 +6,7 @@ source → Checkpoint (headers), Coded → [the command's decision: Plan and pap
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,11 +14,9 @@ from fp8cli.core.converting.coded import Coded, read_coded
 from fp8cli.core.converting.production import Notify, Production, produce
 from fp8cli.core.converting.report import ConversionReport
 from fp8cli.core.doctor import environment
-from fp8cli.core.findings import Finding
-from fp8cli.core.inspection.gate import refuse_broken_files
+from fp8cli.core.fetching.streaming import Streaming, StreamOptions, foresee_streaming, order_streaming
 from fp8cli.core.inspection.survey import Survey, survey
-from fp8cli.core.making.production import Source
-from fp8cli.core.quantizing.engine import Written
+from fp8cli.core.making.source import open_files
 from fp8cli.core.quantizing.outlook import block_shape_warnings
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, Resources, plan_resources
@@ -26,15 +24,15 @@ from fp8cli.core.quantizing.side_files import header_fingerprint
 from fp8cli.core.quantizing.tensor_rows import by_torch_name, tensor_rows, torch_name
 from fp8cli.core.serving.command_line import serve_command
 from fp8cli.errors import CannotRun
-from fp8cli.formats import hub
-from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
+from fp8cli.formats.addresses import mask
+from fp8cli.formats.checkpoint import CONFIG, Checkpoint, Folder, LocalFolder, open_checkpoint
 from fp8cli.formats.conversion_card import ConversionFacts, write_conversion_card
 from fp8cli.formats.dialect_configs import without_quantization
 from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.quant_config import config_text
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.shard_index import INDEX
-from fp8cli.formats.sources import resolve_source
+from fp8cli.formats.sources import Elsewhere, full_name_of, name_of, resolve_source
 from fp8cli.formats.staging import check_output, partial_folder
 
 ASSUMED_BYTES_PER_SECOND: Final = 1_000_000_000
@@ -57,6 +55,7 @@ class Options:
     restart: bool = False
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
+    streaming: StreamOptions = field(default_factory=StreamOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,9 @@ class Opened:
     options: Options
     begun: float
     out: Path
-    place: LocalFolder | HubRepo
+    place: LocalFolder | Elsewhere
+    streaming: Streaming | None
+    """How it is streamed; None where it is here, or is downloaded."""
     checkpoint: Checkpoint
     survey: Survey
     coded: Coded
@@ -95,7 +96,8 @@ def open_source(options: Options, suffix: str) -> Opened:
     """Open what is to be converted. suffix: for the default name of the output. Raises Fp8Error."""
     begun = time.monotonic()
     place = resolve_source(options.model, options.revision)
-    out = options.out or Path(f"{_name(options.model)}-{suffix}")
+    streaming = order_streaming(options.streaming, place)
+    out = options.out or Path(f"{name_of(place)}-{suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
     check_output(out, overwrite=options.overwrite or options.dry_run, source=local)
     checkpoint = open_checkpoint(place)
@@ -105,6 +107,7 @@ def open_source(options: Options, suffix: str) -> Opened:
         begun=begun,
         out=out,
         place=place,
+        streaming=streaming,
         checkpoint=checkpoint,
         survey=seen,
         coded=read_coded(seen),
@@ -122,32 +125,33 @@ def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionR
         cpus=environment.usable_cpus(),
         piece_bytes=options.piece_bytes,
     )
-    checks = _check_machine(plan, out, resources, dry_run=options.dry_run)
     place, checkpoint = opened.place, opened.checkpoint
-    commit = None if isinstance(place, LocalFolder) else place.commit
+    streaming, streamed = foresee_streaming(opened.streaming, plan, place, options.piece_bytes)
+    window = 0 if streamed is None else streamed.window_bytes
+    checks = _check_machine(plan, out, resources, window, dry_run=options.dry_run)
+    commit = place.commit if isinstance(place, HubRepo) else None
     seconds = (plan.bytes_read + plan.bytes_written) / ASSUMED_BYTES_PER_SECOND
-    written = Written(harmed=(), bytes_resumed=0)
-    findings: tuple[Finding, ...] = ()
+    done = None
     if not options.dry_run:
-        if not isinstance(place, LocalFolder):
-            place = hub.download(place, progress=options.download_bars)
-            checkpoint = open_checkpoint(place)
-        refuse_broken_files(place, checkpoint.side_files)
+        source = open_files(place, checkpoint, streaming, progress=options.download_bars)
+        checkpoint = source.checkpoint
         production = Production(
-            model=options.model,
-            source=Source(folder=place, checkpoint=checkpoint, commit=commit),
+            model=mask(options.model),
+            source=source,
             plan=plan,
             becomes=decision.dialect,
-            papers=_papers(checkpoint, place, decision, opened, commit),
+            papers=_papers(checkpoint, source.folder, decision, opened, commit),
             out=out,
             resources=resources,
             overwrite=options.overwrite,
             restart=options.restart,
         )
-        written, findings = produce(production, notify)
+        done = produce(production, notify)
         seconds = time.monotonic() - opened.begun
+        if streamed is not None:
+            streamed = replace(streamed, facts=done.streamed)
     return ConversionReport(
-        model=options.model,
+        model=mask(options.model),
         revision=commit,
         out=out,
         dialect_before=opened.coded.called,
@@ -170,10 +174,11 @@ def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionR
         checks=checks,
         notes=decision.notes,
         warnings=block_shape_warnings(plan),
-        harmed=written.harmed,
-        findings=findings,
+        harmed=() if done is None else done.written.harmed,
+        findings=() if done is None else done.findings,
         seconds=seconds,
-        bytes_resumed=written.bytes_resumed,
+        bytes_resumed=0 if done is None else done.written.bytes_resumed,
+        streamed=streamed,
         serve_command=serve_command(str(out)),
         serve_note=decision.serve_note,
         tensors=tensor_rows(plan),
@@ -181,7 +186,7 @@ def carry_out(opened: Opened, decision: Decision, notify: Notify) -> ConversionR
 
 
 def _papers(
-    checkpoint: Checkpoint, folder: LocalFolder, decision: Decision, opened: Opened, commit: str | None
+    checkpoint: Checkpoint, folder: Folder, decision: Decision, opened: Opened, commit: str | None
 ) -> Mapping[str, str]:
     """Write, in memory, the files that say what the output is."""
     plan, out = decision.plan, opened.out
@@ -191,7 +196,7 @@ def _papers(
     papers.update((name, _json(content)) for name, content in decision.side_files.items())
     facts = ConversionFacts(
         name=out.name,
-        source=_name(opened.options.model) if commit is None else opened.options.model,
+        source=full_name_of(opened.place),
         source_is_hub_id=commit is not None,
         source_version=commit or header_fingerprint(checkpoint),
         before=f"{opened.coded.called}: {opened.coded.words}",
@@ -214,11 +219,13 @@ def _papers(
     return papers
 
 
-def _check_machine(plan: Plan, out: Path, resources: Resources, *, dry_run: bool) -> tuple[environment.Check, ...]:
+def _check_machine(
+    plan: Plan, out: Path, resources: Resources, window_bytes: int, *, dry_run: bool
+) -> tuple[environment.Check, ...]:
     already = partial_folder(out).rglob("*")
     checks = environment.check_quantize(
         out,
-        bytes_to_write=plan.bytes_written,
+        bytes_to_write=plan.bytes_written + window_bytes,
         bytes_already=sum(file.stat().st_blocks * 512 for file in already if file.is_file()),
         memory_cap_bytes=resources.memory_bytes,
         scheme=plan.scheme,
@@ -232,9 +239,3 @@ def _check_machine(plan: Plan, out: Path, resources: Resources, *, dry_run: bool
 
 def _json(content: object) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _name(model: str) -> str:
-    """Return the last part of a Hub id or path; `.` and links are resolved first."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", maxsplit=1)[-1]

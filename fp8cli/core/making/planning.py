@@ -58,16 +58,16 @@ def plan_checkpoint(checkpoint: Checkpoint, wish: Wish) -> tuple[Plan, Selection
 
 
 def check_place(
-    out: Path, plan: Plan, *, copies: int, before_bytes: int, memory_bytes: int
+    out: Path, plan: Plan, *, copies: int, before_bytes: int, window_bytes: int, memory_bytes: int
 ) -> tuple[environment.Check, ...]:
     """Judge disk and memory for a plan.
 
     copies: of the output, that lie on the disk at once before it is published. before_bytes: of files that are gone
-    when the output is written.
+    when the output is written. window_bytes: of the source, that lie beside it meanwhile.
     """
     return environment.check_quantize(
         out,
-        bytes_to_write=max(copies * plan.bytes_written, before_bytes),
+        bytes_to_write=max(copies * plan.bytes_written, before_bytes) + window_bytes,
         bytes_already=_bytes_on_disk(partial_folder(out)),
         memory_cap_bytes=memory_bytes,
         scheme=plan.scheme,

@@ -21,20 +21,22 @@ from fp8cli.core.compressing.compression import Compressed
 from fp8cli.core.compressing.compression_events import CompressionEvent
 from fp8cli.core.compressing.ordering import CompressionOrder
 from fp8cli.core.compressing.whole import Whole, compress_whole
+from fp8cli.core.fetching.streaming import StreamFacts
+from fp8cli.core.fetching.window_supply import WindowSupply
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.machine.probes import versions
+from fp8cli.core.making.source import Source
 from fp8cli.core.model.selection import Selection
 from fp8cli.core.quantizing.choices import Choice
-from fp8cli.core.quantizing.engine import Progress, Written, check_duplicates, execute
+from fp8cli.core.quantizing.engine import Progress, Written, execute
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.side_files import Provenance, carry_over, describe
-from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.errors import BadInput, Fp8Error, Interrupted
 from fp8cli.formats.budget_note import BudgetNote
 from fp8cli.formats.calibration_note import CalibrationNote
-from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
+from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.staging import Staging, discard, disk_errors, stage
 
 CALIBRATION: Final = "calibration"
@@ -55,22 +57,6 @@ LIBRARIES: Final = ("torch", "llmcompressor", "compressed-tensors", "transformer
 
 ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress
 Notify = Callable[[ProductionEvent], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A checkpoint whose files are on this machine."""
-
-    folder: LocalFolder
-    checkpoint: Checkpoint
-    commit: str | None
-
-    def state(self) -> dict[str, list[int]]:
-        """Size and time of last change of every file the output depends on."""
-        checkpoint = self.checkpoint
-        names = (CONFIG, *checkpoint.side_files, *(shard.name for shard in checkpoint.shards))
-        stats = {name: self.folder.resolve(name).stat() for name in names}
-        return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +97,8 @@ class Produced:
     calibrated: Calibrated | None
     whole: Whole | None
     """What llm-compressor's engine made; None where it was not used."""
+    streamed: StreamFacts | None
+    """What was measured where the source is elsewhere; None where it is here."""
 
 
 def produce(production: Production, notify: Notify) -> Produced:
@@ -122,22 +110,25 @@ def produce(production: Production, notify: Notify) -> Produced:
     state = source.state()
     with stage(out, _identity(production, state), restart=production.restart) as staging:
         with _discarded_if_unfit(out):
-            check_duplicates(plan, source.folder.resolve)
+            source.check_duplicates(plan)
             with disk_errors(out):
                 carry_over(source.checkpoint, source.folder, staging)
+            source.check_carried(staging)
         whole = _compress(production, staging, notify)
         calibrated = _calibrate(production, staging, notify)
+        streamed = None
         with _discarded_if_unfit(out):
             if whole is not None:
                 plan, written = whole.plan, Written(harmed=(), bytes_resumed=0)
                 notify(Started(tensors=whole.tensors, bytes_read=plan.bytes_written))
                 with disk_errors(out):
-                    whole.write(source.folder.resolve, staging, notify)
+                    whole.write(source.local.resolve, staging, notify)
             else:
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
-                supply = LocalSupply(source.folder.resolve)
-                written = execute(plan, supply, staging, production.resources, notify, scales=scales)
+                with source.supply(staging) as supply:
+                    written = execute(plan, supply, staging, production.resources, notify, scales=scales)
+                streamed = supply.facts() if isinstance(supply, WindowSupply) else None
             if source.state() != state:
                 message = f"`{production.model}` was changed while it was being read"
                 raise BadInput(message, hint="run the command again when nothing writes to it")
@@ -146,10 +137,12 @@ def produce(production: Production, notify: Notify) -> Produced:
             findings = pass_gate(LocalFolder(staging.checkpoint))
             with disk_errors(out):
                 staging.publish(overwrite=production.overwrite)
-    return Produced(plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole)
+    return Produced(
+        plan=plan, written=written, findings=findings, calibrated=calibrated, whole=whole, streamed=streamed
+    )
 
 
-def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, object]:
+def _identity(production: Production, state: dict[str, list[int | str]]) -> dict[str, object]:
     plan, compression = production.plan, production.compression
     identity: dict[str, object] = {
         "the source": state,
@@ -185,7 +178,7 @@ def _calibrate(production: Production, staging: Staging, notify: Notify) -> Cali
     device = production.resources.device
     request = production.calibration.request(
         production.plan,
-        model=production.source.folder.path,
+        model=production.source.local.path,
         folder=folder,
         targets=production.targets,
         ignore=production.ignore,
@@ -209,7 +202,7 @@ def _compress(production: Production, staging: Staging, notify: Notify) -> Whole
             production.plan,
             production.selection,
             checkpoint=production.source.checkpoint,
-            model=production.source.folder.path,
+            model=production.source.local.path,
             folder=folder,
             targets=production.targets,
             ignore=production.ignore,
