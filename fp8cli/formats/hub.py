@@ -41,6 +41,7 @@ from fp8cli.formats.hub_errors import (
     pause_asked,
 )
 from fp8cli.formats.hub_transfer import stream_range
+from fp8cli.formats.patience import Patience
 from fp8cli.formats.remote_headers import RemoteHeaders, fetch_header
 from fp8cli.formats.safetensors import Header
 from fp8cli.formats.shard_index import INDEX
@@ -123,14 +124,13 @@ class HubRepo:
 
     def fetch(self, name: str, begin: int, end: int) -> bytes:
         """Return bytes [begin, end) of a file. Raises CannotRun if it ends before. Threads may call it at once."""
-        if begin == end:
-            return b""
-        with _explained(self):
-            piece = _patiently(lambda: self._request(name, begin, end))
-        if len(piece) < end - begin:
-            message = f"`{name}` of `{self.label}` ends at byte {begin + len(piece):,}, before its header does"
+        data = bytearray()
+        patience = Patience(self, pauses=_PAUSES)
+        got = patience.read(lambda at: self.stream(name, at, end), begin, end, lambda _, chunk: data.extend(chunk))
+        if got < end - begin:
+            message = f"`{name}` of `{self.label}` ends at byte {begin + got:,}, before its header does"
             raise CannotRun(message, hint="run the command again; if it stays so, the repository is broken")
-        return piece
+        return bytes(data)
 
     def stream(self, name: str, begin: int, end: int) -> Generator[bytes]:
         """Yield bytes [begin, end) of a file as they arrive. Raises what huggingface_hub does; see `explain`."""
@@ -184,10 +184,6 @@ class HubRepo:
         if self.cached is not None:
             return self.cached.header(name, complain)
         return fetch_header(self.fetch, name, self.files()[name], complain)
-
-    def _request(self, name: str, begin: int, end: int) -> bytes:
-        """Return bytes [begin, end) of a file, or fewer if it is shorter, reading no further than `end`."""
-        return b"".join(self.stream(name, begin, end))
 
 
 def download(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from httpx import Response
 
 _PARTIAL: Final = 206
+_PAST_THE_END: Final = 416
+"""What is answered to a range of which the file has nothing."""
 
 _SKIPPED_BYTES: Final = MAX_HEADER_BYTES
 """A server that ignores ranges sends the file from its start: so much of it, a long header, is read and dropped."""
@@ -40,6 +42,8 @@ def stream_range(
     # Compressed answers cannot be cut by bytes: a CDN that compresses ignores the range.
     headers = build_hf_headers() | {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
     with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+        if response.status_code == _PAST_THE_END and begin:
+            return
         hf_raise_for_status(response)
         partial = response.headers.get("Content-Range", "").startswith(f"bytes {begin}-")
         if response.status_code == _PARTIAL and not partial:
