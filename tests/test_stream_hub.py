@@ -244,7 +244,7 @@ def test_killed_and_interrupted_it_goes_on_and_fetches_what_is_left(
     server: LoopbackHub, wanted: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    server.pause = 0.01
+    server.pause = 0.004
     first = begin(tmp_path, server)
     wait_for_journal(out, 4)
     first.kill()

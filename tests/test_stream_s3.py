@@ -129,7 +129,6 @@ def test_the_result_is_that_of_the_folder_card_included(
     ("phase", "how"),
     [
         (is_listing, Break(20)),
-        (is_listing, Busy(429, "0.05")),
         (is_config, Break(0)),
         (is_header, Break(20)),
         (is_weights, Break(0)),

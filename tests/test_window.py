@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from family_matrix import FAMILIES
+from safetensors.torch import load_file, save_file
 
 from fp8cli.core.fetching import window_files
 from fp8cli.core.fetching.blocks import PAGE_BYTES, Blocks
+from fp8cli.core.fetching.duplicates import check_duplicates_elsewhere
 from fp8cli.core.fetching.window_files import WindowFiles
 from fp8cli.core.fetching.window_supply import WindowSupply
 from fp8cli.core.quantizing.engine import execute
@@ -16,7 +18,7 @@ from fp8cli.core.quantizing.pieces import cut, source_ranges
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import plan_resources
 from fp8cli.core.quantizing.supply import LocalSupply, Supply
-from fp8cli.errors import CannotRun
+from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats import patience
 from fp8cli.formats.addresses import Address
 from fp8cli.formats.patience import Stopped
@@ -24,7 +26,7 @@ from fp8cli.formats.remote_folder import RemoteFolder
 from fp8cli.formats.staging import stage
 from tests.calibrated import plan_of
 from tests.families import save_family
-from tests.models import ODD, llama_config, save_model
+from tests.models import ODD, llama_config, qwen2_config, save_model
 from tests.streamed import watched_window
 
 BLOCK_BYTES = 4 * PAGE_BYTES
@@ -109,6 +111,36 @@ def test_a_source_that_is_cut_short_is_refused_and_nothing_waits(
         write(plan, supply, tmp_path / "out")
     supply.close()
     assert not supply.folder.exists()
+
+
+def test_a_tied_head_that_is_stored_twice_is_compared_where_it_lies(tmp_path: Path) -> None:
+    source = save_model(tmp_path / "source", qwen2_config(vocab_size=40_000))
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    plan = plan_of(source, "FP8_DYNAMIC")
+    assert plan.duplicates == (("lm_head.weight", "model.embed_tokens.weight"),)
+    check_duplicates_elsewhere(plan, RemoteFolder(Address(scheme="file", path=str(source))), 2)
+    # The last number of 10 MB, which another request brings than the first.
+    tensors["lm_head.weight"][-1, -1] += 1
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="holds different values for the two"):
+        check_duplicates_elsewhere(plan, RemoteFolder(Address(scheme="file", path=str(source))), 2)
+
+
+def test_a_file_that_is_not_the_one_that_was_listed_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"before")
+    (tmp_path / "b").write_bytes(b"before")
+    place = RemoteFolder(Address(scheme="file", path=str(tmp_path)))
+    assert place.files() == {"a": 6, "b": 6}
+    before = place.state(["a"])
+    (tmp_path / "b").write_bytes(b"after all")
+    assert place.state(["a"]) == before
+    with pytest.raises(BadInput, match=r"`b` in `file://.*` was changed while it was being read"):
+        place.state(["a", "b"])
+    (tmp_path / "a").unlink()
+    with pytest.raises(BadInput, match="`a` in"):
+        place.state(["a"])
 
 
 def test_pages_are_given_back_and_what_lies_beside_them_stays(tmp_path: Path) -> None:

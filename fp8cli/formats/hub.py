@@ -136,9 +136,9 @@ class HubRepo:
         """Yield bytes [begin, end) of a file as they arrive. Raises what huggingface_hub does; see `explain`."""
         return stream_range(self.request, self.commit, name, (begin, end), self._versions)
 
-    def state(self) -> Mapping[str, list[int | str]]:
-        """Size and version of every file. A commit never changes, so they are those that were listed."""
-        return {name: [size, self._listing.versions.get(name, self.commit)] for name, size in self.files().items()}
+    def state(self, names: Sequence[str]) -> dict[str, list[int | str]]:
+        """Size and version of these files. A commit never changes, so they are those that were listed."""
+        return {name: [self.files()[name], self._listing.versions.get(name, self.commit)] for name in names}
 
     def is_passing(self, problem: BaseException) -> bool:
         """Whether asking again may help, of a Hub that has answered before."""

@@ -57,9 +57,13 @@ class RemoteFolder:
         """Every file below the folder with its size, as they were when they were first listed."""
         return {name: size for name, (size, _) in self._pinned.items()}
 
-    def state(self) -> Mapping[str, list[int | str]]:
-        """Size and version of every file, listed anew."""
-        return {name: [size, version] for name, (size, version) in self._list().items()}
+    def state(self, names: Sequence[str]) -> dict[str, list[int | str]]:
+        """Size and version of these files, listed anew. Raises BadInput for one that is not the one listed at first."""
+        found = self._list()
+        changed = next((name for name in names if found.get(name) != self._pinned.get(name)), None)
+        if changed is not None:
+            raise remote_errors.changed(self.address, changed)
+        return {name: [*found[name]] for name in names}
 
     def read(self, name: str) -> bytes:
         """Return a small file. Raises BadInput if it is far too large for what it is."""

@@ -56,14 +56,16 @@ class Source:
         return self.folder
 
     def state(self) -> dict[str, list[int | str]]:
-        """Size, and time of last change or version, of every file the output depends on."""
+        """Size, and time of last change or version, of every file the output depends on.
+
+        Raises BadInput for a file in a store that is not the one that its header was read from.
+        """
         checkpoint = self.checkpoint
         names = (CONFIG, *checkpoint.side_files, *(shard.name for shard in checkpoint.shards))
         if isinstance(self.folder, LocalFolder):
             stats = {name: self.folder.resolve(name).stat() for name in names}
             return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
-        state = self.folder.state()
-        return {name: state.get(name, []) for name in names}
+        return self.folder.state(names)
 
     def check_duplicates(self, plan: Plan) -> None:
         """Refuse a tied tensor that is stored twice with different values."""
