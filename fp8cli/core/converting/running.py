@@ -225,7 +225,8 @@ def _check_machine(
     already = partial_folder(out).rglob("*")
     checks = environment.check_quantize(
         out,
-        bytes_to_write=plan.bytes_written + window_bytes,
+        bytes_to_write=plan.bytes_written,
+        window_bytes=window_bytes,
         bytes_already=sum(file.stat().st_blocks * 512 for file in already if file.is_file()),
         memory_cap_bytes=resources.memory_bytes,
         scheme=plan.scheme,

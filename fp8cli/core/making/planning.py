@@ -67,7 +67,8 @@ def check_place(
     """
     return environment.check_quantize(
         out,
-        bytes_to_write=max(copies * plan.bytes_written, before_bytes) + window_bytes,
+        bytes_to_write=max(copies * plan.bytes_written, before_bytes),
+        window_bytes=window_bytes,
         bytes_already=_bytes_on_disk(partial_folder(out)),
         memory_cap_bytes=memory_bytes,
         scheme=plan.scheme,
