@@ -87,6 +87,36 @@ class Break:
     after: int
 
 
+@dataclass(frozen=True)
+class Stall:
+    """Send that many bytes of the body, then nothing more, until the client hangs up."""
+
+    after: int
+
+
+@dataclass(frozen=True)
+class Short:
+    """Send, and announce, no more than that many bytes of what was asked for."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Busy:
+    """Answer with a status, and say for how long to keep away."""
+
+    status: int
+    retry_after: str
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Answer as if the file were another one by now."""
+
+
+Failure = int | Break | Stall | Short | Busy | Changed
+
+
 @dataclass
 class LoopbackHub:
     """The server, running while it is entered. `url` is what HF_ENDPOINT must be."""
@@ -107,12 +137,15 @@ class LoopbackHub:
     requests: list[Request] = field(default_factory=list)
     bytes_sent: int = 0
     """Bytes of bodies, over all connections."""
-    _failures: list[tuple[str, int | Break]] = field(default_factory=list)
+    _failures: list[tuple[str, Failure, bool]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def fail(self, path: str, *failures: int | Break) -> None:
-        """Let the next GETs whose path contains `path` fail: a number is a status, one failure a request."""
-        self._failures += [(path, failure) for failure in failures]
+    def fail(self, path: str, *failures: Failure, inside: bool = False) -> None:
+        """Let the next GETs whose path contains `path` fail: a number is a status, one failure a request.
+
+        inside: only those for a range that does not begin where the file does, as its header does.
+        """
+        self._failures += [(path, failure, inside) for failure in failures]
 
     def recover(self) -> None:
         """Fail no more."""
@@ -142,11 +175,12 @@ class LoopbackHub:
             server.shutdown()
             server.server_close()
 
-    def _note(self, request: Request) -> int | Break | None:
+    def _note(self, request: Request) -> Failure | None:
         with self._lock:
             self.requests.append(request)
-            for index, (path, failure) in enumerate(self._failures):
-                if request.method == "GET" and path in request.path:
+            whole = request.headers.get("range", "bytes=0-").startswith("bytes=0-")
+            for index, (path, failure, inside) in enumerate(self._failures):
+                if request.method == "GET" and path in request.path and not (inside and whole):
                     del self._failures[index]
                     return failure
         return None
@@ -199,6 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if isinstance(self.failure, int):
             self._refuse(self.failure, message="the server stumbled")
+        elif isinstance(self.failure, Busy):
+            self._refuse(self.failure.status, message="slow down", headers={"Retry-After": self.failure.retry_after})
         elif self.server.is_cdn:
             self._answer_as_cdn(path, token)
         elif hub.page is not None:
@@ -271,7 +307,8 @@ class _Handler(BaseHTTPRequestHandler):
         if file is None:
             self._refuse(404, "EntryNotFound", "Entry not found")
             return
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{file.etag}"'}
+        etag = file.etag[::-1] if isinstance(self.failure, Changed) else file.etag
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"'}
         if self.server.hub.cdn and _is_large(name):
             place = f"{self.server.hub.cdn_url}/{repo_id}/{commit}/{quote(name)}?Signature=signed"
             headers |= {"Location": place, "X-Linked-Size": str(file.size), "X-Linked-ETag": f'"{file.etag}"'}
@@ -305,14 +342,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_json(self, answer: object) -> None:
         self._send(HTTPStatus.OK, {"Content-Type": "application/json"}, File(json.dumps(answer).encode()))
 
-    def _refuse(self, status: int, code: str | None = None, message: str = "") -> None:
-        headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+    def _refuse(
+        self, status: int, code: str | None = None, message: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
         self._send(HTTPStatus(status), headers, File(json.dumps({"error": message}).encode()))
 
     def _send(
         self, status: HTTPStatus, headers: Mapping[str, str], body: File, begin: int = 0, end: int | None = None
     ) -> None:
         end = body.size if end is None else end
+        if isinstance(self.failure, Short):
+            end = min(end, begin + self.failure.bytes)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -320,7 +361,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        stop = min(end, begin + self.failure.after) if isinstance(self.failure, Break) else end
+        stop = min(end, begin + self.failure.after) if isinstance(self.failure, Break | Stall) else end
         for at in range(begin, stop, _BLOCK):
             block = body.slice(at, min(at + _BLOCK, stop))
             self.wfile.write(block)
@@ -328,6 +369,8 @@ class _Handler(BaseHTTPRequestHandler):
             if len(block) == _BLOCK:
                 time.sleep(self.server.hub.pause)
         if stop < end:
+            if isinstance(self.failure, Stall):
+                self.rfile.read(1)
             self.close_connection = True
 
 

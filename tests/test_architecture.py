@@ -1,11 +1,12 @@
 """The direction of imports: cli → render → commands → core → formats → schemes, errors; each library in one room.
 
 Inside the core: comparing, exploring → evaluating → making → converting, compressing, budgeting, clustering →
-calibrating, measuring → simulating, sampling, processes → doctor → quantizing → serving → inspection → model; machine,
-which is facts alone, needs none of them. `worker`, `calibrator` and `measurer` run in processes of their own, perhaps
-under another interpreter, and share nothing with the rest but their protocols and the judgement of rows of calibration
-data; `samples` and `simulator` are rooms that those processes share; one file of the simulator lets llm-compressor do
-its work on a model in memory, by the calibrator's own way, and is imported for schemes with modifiers alone.
+calibrating, measuring, delivering → simulating, sampling, processes → fetching, doctor → quantizing → serving →
+inspection → model; machine, which is facts alone, needs none of them. `worker`, `calibrator` and `measurer` run in
+processes of their own, perhaps under another interpreter, and share nothing with the rest but their protocols and the
+judgement of rows of calibration data; `samples` and `simulator` are rooms that those processes share; one file of the
+simulator lets llm-compressor do its work on a model in memory, by the calibrator's own way, and is imported for schemes
+with modifiers alone.
 
 The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
 imports, at the top or inside a function, must all stand in that row (or in Python's standard library).
@@ -123,6 +124,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/quantizing/fp8.py": ("torch", *VOCABULARY),
     "fp8cli/core/quantizing/tiles.py": ("torch", *QUANTIZING),
     "fp8cli/core/doctor/": ("fp8cli.core.doctor", *QUANTIZING),
+    "fp8cli/core/fetching/": ("fp8cli.core.fetching", *QUANTIZING),
     "fp8cli/core/processes/": (
         "fp8cli.core.processes",
         "fp8cli.core.machine",
@@ -147,6 +149,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/sampling/": ("fp8cli.core.sampling", "fp8cli.samples.request", "fp8cli.samples.rows", *BELOW_CORE),
     "fp8cli/core/making/": (
         "fp8cli.core.making",
+        "fp8cli.core.fetching",
         "fp8cli.core.budgeting",
         "fp8cli.core.clustering",
         "fp8cli.core.compressing",
@@ -223,13 +226,21 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/comparing/distributions.py": (),
     "fp8cli/core/comparing/divergence.py": ("numpy", "fp8cli.core.comparing", *BELOW_CORE),
     "fp8cli/core/comparing/kept_distributions.py": ("numpy", "fp8cli.core.comparing", *BELOW_CORE),
-    "fp8cli/core/converting/": ("fp8cli.core.converting", "fp8cli.core.making", "fp8cli.core.doctor", *QUANTIZING),
+    "fp8cli/core/converting/": (
+        "fp8cli.core.converting",
+        "fp8cli.core.making",
+        "fp8cli.core.fetching",
+        "fp8cli.core.doctor",
+        *QUANTIZING,
+    ),
     "fp8cli/formats/": ("fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/recipe_file.py": ("yaml", "fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/bucket.py": ("s3fs", "fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/hub_uploads.py": ("huggingface_hub", "fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/moved_files.py": ("fsspec", "fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/hub.py": ("huggingface_hub", "fp8cli.formats", *VOCABULARY),
+    "fp8cli/formats/hub_transfer.py": ("huggingface_hub", "httpx", "fp8cli.formats", *VOCABULARY),
+    "fp8cli/formats/remote_folder.py": ("fsspec", "fp8cli.formats", *VOCABULARY),
     "fp8cli/errors.py": (),
     "fp8cli/schemes.py": ("fp8cli.errors",),
 }

@@ -28,6 +28,7 @@ from safetensors import safe_open
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, UsageError
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import LocalFile, LocalFolder, open_checkpoint
+from fp8cli.formats.remote_headers import FIRST_BYTES
 from fp8cli.formats.sources import resolve_anything, resolve_source
 from tests.loopback_hub import Break, File, LoopbackHub, Repo
 
@@ -232,11 +233,11 @@ def test_a_header_costs_kilobytes_and_one_listing(server: LoopbackHub, tmp_path:
 @pytest.mark.parametrize("ranges", ["honoured", "ignored"])
 def test_a_long_header_takes_a_second_request(server: LoopbackHub, ranges: str) -> None:
     server.ranges = ranges  # type: ignore[assignment]
-    publish(server, single(shard({"a": BIG}, padding=3 * hub.FIRST_BYTES)))
+    publish(server, single(shard({"a": BIG}, padding=3 * FIRST_BYTES)))
     header = hub.HubRepo(ID).header("model.safetensors")
     assert [tensor.name for tensor in header.tensors] == ["a"]
     asked = [request.headers["range"] for request in server.requests if "model.safetensors" in request.path]
-    assert asked == [f"bytes=0-{hub.FIRST_BYTES - 1}", f"bytes={hub.FIRST_BYTES}-{header.data_begin - 1}"]
+    assert asked == [f"bytes=0-{FIRST_BYTES - 1}", f"bytes={FIRST_BYTES}-{header.data_begin - 1}"]
 
 
 def test_a_server_that_ignores_ranges_is_cut_off(server: LoopbackHub) -> None:
@@ -375,7 +376,7 @@ def test_a_download_fetches_what_a_quantization_reads_and_no_more(server: Loopba
     source = hub.HubRepo(ID)
     folder = hub.download(source, told.append)
     assert set(folder.files()) == NEEDED
-    assert server.bytes_sent < 3_000_000 + 4 * hub.FIRST_BYTES
+    assert server.bytes_sent < 3_000_000 + 4 * FIRST_BYTES
     checkpoint = open_checkpoint(folder)
     assert {tensor.name: tensor.bytes for tensor in checkpoint.tensors.values()} == {"a": 1_000_000, "b": 2_000_000}
     # The config and the index are there already: the headers could not be read without them.
@@ -390,7 +391,7 @@ def test_a_second_download_fetches_nothing(server: LoopbackHub) -> None:
     server.forget()
     told: list[hub.Downloading] = []
     assert hub.download(hub.HubRepo(ID), told.append) == first
-    assert server.bytes_sent < 3 * hub.FIRST_BYTES
+    assert server.bytes_sent < 3 * FIRST_BYTES
     assert told == []
 
 

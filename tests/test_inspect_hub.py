@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from fp8cli.formats import hub
+from fp8cli.formats.remote_headers import FIRST_BYTES
 from tests.inspecting import Run, fp8_inspect
 from tests.loopback_hub import Break, File, LoopbackHub, Request
 from tests.planting import LAYER, STORIES, change, quantize_stories, set_scale
@@ -63,7 +63,7 @@ def test_headers_and_scales_travel_and_no_weight(server: LoopbackHub, large: Pat
     with safe_open(large / "model.safetensors", framework="numpy") as file:
         scales = sum(2 * file.get_slice(name).get_shape()[0] for name in file.keys() if name.endswith("_scale"))  # noqa: SIM118
     first, *others = ranges_of_weights(server)
-    assert first == (0, hub.FIRST_BYTES)
+    assert first == (0, FIRST_BYTES)
     # The scales, each by itself or with a gap that costs less than a request.
     assert scales <= sum(end - start for start, end in others) < 0.05 * len(weights)
     assert all(start >= begin for start, _ in others)

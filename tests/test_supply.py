@@ -13,9 +13,9 @@ from fp8cli.core.quantizing.crew import ShardWatch
 from fp8cli.core.quantizing.engine import Progress, execute
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import plan_resources
-from fp8cli.core.quantizing.supply import LocalSupply, Supply
+from fp8cli.core.quantizing.supply import Line, LocalSupply, Supply
 from fp8cli.formats.ranges import Range
-from fp8cli.formats.staging import Staging, stage
+from fp8cli.formats.staging import Piece, Staging, stage
 from tests.calibrated import plan_of
 from tests.families import save_family
 from tests.models import ODD, llama_config, save_model
@@ -37,6 +37,9 @@ class Holes:
 
     def mode(self, shard: str) -> int:
         return LocalSupply(lambda name: self.source / name).mode(shard)
+
+    def line_up(self, plan: Plan, pieces: Sequence[Piece]) -> Line:
+        return LocalSupply(lambda name: self.source / name).line_up(plan, pieces)
 
     def fetch(self, ranges: Sequence[Range]) -> None:
         for shard, begin, end in ranges:

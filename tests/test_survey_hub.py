@@ -12,7 +12,8 @@ from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import LocalFolder
-from fp8cli.formats.ranges import HUB_GAP_BYTES, HubRanges, LocalRanges
+from fp8cli.formats.ranges import HUB_GAP_BYTES, FetchedRanges, LocalRanges
+from fp8cli.formats.remote_headers import FIRST_BYTES
 from tests.loopback_hub import Break, File, LoopbackHub
 from tests.malformed import BROKEN_FOLDERS, CHECKS, INDEX, SHARDS, Malformed
 from tests.test_hub import CONFIG, ID, SHARDED, index_of, publish, server, shard, single
@@ -51,12 +52,12 @@ def test_of_the_weights_only_headers_travel(server: LoopbackHub, tmp_path: Path)
     publish(server, files)
     result = survey(hub.HubRepo(ID))
     assert ranges_sent(server) == [
-        ("consolidated.safetensors", 0, hub.FIRST_BYTES),
-        ("model-00001-of-00002.safetensors", 0, hub.FIRST_BYTES),
-        ("model-00002-of-00002.safetensors", 0, hub.FIRST_BYTES),
+        ("consolidated.safetensors", 0, FIRST_BYTES),
+        ("model-00001-of-00002.safetensors", 0, FIRST_BYTES),
+        ("model-00002-of-00002.safetensors", 0, FIRST_BYTES),
     ]
     assert server.paths("GET", "tokenizer.json") == []
-    assert server.bytes_sent < 3 * hub.FIRST_BYTES + 10_000
+    assert server.bytes_sent < 3 * FIRST_BYTES + 10_000
 
     write(files, tmp_path)
     local = survey(LocalFolder(tmp_path))
@@ -174,7 +175,7 @@ def test_empty_files_and_pickles_show_in_the_listing(server: LoopbackHub) -> Non
         | {"tokenizer.json": b"", "pytorch_model.bin": b"PK"},
     )
     result = survey(hub.HubRepo(ID))
-    assert isinstance(result.reader, HubRanges)
+    assert isinstance(result.reader, FetchedRanges)
     found = {each.check: (each.status, each.found) for each in result.findings}
     assert found["file.empty"] == ("failed", "`tokenizer.json` is empty")
     assert found["file.pickle"] == ("not checked", "1 pickle not fetched from the Hub")

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli.running import Details, Json, Quiet, Revision, run
-from fp8cli.cli.writing_options import DryRun, MaxMemory, NoHashes, Overwrite, Restart, Source, Workers
+from fp8cli.cli.writing_options import (
+    Connections,
+    DryRun,
+    MaxMemory,
+    NoHashes,
+    Overwrite,
+    Restart,
+    Source,
+    Stream,
+    Window,
+    Workers,
+)
 from fp8cli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -43,6 +54,9 @@ def convert(
     revision: Revision = None,
     workers: Workers = None,
     max_memory: MaxMemory = "1GiB",
+    stream: Stream = False,
+    connections: Connections = None,
+    window: Window = None,
     dry_run: DryRun = False,
     details: Details = False,
     overwrite: Overwrite = False,
@@ -69,6 +83,7 @@ def convert(
             restart=restart,
             hashed=not no_hashes,
             download_bars=not quiet,
+            streaming=command.StreamOptions(stream=stream, connections=connections, window=window),
         )
         request = command.ConvertRequest(
             options=options, to=to, scheme=scheme, requantize=requantize, tp=tp, tp_fallback=tp_fallback

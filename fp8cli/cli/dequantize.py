@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli.running import Details, Json, Quiet, Revision, run
-from fp8cli.cli.writing_options import DryRun, MaxMemory, NoHashes, Overwrite, Restart, Source, Workers
+from fp8cli.cli.writing_options import (
+    Connections,
+    DryRun,
+    MaxMemory,
+    NoHashes,
+    Overwrite,
+    Restart,
+    Source,
+    Stream,
+    Window,
+    Workers,
+)
 from fp8cli.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -30,6 +41,9 @@ def dequantize(
     revision: Revision = None,
     workers: Workers = None,
     max_memory: MaxMemory = "1GiB",
+    stream: Stream = False,
+    connections: Connections = None,
+    window: Window = None,
     dry_run: DryRun = False,
     details: Details = False,
     overwrite: Overwrite = False,
@@ -56,6 +70,7 @@ def dequantize(
             restart=restart,
             hashed=not no_hashes,
             download_bars=not quiet,
+            streaming=command.StreamOptions(stream=stream, connections=connections, window=window),
         )
         with QuantizeBar(output).running() as bar:
             report = command.run(command.DequantizeRequest(options=options, dtype=dtype), bar.notify)

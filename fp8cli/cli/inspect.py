@@ -21,7 +21,7 @@ def inspect(
     ckpt: Annotated[
         str | None,
         typer.Argument(
-            metavar="[CKPT]", help="Checkpoint folder, .safetensors file, or Hub id.  [default: the one here]"
+            metavar="[CKPT]", help="Checkpoint folder, .safetensors file, Hub id, or address.  [default: the one here]"
         ),
     ] = None,
     revision: Revision = None,

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp8cli.cli.running import Details, Json, Quiet, Revision, run
-from fp8cli.cli.writing_options import MaxMemory, NoHashes, Overwrite, Public, Push, Restart, WorkDir, Workers
+from fp8cli.cli.writing_options import (
+    Connections,
+    MaxMemory,
+    NoHashes,
+    Overwrite,
+    Public,
+    Push,
+    Restart,
+    Stream,
+    Window,
+    WorkDir,
+    Workers,
+)
 from fp8cli.errors import ExitCode
 from fp8cli.schemes import DEFAULT_SCHEME, SCHEMES
 
@@ -24,7 +36,10 @@ EXAMPLES = (
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder, or a Hub id such as org/name.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A checkpoint folder, a Hub id (org/name), or hf://, s3://, gs://…"),
+    ],
     out: Annotated[
         str | None,
         typer.Option(
@@ -148,6 +163,9 @@ def quantize(
             metavar="ray[=ADDRESS]", help="Make the weights on the nodes of a Ray cluster: caps are those of each."
         ),
     ] = None,
+    stream: Stream = False,
+    connections: Connections = None,
+    window: Window = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan from the headers alone; write nothing.")
     ] = False,
@@ -204,6 +222,7 @@ def quantize(
             restart=restart,
             hashed=not no_hashes,
             download_bars=not quiet,
+            streaming=command.StreamOptions(stream=stream, connections=connections, window=window),
         )
         with QuantizeBar(output).running() as bar:
             report = command.run(request, bar.notify)

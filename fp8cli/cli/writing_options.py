@@ -6,7 +6,10 @@ from typing import Annotated
 import typer
 
 Source = Annotated[
-    str, typer.Argument(metavar="CKPT", help="A folder with an FP8 checkpoint, or a Hub id such as org/name.")
+    str,
+    typer.Argument(
+        metavar="CKPT", help="A folder with an FP8 checkpoint, a Hub id (org/name), or hf://, s3://, gs://…"
+    ),
 ]
 Workers = Annotated[int | None, typer.Option(help="Worker threads.  [default: one per usable CPU]")]
 MaxMemory = Annotated[str, typer.Option(help="Memory for tiles, on top of the interpreter, such as 500MB or 2GiB.")]
@@ -24,4 +27,13 @@ Public = Annotated[bool, typer.Option("--public", help="A repository that is mad
 WorkDir = Annotated[
     Path | None,
     typer.Option(help="Where what goes to an address is made, as .NAME.fp8-partial.  [default: the current directory]"),
+]
+Stream = Annotated[
+    bool,
+    typer.Option("--stream", help="Read the source as it is needed and never store it; always so for s3:// and gs://."),
+]
+Connections = Annotated[int | None, typer.Option(help="While streaming: requests at a time.  [default: 8]")]
+Window = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="While streaming: bytes of the source on the disk at a time.  [default: 2GiB]"),
 ]

@@ -44,7 +44,8 @@ from fp8cli.core.serving.served import serving_of
 from fp8cli.core.serving.serving_report import ServingReport
 from fp8cli.errors import CannotRun, ExitCode, UsageError
 from fp8cli.formats.checkpoint import LocalFile, LocalFolder
-from fp8cli.formats.sources import Source, resolve_anything
+from fp8cli.formats.hub import HubRepo
+from fp8cli.formats.sources import Source, fetch_command, resolve_anything
 
 Verdict = Literal["healthy", "no fault found", "doubtful", "damaged"]
 """Every check passed; some were not made; some warn; some failed."""
@@ -56,7 +57,7 @@ class InspectRequest:
     """What to look at, and how closely."""
 
     source: str | Path | None = None
-    """A checkpoint folder, a .safetensors file or a Hub id. None looks for a checkpoint in `start`."""
+    """A checkpoint folder, a .safetensors file, a Hub id or an address. None looks for a checkpoint in `start`."""
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
     details: bool = False
@@ -201,8 +202,9 @@ def _refuse_what_cannot_be(request: InspectRequest, source: Source) -> None:
             message = f"--context {tokens} is no length of context"
             raise UsageError(message, hint="give a number of tokens, such as --context 32768")
     if request.verify and not isinstance(source, LocalFolder | LocalFile):
-        message = f"--verify reads every weight, and `{source.label}` lies on the Hub"
-        raise UsageError(message, hint=f"fetch it first: hf download {source.repo_id} --local-dir DIR")
+        where = "on the Hub" if isinstance(source, HubRepo) else "in a store"
+        message = f"--verify reads every weight, and `{source.label}` lies {where}"
+        raise UsageError(message, hint=f"fetch it first: {fetch_command(source)}")
     if (request.verify or request.against is not None) and kernel.load() is None:
         message = "the compiled kernel, which reads weights, is not there"
         hint = "install fp8 anew, where a C compiler or the package index can be reached; or unset FP8_KERNEL"

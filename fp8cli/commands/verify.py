@@ -14,8 +14,9 @@ from fp8cli.core.machine.probes import usable_cpus
 from fp8cli.core.verifying.verification import DIFFERENT, UNKNOWN, FileVerdict, verify_files
 from fp8cli.errors import BadInput, CannotRun, ExitCode
 from fp8cli.formats.checkpoint import LocalFile, LocalFolder
-from fp8cli.formats.hub import CONNECTIONS, HubRepo
+from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.provenance import PROVENANCE, PlanNote, ProvenanceFile, read_provenance
+from fp8cli.formats.remote_headers import CONNECTIONS
 from fp8cli.formats.sources import Source, resolve_anything
 
 Verdict = Literal["matches", "differs", "not known"]

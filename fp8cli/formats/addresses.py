@@ -9,6 +9,9 @@ from fp8cli.errors import UsageError
 HUB: Final = "hf"
 """The one scheme that is not fsspec's here: the Hub has commits, which no other store has."""
 
+_SECRETS: Final = re.compile(r"(?<=://)[^/\s@]*@|(?<=\?)[^\s'\"`]+")
+"""A user and password, or a query, which may be a signature."""
+
 _ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
@@ -27,6 +30,11 @@ class Address:
     def text(self) -> str:
         """The address as messages have it."""
         return f"{self.scheme}://{self.path}" + ("" if self.revision is None else f"@{self.revision}")
+
+    @property
+    def label(self) -> str:
+        """The address without what may be secret in it."""
+        return mask(self.text)
 
     @property
     def name(self) -> str:
@@ -48,3 +56,8 @@ def parse_address(text: str) -> Address | None:
         message = f"`{text}` names no place"
         raise UsageError(message, hint="write hf://ORG/NAME, hf://ORG/NAME@REVISION or s3://BUCKET/FOLDER")
     return Address(scheme=scheme, path=path, revision=revision)
+
+
+def mask(text: str) -> str:
+    """Return a text without users, passwords and queries of the addresses in it."""
+    return _SECRETS.sub(lambda found: "…@" if found[0].endswith("@") else "…", text)

@@ -20,8 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,19 +30,27 @@ from typing import Final, TypeVar
 
 from fp8cli.errors import BadInput, CannotRun, Fp8Error
 from fp8cli.formats.checkpoint import CONFIG, MAX_JSON_BYTES, LocalFolder, open_checkpoint
-from fp8cli.formats.complaints import Complain, Complaint, refuse
-from fp8cli.formats.hub_errors import HubRequest, explain, is_passing, no_room, not_a_hub, not_cached
-from fp8cli.formats.safetensors import LENGTH_BYTES, Header, header_length, parse_header
+from fp8cli.formats.complaints import Complain, refuse
+from fp8cli.formats.hub_errors import (
+    HubRequest,
+    explain,
+    is_out_of_reach,
+    is_passing,
+    no_room,
+    not_a_hub,
+    not_cached,
+    pause_asked,
+)
+from fp8cli.formats.hub_transfer import stream_range
+from fp8cli.formats.patience import Patience
+from fp8cli.formats.remote_headers import RemoteHeaders, fetch_header
+from fp8cli.formats.safetensors import Header
 from fp8cli.formats.shard_index import INDEX
-
-FIRST_BYTES: Final = 256 * 2**10
-"""What the first request for a header asks for; headers of most shards fit, of the largest a second one follows."""
-
-CONNECTIONS: Final = 8
-"""Requests under way at a time."""
 
 _PAUSES: Final = (1.0, 2.0)
 """Seconds to wait before asking again when a server stumbles."""
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 _Answer = TypeVar("_Answer")
 
@@ -64,14 +71,8 @@ class _Listing:
     files: Mapping[str, int]
     cached: LocalFolder | None
     """The snapshot in the cache, when there is nothing but the cache to ask."""
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """What came of fetching one header: itself or why not, and what there is to complain of."""
-
-    outcome: Header | Fp8Error
-    complaints: Sequence[Complaint]
+    versions: Mapping[str, str]
+    """SHA-256 of the files that the Hub tells it of, Git's hash of the others."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ class HubRepo:
     repo_id: str
     revision: str | None = None
     """Branch, tag or commit, as the user gave it; None is the main branch."""
-    _headers: dict[str, _Answered] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _headers: RemoteHeaders = field(default_factory=RemoteHeaders, init=False, repr=False, compare=False)
+    _versions: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What the first answer called each file."""
 
     @property
     def label(self) -> str:
@@ -116,32 +119,51 @@ class HubRepo:
 
     def header(self, name: str, complain: Complain = refuse) -> Header:
         """Return the header of one file. The first call fetches those of all shards, several at a time."""
-        if name not in self._headers:
-            shards = (file for file in self.files() if re.fullmatch(r"model[^/]*\.safetensors", file))
-            self.fetch_headers([name, *shards])
-        answered = self._headers[name]
-        for complaint in answered.complaints:
-            complain(complaint)
-        if isinstance(answered.outcome, Fp8Error):
-            raise answered.outcome
-        return answered.outcome
+        return self._headers.get(name, self.files(), self._fetch_header, complain)
 
     def fetch_headers(self, names: Sequence[str]) -> None:
         """Fetch several headers at a time, for `header` to return; what is wrong with one shows there."""
-        wanted = [name for name in dict.fromkeys(names) if name not in self._headers]
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            self._headers.update(zip(wanted, pool.map(self._try_header, wanted), strict=True))
+        self._headers.fetch(names, self._fetch_header)
 
     def fetch(self, name: str, begin: int, end: int) -> bytes:
         """Return bytes [begin, end) of a file. Raises CannotRun if it ends before. Threads may call it at once."""
-        if begin == end:
-            return b""
-        with _explained(self):
-            piece = _patiently(lambda: self._request(name, begin, end))
-        if len(piece) < end - begin:
-            message = f"`{name}` of `{self.label}` ends at byte {begin + len(piece):,}, before its header does"
+        data = bytearray()
+        patience = Patience(self, pauses=_PAUSES)
+        got = patience.read(lambda at: self.stream(name, at, end), begin, end, lambda _, chunk: data.extend(chunk))
+        if got < end - begin:
+            message = f"`{name}` of `{self.label}` ends at byte {begin + got:,}, before its header does"
             raise CannotRun(message, hint="run the command again; if it stays so, the repository is broken")
-        return piece
+        return bytes(data)
+
+    def stream(self, name: str, begin: int, end: int) -> Generator[bytes]:
+        """Yield bytes [begin, end) of a file as they arrive. Raises what huggingface_hub does; see `explain`."""
+        return stream_range(self.request, self.commit, name, (begin, end), self._versions)
+
+    def state(self, names: Sequence[str]) -> dict[str, list[int | str]]:
+        """Size and version of these files. A commit never changes, so they are those that were listed."""
+        return {name: [self.files()[name], self._listing.versions.get(name, self.commit)] for name in names}
+
+    def sha256(self, name: str) -> str | None:
+        """Return the SHA-256 of a file that the Hub keeps as a large one; None for others, and offline."""
+        version = self._listing.versions.get(name, "")
+        return version if _SHA256.fullmatch(version) else None
+
+    def is_passing(self, problem: BaseException) -> bool:
+        """Whether asking again may help, of a Hub that has answered before."""
+        return is_passing(problem) or is_out_of_reach(problem)
+
+    def pause_asked(self, problem: BaseException) -> float | None:
+        """For how many seconds the Hub wants to be left alone."""
+        return pause_asked(problem)
+
+    def explain(self, problem: BaseException) -> Fp8Error:
+        """Return what to tell the user about an error of `stream`."""
+        return explain(problem, self.request)
+
+    @property
+    def request(self) -> HubRequest:
+        """What is asked, and of whom."""
+        return _request_of(self)
 
     @cached_property
     def _listing(self) -> _Listing:
@@ -153,7 +175,7 @@ class HubRepo:
                 if not isinstance(config, str):
                     raise not_cached(_request_of(self))
                 folder = LocalFolder(Path(config).parent)
-                return _Listing(folder.path.name, folder.files(), folder)
+                return _Listing(folder.path.name, folder.files(), folder, {})
             info = _patiently(
                 lambda: HfApi().model_info(
                     self.repo_id, revision=self.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
@@ -163,46 +185,13 @@ class HubRepo:
         sizes = {name: size for name, size in files.items() if size is not None}
         if info.sha is None or len(sizes) < len(files):
             raise not_a_hub(_request_of(self))
-        return _Listing(info.sha, sizes, None)
-
-    def _try_header(self, name: str) -> _Answered:
-        complaints: list[Complaint] = []
-        try:
-            return _Answered(self._fetch_header(name, complaints.append), complaints)
-        except Fp8Error as problem:
-            return _Answered(problem, complaints)
+        versions = {each.rfilename: each.lfs.sha256 if each.lfs else each.blob_id for each in info.siblings or ()}
+        return _Listing(info.sha, sizes, None, {name: version for name, version in versions.items() if version})
 
     def _fetch_header(self, name: str, complain: Complain) -> Header:
         if self.cached is not None:
             return self.cached.header(name, complain)
-        size = self.files()[name]
-        text = self.fetch(name, 0, min(size, FIRST_BYTES))
-        end = LENGTH_BYTES + header_length(text, size, name=name)
-        if end > len(text):
-            text += self.fetch(name, len(text), end)
-        return parse_header(text[LENGTH_BYTES:end], size, name=name, complain=complain)
-
-    def _request(self, name: str, begin: int, end: int) -> bytes:
-        """Return bytes [begin, end) of a file, or fewer if it is shorter, reading no further than `end`."""
-        from huggingface_hub import constants, get_session, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # lazy
-
-        url = hf_hub_url(self.repo_id, name, revision=self.commit)
-        # Compressed answers cannot be cut by bytes: a CDN that compresses ignores the range.
-        headers = build_hf_headers() | {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
-        with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
-            hf_raise_for_status(response)
-            partial = response.headers.get("Content-Range", "").startswith(f"bytes {begin}-")
-            if response.status_code == 206 and not partial:
-                raise not_a_hub(_request_of(self))
-            # A server that ignores ranges sends the file from its start; the connection is dropped at `end`.
-            start = begin if partial else 0
-            data = bytearray()
-            for chunk in response.iter_bytes():
-                data += chunk
-                if start + len(data) >= end:
-                    break
-        return bytes(data[begin - start : end - start])
+        return fetch_header(self.fetch, name, self.files()[name], complain)
 
 
 def download(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fp8cli.errors import BadInput, CannotRun, Fp8Error
+from fp8cli.formats.patience import seconds_of
 
 _PASSING_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
 _BROKEN_OFF: Final = frozenset({"TimeoutException", "ReadError", "RemoteProtocolError"})
@@ -41,6 +42,18 @@ def is_passing(problem: BaseException) -> bool:
     if "HfHubHTTPError" in kinds:
         return _response(problem).status_code in _PASSING_STATUS
     return not kinds.isdisjoint(_BROKEN_OFF)
+
+
+def is_out_of_reach(problem: BaseException) -> bool:
+    """Whether no connection could be made: at first a wrong address or no network, later a network that is away."""
+    return "ConnectError" in _kinds(problem)
+
+
+def pause_asked(problem: BaseException) -> float | None:
+    """Return the seconds for which a busy server wants to be left alone; None if it does not say."""
+    if "HfHubHTTPError" not in _kinds(problem):
+        return None
+    return seconds_of(_response(problem).headers.get("Retry-After"))
 
 
 def explain(problem: BaseException, request: HubRequest) -> Fp8Error:

@@ -1,8 +1,8 @@
-"""Pieces of weight files by byte range, wherever the files lie: a folder, a file by itself, or the Hub.
+"""Pieces of weight files by byte range, wherever the files lie: a folder, a file by itself, the Hub, a store.
 
 Scales are thousands of small pieces, so near ranges are merged into one read: on a disk that saves system calls,
-on the Hub requests, of which several are under way at a time, asked again as formats.hub does. What is asked for
-is held in batches of BATCH_BYTES, so memory does not grow with the number of ranges.
+elsewhere requests, of which several are under way at a time, asked again as formats.hub and formats.patience do. What
+is asked for is held in batches of BATCH_BYTES, so memory does not grow with the number of ranges.
 
 A file that ends before a range does gives the bytes that are there, fewer than asked: whoever asks for pieces of a
 damaged file must look at their length.
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from fp8cli.formats.complaints import Fault
-from fp8cli.formats.hub import CONNECTIONS, HubRepo
+from fp8cli.formats.hub import HubRepo
+from fp8cli.formats.remote_folder import RemoteFolder
+from fp8cli.formats.remote_headers import CONNECTIONS
 from fp8cli.formats.sources import Source
 
 BATCH_BYTES: Final = 64 * 2**20
@@ -78,10 +80,10 @@ class LocalRanges:
 
 
 @dataclass(frozen=True)
-class HubRanges:
-    """Files of a repository, by range requests."""
+class FetchedRanges:
+    """Files on the Hub or in a store, by range requests."""
 
-    repo: HubRepo
+    place: HubRepo | RemoteFolder
 
     def read_many(self, ranges: Sequence[Range]) -> Iterator[bytes]:
         """Yield the bytes of each range."""
@@ -92,14 +94,16 @@ class HubRanges:
             yield from pool.map(self._fetch, spans)
 
     def _fetch(self, span: Span) -> bytes:
-        end = min(span.end, self.repo.files().get(span.file, 0))
-        return self.repo.fetch(span.file, span.begin, end) if span.begin < end else b""
+        end = min(span.end, self.place.files().get(span.file, 0))
+        return self.place.fetch(span.file, span.begin, end) if span.begin < end else b""
 
 
 def open_ranges(source: Source) -> RangeReader:
     """Return the reader of a source. Nothing is opened yet."""
     if isinstance(source, HubRepo):
-        return HubRanges(source) if source.cached is None else LocalRanges(source.cached.resolve)
+        return FetchedRanges(source) if source.cached is None else LocalRanges(source.cached.resolve)
+    if isinstance(source, RemoteFolder):
+        return FetchedRanges(source)
     return LocalRanges(source.resolve)
 
 

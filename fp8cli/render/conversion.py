@@ -1,6 +1,7 @@
 """What `fp8 convert` and `fp8 dequantize` did, or would do, in words and tables."""
 
 from fp8cli.core.converting.report import ConversionReport
+from fp8cli.render import streaming
 from fp8cli.render.console import Output
 from fp8cli.render.preflight import show_preflight, warn_of_fallback
 from fp8cli.render.tensor_plan import (
@@ -31,6 +32,9 @@ def show(report: ConversionReport, output: Output, *, command: str, details: boo
     if command == "convert":
         output.line(_exactness(report))
     output.line(time_in_words(report))
+    if report.streamed is not None:
+        for line in streaming.sentences(report.streamed):
+            output.line(line)
     if report.findings:
         output.line(gate_in_words(report.findings))
     if details:

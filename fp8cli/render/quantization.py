@@ -6,7 +6,7 @@ from typing import Final
 from fp8cli.commands.quantize import QuantizeReport
 from fp8cli.core.calibrating.calibration import CalibrationFacts
 from fp8cli.core.calibrating.outlook import CalibrationReport
-from fp8cli.render import budget, cluster, compression, delivery
+from fp8cli.render import budget, cluster, compression, delivery, streaming
 from fp8cli.render.console import Output
 from fp8cli.render.preflight import show_preflight, warn_of_fallback
 from fp8cli.render.tensor_plan import (
@@ -66,6 +66,8 @@ def _sentences(report: QuantizeReport) -> Iterator[str]:
     if report.bytes_after:
         yield size_in_words(report)
     yield _time(report)
+    if report.streamed is not None:
+        yield from streaming.sentences(report.streamed)
     if report.compression is not None:
         yield compression.sentence(report.compression)
     if report.calibration is not None:

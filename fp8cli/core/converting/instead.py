@@ -20,7 +20,7 @@ from fp8cli.core.inspection.survey import survey
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.errors import BadInput
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder
-from fp8cli.formats.hub import HubRepo
+from fp8cli.formats.sources import Elsewhere
 from fp8cli.schemes import Scheme
 
 _TARGET: Final = TARGETS["compressed-tensors"]
@@ -39,7 +39,7 @@ class Wanted:
     """Whether nothing but a scheme was asked for: conversions choose no modules and read no data."""
 
 
-def refuse_fp8(place: LocalFolder | HubRepo, checkpoint: Checkpoint, wanted: Wanted) -> None:
+def refuse_fp8(place: LocalFolder | Elsewhere, checkpoint: Checkpoint, wanted: Wanted) -> None:
     """Raise BadInput with the command that does what was meant, if the checkpoint is in FP8 that is understood."""
     if not any(info.dtype in FP8_DTYPES for info in checkpoint.tensors.values()):
         return

@@ -9,16 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fp8cli.core.fetching.streaming import StreamFacts
+from fp8cli.core.fetching.window_supply import WindowSupply
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.making.attesting import attest
-from fp8cli.core.making.production import Source, Started
+from fp8cli.core.making.production import Started
+from fp8cli.core.making.source import Source
 from fp8cli.core.quantizing.engine import Progress, Written, execute
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.side_files import carry_over
-from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.errors import BadInput
 from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.dialect_configs import QUANTIZER_FILES
@@ -53,8 +55,18 @@ class Production:
     """Whether fp8.json has the SHA-256 of every file, or the sizes alone."""
 
 
-def produce(production: Production, notify: Notify) -> tuple[Written, tuple[Finding, ...]]:
-    """Make the output beside its final place and publish it when it is whole and sound; return the gate's findings.
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What came of it."""
+
+    written: Written
+    findings: tuple[Finding, ...]
+    """Of the gate."""
+    streamed: StreamFacts | None
+
+
+def produce(production: Production, notify: Notify) -> Converted:
+    """Make the output beside its final place and publish it when it is whole and sound.
 
     Raises Fp8Error with what is wrong. Nothing is published then; what is done is kept unless the source is at fault.
     """
@@ -66,10 +78,12 @@ def produce(production: Production, notify: Notify) -> tuple[Written, tuple[Find
         try:
             with disk_errors(out):
                 carry_over(source.checkpoint, source.folder, staging, without=QUANTIZER_FILES)
+            source.check_carried(staging)
             notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
             with attest(source.checkpoint, source.folder, staging, threads=threads, hashed=hashed) as attestation:
-                supply = LocalSupply(source.folder.resolve)
-                written = execute(plan, supply, staging, production.resources, notify, watch=attestation)
+                with source.supply(staging) as supply:
+                    written = execute(plan, supply, staging, production.resources, notify, watch=attestation)
+                streamed = supply.facts() if isinstance(supply, WindowSupply) else None
                 attestation.complete(notify)
                 if source.state() != state:
                     message = f"`{production.model}` was changed while it was being read"
@@ -87,4 +101,4 @@ def produce(production: Production, notify: Notify) -> tuple[Written, tuple[Find
             # The source itself is at fault: there is nothing to go on from.
             discard(out)
             raise
-    return written, findings
+    return Converted(written=written, findings=findings, streamed=streamed)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fp8cli.core.doctor.environment import Check
+from fp8cli.core.fetching.streaming import StreamReport
 from fp8cli.core.findings import Finding
 from fp8cli.core.quantizing.engine import HarmedRows
 from fp8cli.core.quantizing.tensor_rows import TensorRow
@@ -54,6 +55,8 @@ class ConversionReport:
     """What serving the result takes, from its headers alone."""
     fallback: Fallback | None
     """Why another scheme was taken than the one that was asked for."""
+    streamed: StreamReport | None
+    """None where the source was read from files here."""
     serve_command: str
     serve_note: str
     tensors: tuple[TensorRow, ...]

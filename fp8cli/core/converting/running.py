@@ -6,7 +6,7 @@ source → Checkpoint (headers), Coded → [the command's decision: Plan and pap
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +15,10 @@ from fp8cli.core.converting.coded import Coded, read_coded
 from fp8cli.core.converting.production import Notify, Production, produce
 from fp8cli.core.converting.report import ConversionReport
 from fp8cli.core.doctor import environment
-from fp8cli.core.findings import Finding
-from fp8cli.core.inspection.gate import refuse_broken_files
+from fp8cli.core.fetching.streaming import Streaming, StreamOptions, foresee_streaming, order_streaming
 from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.core.making.planning import check_place, refuse_failed
-from fp8cli.core.making.production import Source
-from fp8cli.core.quantizing.engine import Written
+from fp8cli.core.making.source import open_files
 from fp8cli.core.quantizing.outlook import foresee_serving, serving_warnings
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, estimate_seconds, plan_resources
@@ -29,8 +27,8 @@ from fp8cli.core.quantizing.tensor_rows import by_torch_name, tensor_rows, torch
 from fp8cli.core.serving.command_line import serve_command
 from fp8cli.core.serving.preflight import Preflight
 from fp8cli.core.serving.requirement import Fallback, serve_options
-from fp8cli.formats import hub
-from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
+from fp8cli.formats.addresses import mask
+from fp8cli.formats.checkpoint import CONFIG, Checkpoint, Folder, LocalFolder, open_checkpoint
 from fp8cli.formats.conversion_card import ConversionFacts, write_conversion_card
 from fp8cli.formats.dialect_configs import without_quantization
 from fp8cli.formats.hub import HubRepo
@@ -38,7 +36,7 @@ from fp8cli.formats.provenance import PlanNote
 from fp8cli.formats.quant_config import config_text
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.shard_index import INDEX
-from fp8cli.formats.sources import resolve_source, short_name
+from fp8cli.formats.sources import Elsewhere, full_name_of, name_of, resolve_source
 from fp8cli.formats.staging import check_output
 
 _CARD: Final = "README.md"
@@ -60,6 +58,7 @@ class Options:
     """Whether fp8.json has the SHA-256 of every file."""
     download_bars: bool = True
     piece_bytes: int = PIECE_BYTES
+    streaming: StreamOptions = field(default_factory=StreamOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,9 @@ class Opened:
     options: Options
     begun: float
     out: Path
-    place: LocalFolder | HubRepo
+    place: LocalFolder | Elsewhere
+    streaming: Streaming | None
+    """How it is streamed; None where it is here, or is downloaded."""
     checkpoint: Checkpoint
     survey: Survey
     coded: Coded
@@ -109,7 +110,8 @@ def open_source(options: Options, suffix: str) -> Opened:
     """Open what is to be converted. suffix: for the default name of the output. Raises Fp8Error."""
     begun = time.monotonic()
     place = resolve_source(options.model, options.revision)
-    out = options.out or Path(f"{short_name(options.model)}-{suffix}")
+    streaming = order_streaming(options.streaming, place)
+    out = options.out or Path(f"{name_of(place)}-{suffix}")
     local = place.path if isinstance(place, LocalFolder) else None
     check_output(out, overwrite=options.overwrite or options.dry_run, source=local)
     checkpoint = open_checkpoint(place)
@@ -119,6 +121,7 @@ def open_source(options: Options, suffix: str) -> Opened:
         begun=begun,
         out=out,
         place=place,
+        streaming=streaming,
         checkpoint=checkpoint,
         survey=seen,
         coded=read_coded(seen),
@@ -139,38 +142,39 @@ def carry_out(opened: Opened, decision: Decision, serving: Preflight, notify: No
         cpus=environment.usable_cpus(),
         piece_bytes=options.piece_bytes,
     )
-    checks = check_place(out, plan, copies=1, before_bytes=0, memory_bytes=resources.memory_bytes)
+    place, checkpoint = opened.place, opened.checkpoint
+    streaming, streamed = foresee_streaming(opened.streaming, plan, place, options.piece_bytes)
+    window = 0 if streamed is None else streamed.window_bytes
+    checks = check_place(out, plan, copies=1, before_bytes=0, window_bytes=window, memory_bytes=resources.memory_bytes)
     if not options.dry_run:
         refuse_failed(checks)
-    place, checkpoint = opened.place, opened.checkpoint
-    commit = None if isinstance(place, LocalFolder) else place.commit
+    commit = place.commit if isinstance(place, HubRepo) else None
     seconds = estimate_seconds(plan)
-    written = Written(harmed=(), bytes_resumed=0)
-    findings: tuple[Finding, ...] = ()
+    done = None
     if not options.dry_run:
-        if not isinstance(place, LocalFolder):
-            place = hub.download(place, progress=options.download_bars)
-            checkpoint = open_checkpoint(place)
-        refuse_broken_files(place, checkpoint.side_files)
+        source = open_files(place, checkpoint, streaming, progress=options.download_bars)
+        checkpoint = source.checkpoint
         production = Production(
-            model=options.model,
-            name=short_name(options.model) if commit is None else options.model,
-            source=Source(folder=place, checkpoint=checkpoint, commit=commit),
+            model=mask(options.model),
+            name=full_name_of(opened.place),
+            source=source,
             plan=plan,
             note=_note(decision, opened.coded),
             tools={"fp8cli": __version__},
             becomes=decision.dialect,
-            papers=_papers(checkpoint, place, decision, opened, commit),
+            papers=_papers(checkpoint, source.folder, decision, opened, commit),
             out=out,
             resources=resources,
             overwrite=options.overwrite,
             restart=options.restart,
             hashed=options.hashed,
         )
-        written, findings = produce(production, notify)
+        done = produce(production, notify)
         seconds = time.monotonic() - opened.begun
+        if streamed is not None:
+            streamed = replace(streamed, facts=done.streamed)
     return ConversionReport(
-        model=options.model,
+        model=mask(options.model),
         revision=commit,
         out=out,
         dialect_before=opened.coded.called,
@@ -193,10 +197,11 @@ def carry_out(opened: Opened, decision: Decision, serving: Preflight, notify: No
         checks=checks,
         notes=decision.notes,
         warnings=serving_warnings(serving),
-        harmed=written.harmed,
-        findings=findings,
+        harmed=() if done is None else done.written.harmed,
+        findings=() if done is None else done.findings,
         seconds=seconds,
-        bytes_resumed=written.bytes_resumed,
+        bytes_resumed=0 if done is None else done.written.bytes_resumed,
+        streamed=streamed,
         serving=serving,
         fallback=decision.fallback,
         serve_command=serve_command(str(out), *decision.serve_options, *serve_options(serving)),
@@ -206,7 +211,7 @@ def carry_out(opened: Opened, decision: Decision, serving: Preflight, notify: No
 
 
 def _papers(
-    checkpoint: Checkpoint, folder: LocalFolder, decision: Decision, opened: Opened, commit: str | None
+    checkpoint: Checkpoint, folder: Folder, decision: Decision, opened: Opened, commit: str | None
 ) -> Mapping[str, str]:
     """Write, in memory, the files that say what the output is."""
     plan, out = decision.plan, opened.out
@@ -216,7 +221,7 @@ def _papers(
     papers.update((name, _json(content)) for name, content in decision.side_files.items())
     facts = ConversionFacts(
         name=out.name,
-        source=short_name(opened.options.model) if commit is None else opened.options.model,
+        source=full_name_of(opened.place),
         source_is_hub_id=commit is not None,
         source_version=commit or header_fingerprint(checkpoint),
         before=f"{opened.coded.called}: {opened.coded.words}",

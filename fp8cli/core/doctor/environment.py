@@ -65,18 +65,21 @@ def check_quantize(
     memory_cap_bytes: int,
     scheme: Scheme | None,
     *,
+    window_bytes: int = 0,
     gpus: Gpus | None = None,
     root: Path = ROOT,
 ) -> tuple[Check, ...]:
     """Judge whether a checkpoint can be quantized here. Never raises.
 
     bytes_already: disk that an unfinished run to `out` takes; this one goes on from it or removes it.
-    memory_cap_bytes: --max-memory. scheme: None leaves the weights alone. gpus: None asks the driver.
+    window_bytes: of a streamed source, beside the output. memory_cap_bytes: --max-memory. scheme: None leaves the
+    weights alone. gpus: None asks the driver.
     """
     seen = find_gpus() if gpus is None else gpus
+    left = max(0, bytes_to_write - bytes_already)
     checks = [
         guard("output folder", lambda: check_folder(out)),
-        guard("disk space", lambda: check_disk(out, max(0, bytes_to_write - bytes_already))),
+        guard("disk space", lambda: check_disk(out, left + window_bytes, window_bytes=window_bytes)),
         guard("memory", lambda: check_memory(memory_cap_bytes, root)),
         guard("torch", lambda: check_torch(read_torch_build(), seen)),
         guard("GPU", lambda: check_gpus(seen)),
@@ -100,10 +103,14 @@ def check_folder(out: Path) -> Check:
     return Check(name=name, status="failed", found=f"`{disk.folder}`: {disk.refusal}", wanted=wanted, fix=fix)
 
 
-def check_disk(out: Path, needed: int) -> Check:
-    """Check that `needed` bytes fit beside `out`. A quota shows only when it is hit: no file system announces it."""
+def check_disk(out: Path, needed: int, *, window_bytes: int = 0) -> Check:
+    """Check that `needed` bytes fit beside `out`. A quota shows only when it is hit: no file system announces it.
+
+    window_bytes: how many of them are for what a streamed source needs meanwhile.
+    """
     disk = read_disk(out)
-    name, wanted = "disk space", f"{gb(needed)} for the output"
+    window = f" and {gb(window_bytes)} for the --window" if window_bytes else ""
+    name, wanted = "disk space", f"{gb(needed - window_bytes)} for the output{window}"
     if disk.free_bytes is None:
         found = f"the file system of `{disk.folder}` does not say how much is free"
         return Check(name=name, status="not checked", found=found, wanted=wanted)

@@ -20,7 +20,7 @@ from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint, 
 from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.quant_methods import recognise
 from fp8cli.formats.run_record import ModelFacts
-from fp8cli.formats.sources import resolve_source
+from fp8cli.formats.sources import resolve_files
 
 BASE_LABEL: Final = "base"
 FP8_LABEL: Final = "fp8"
@@ -121,7 +121,7 @@ def open_subject(
 ) -> Subject:
     """Open a folder or a Hub id, which is downloaded first; None: the checkpoint here. Raises Fp8Error."""
     asked = str(find_checkpoint(Path(), command="eval")) if name is None else name
-    place = resolve_source(asked, revision)
+    place = resolve_files(asked, revision, for_what="evaluating")
     commit = None if isinstance(place, LocalFolder) else place.commit
     if isinstance(place, HubRepo) and not served:
         place = hub.download(place, progress=download_bars)

@@ -44,7 +44,7 @@ from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.quant_methods import recognise
 from fp8cli.formats.safetensors import DTYPES
-from fp8cli.formats.sources import resolve_source
+from fp8cli.formats.sources import resolve_files
 from fp8cli.measurer.explore_protocol import ExploreWork
 from fp8cli.measurer.protocol import LOG, MeasureJob
 from fp8cli.schemes import FP8_DYNAMIC
@@ -84,7 +84,7 @@ def explore(request: ExploreRequest, notify: Notify = lambda _: None) -> Explore
         check_modules(request.modules, form.scheme)
     python = None if request.python is None else interpreter_at(request.python)
     asked = evaluation_request(request.tasks, device=request.device, python=python)
-    place = resolve_source(request.model, request.revision)
+    place = resolve_files(request.model, request.revision, for_what="exploring")
     checkpoint = open_checkpoint(place)
     data = read_texts(request, place.path if isinstance(place, LocalFolder) else None)
     explored = _plan(request, checkpoint, forms)

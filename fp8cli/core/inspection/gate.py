@@ -59,15 +59,19 @@ def refuse_damaged(folder: LocalFolder) -> tuple[Finding, ...]:
     return findings
 
 
-def refuse_broken_files(folder: LocalFolder, names: Collection[str]) -> None:
+def refuse_broken_files(folder: LocalFolder, names: Collection[str], *, called: str | None = None) -> None:
     """Refuse files beside the weights that would be carried over broken: better before hours of work than after.
 
-    Raises BadInput for one that is empty, is not what its name promises, or runs code when it is loaded.
+    Raises BadInput for one that is empty, is not what its name promises, or runs code when it is loaded. called: what
+    the message calls a source whose files were carried over already.
     """
     sizes = {name: size for name, size in folder.files().items() if name in names}
-    faults = [finding for finding in examine_files(folder, sizes, already_read=()) if finding.status == "failed"]
+    # What was carried over lies where an output grows, which is no news.
+    news = frozenset() if called is None else _UNFINISHED
+    found = examine_files(folder, sizes, already_read=())
+    faults = [finding for finding in found if finding.status == "failed" and finding.check not in news]
     if faults:
-        message = f"`{folder.label}` has files that cannot be carried over: {_words(faults)}"
+        message = f"`{called or folder.label}` has files that cannot be carried over: {_words(faults)}"
         raise BadInput(message, hint=faults[0].remedy or "mend or remove the file, then run the command again")
 
 

@@ -1,7 +1,7 @@
 """The files around the weights: whether whoever serves can open each, and whether it is what its name promises.
 
 Of a side file the first bytes are read, of a small JSON file all. Pickles are read by their opcodes and never
-loaded (see formats.pickles). Of a repository on the Hub only the listing is known here, and that is said.
+loaded (see formats.pickles). Of what lies on the Hub or in a store only the listing is known here, and that is said.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from fp8cli.formats.complaints import Complain, Complaint, Fault
 from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.impostor import SNIFF_BYTES, refuse_impostor
 from fp8cli.formats.pickles import read_calls
-from fp8cli.formats.sources import Source
+from fp8cli.formats.sources import Elsewhere, Source
 from fp8cli.formats.staging import is_partial, partial_folder
 
 _WEIGHTS: Final = re.compile(r"[^/]*\.safetensors", re.DOTALL)
@@ -41,10 +41,10 @@ def examine_files(source: Source, files: Mapping[str, int], *, already_read: Col
     """Look at every file. Of weight files and of those that are `already_read` only the modes are new."""
     if isinstance(source, LocalFile):
         return tuple(_about_modes([(source.path.name, source.path)]))
-    folder = source.cached if isinstance(source, HubRepo) else source
+    folder = _folder_here(source)
     others = {name: size for name, size in files.items() if name not in already_read and not _WEIGHTS.fullmatch(name)}
     if folder is None:
-        return _examine_listing(others)
+        return _examine_listing(others, "the Hub" if isinstance(source, HubRepo) else source.label)
     complaints: list[Complaint] = []
     for name, size in others.items():
         _examine_side_file(folder, name, size, complaints.append)
@@ -54,19 +54,27 @@ def examine_files(source: Source, files: Mapping[str, int], *, already_read: Col
     return (*judge([*complaints, *pickles]), *unknown, *sound, *_about_modes(_paths(folder, files)))
 
 
-def _examine_listing(files: Mapping[str, int]) -> tuple[Finding, ...]:
-    """Judge by names and sizes what lies on the Hub."""
+def _folder_here(source: LocalFolder | Elsewhere) -> LocalFolder | None:
+    if isinstance(source, HubRepo):
+        return source.cached
+    return source if isinstance(source, LocalFolder) else None
+
+
+def _examine_listing(files: Mapping[str, int], where: str) -> tuple[Finding, ...]:
+    """Judge by names and sizes what lies elsewhere."""
     complaints: list[Complaint] = []
     for name, size in files.items():
         _check_empty(name, size, complaints.append)
         _check_incomplete(name, complaints.append)
     remedy = "download the model and inspect the folder"
     unknown = [
-        not_checked("file.side", "side files are not fetched from the Hub", remedy=remedy),
-        not_checked("file.mode", "files on the Hub have no modes"),
+        not_checked("file.side", f"side files are not fetched from {where}", remedy=remedy),
+        not_checked(
+            "file.mode", "files on the Hub have no modes" if where == "the Hub" else "files there have no modes"
+        ),
     ]
     if pickles := [name for name in files if _PICKLE.fullmatch(name)]:
-        reason = f"{counted(len(pickles), 'pickle')} not fetched from the Hub"
+        reason = f"{counted(len(pickles), 'pickle')} not fetched from {where}"
         unknown.append(not_checked("file.pickle", reason, subject=", ".join(pickles), remedy=remedy))
     return (*judge(complaints), *unknown)
 

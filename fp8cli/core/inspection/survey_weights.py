@@ -16,10 +16,9 @@ from fp8cli.core.inspection.verdicts import counted, judge, not_checked, passed
 from fp8cli.errors import BadInput, Fp8Error
 from fp8cli.formats.checkpoint import LocalFile, read_json_object
 from fp8cli.formats.complaints import Complain, Complaint, Fault
-from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.safetensors import Header, TensorInfo
 from fp8cli.formats.shard_index import INDEX, SINGLE, Shard, check_tensors, find_shards, read_weight_map
-from fp8cli.formats.sources import Source
+from fp8cli.formats.sources import Elsewhere, Source
 
 _WEIGHTS: Final = re.compile(r"[^/]*\.safetensors", re.DOTALL)
 _HEADER_CHECKS: Final = ("file.readable", "file.link", "file.impostor", "file.header", "header.duplicate")
@@ -123,7 +122,7 @@ def _ignore(_: Complaint) -> None:
 
 
 def _read_headers(source: Source, names: Sequence[str], complain: Complain) -> _Read:
-    if isinstance(source, HubRepo):
+    if isinstance(source, Elsewhere):
         source.fetch_headers(names)
     read = _Read()
     for name in names:

@@ -5,6 +5,7 @@ either is in memory and comes from the disk no second time. What the Hub's cache
 again: every blob there is called by the hash that the Hub publishes, and fp8.json says that it is the Hub's word.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,12 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.side_files import Provenance
 from fp8cli.errors import Interrupted
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
+from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.provenance import PROVENANCE, FileFacts, PlanNote, ProvenanceFile, SourceFacts, provenance_text
+from fp8cli.formats.remote_folder import RemoteFolder
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.shard_index import INDEX
+from fp8cli.formats.sources import Elsewhere
 from fp8cli.formats.staging import Staging
 
 Notify = Callable[[ReadingBegins | BytesRead], None]
@@ -34,7 +38,8 @@ class Attestation:
     """What is known of the files of one run. The watch of its engine, too: any thread may call `begins`, `finished`."""
 
     checkpoint: Checkpoint
-    folder: LocalFolder
+    folder: LocalFolder | Elsewhere
+    """What is elsewhere is hashed only as far as it is small: the rest streams by in no order."""
     staging: Staging
     hashes: Hashes | None
     """None: the files are not hashed, and their sizes alone are written down."""
@@ -43,6 +48,8 @@ class Attestation:
     _known: dict[str, str] = field(init=False)
     """SHA-256 of source files, where the Hub's cache tells it."""
     _sources: tuple[str, ...] = field(init=False)
+    _shards: frozenset[str] = field(init=False)
+    """Those of the sources that are large."""
     _learnt: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the output's shards, from who sent them."""
 
@@ -50,8 +57,9 @@ class Attestation:
         """Look up what is known without reading."""
         checkpoint = self.checkpoint
         index = (INDEX,) if checkpoint.has_index else ()
+        self._shards = frozenset(shard.name for shard in checkpoint.shards)
         self._sources = (CONFIG, *index, *checkpoint.side_files, *(shard.name for shard in checkpoint.shards))
-        found = {name: blob_hash(self.folder.resolve(name)) for name in self._sources}
+        found = {name: self._told(name) for name in self._sources}
         self._known = {name: digest for name, digest in found.items() if digest is not None}
 
     def begins(self, shard: str) -> None:
@@ -110,8 +118,18 @@ class Attestation:
         )
         self.staging.write_file(PROVENANCE, provenance_text(document).encode())
 
+    def _told(self, name: str) -> str | None:
+        """Return the SHA-256 of a source file, where the Hub tells it."""
+        match self.folder:
+            case LocalFolder():
+                return blob_hash(self.folder.resolve(name))
+            case HubRepo():
+                return self.folder.sha256(name)
+            case RemoteFolder():
+                return None
+
     def _hash_source(self, name: str) -> None:
-        if name not in self._known:
+        if name not in self._known and isinstance(self.folder, LocalFolder):
             self._hash(self.folder.resolve(name))
 
     def _hash(self, path: Path) -> None:
@@ -119,8 +137,12 @@ class Attestation:
             self.hashes.add(path)
 
     def _source_facts(self, name: str) -> FileFacts:
-        path, known = self.folder.resolve(name), self._known.get(name)
-        return self._facts(path) if known is None else FileFacts(bytes=path.stat().st_size, sha256=known)
+        known = self._known.get(name)
+        if known is None and isinstance(self.folder, LocalFolder):
+            return self._facts(self.folder.resolve(name))
+        if known is None and name not in self._shards and self.hashes is not None:
+            known = hashlib.sha256(self.folder.read(name)).hexdigest()
+        return FileFacts(bytes=self.checkpoint.files[name], sha256=known)
 
     def _facts(self, path: Path) -> FileFacts:
         if self.hashes is None:
@@ -133,7 +155,13 @@ class Attestation:
 
 @contextmanager
 def attest(
-    checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, threads: int, hashed: bool, sent: bool = False
+    checkpoint: Checkpoint,
+    folder: LocalFolder | Elsewhere,
+    staging: Staging,
+    *,
+    threads: int,
+    hashed: bool,
+    sent: bool = False,
 ) -> Iterator[Attestation]:
     """Keep the books of one run. threads: those of the engine; hashed: whether to compute SHA-256 at all.
 

@@ -56,17 +56,26 @@ def plan_checkpoint(checkpoint: Checkpoint, wish: Wish) -> tuple[Plan, Selection
 
 
 def check_place(
-    out: Path, plan: Plan, *, copies: int, before_bytes: int, memory_bytes: int, stays_bytes: int | None = None
+    out: Path,
+    plan: Plan,
+    *,
+    copies: int,
+    before_bytes: int,
+    memory_bytes: int,
+    stays_bytes: int | None = None,
+    window_bytes: int = 0,
 ) -> tuple[environment.Check, ...]:
     """Judge disk and memory for a plan.
 
     copies: of the output, that lie on the disk at once before it is published. before_bytes: of files that are gone
     when the output is written. stays_bytes: of the output, that lie here at once while it is sent elsewhere.
+    window_bytes: of the source, that lie beside it meanwhile.
     """
     written = copies * plan.bytes_written if stays_bytes is None else stays_bytes
     return environment.check_quantize(
         out,
         bytes_to_write=max(written, before_bytes),
+        window_bytes=window_bytes,
         bytes_already=_bytes_on_disk(partial_folder(out)),
         memory_cap_bytes=memory_bytes,
         scheme=plan.scheme,

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli.core.budgeting.report import BudgetReport
-from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent, CalibrationFacts, calibrate
+from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent, calibrate
 from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of
 from fp8cli.core.clustering.driving import ClusterLabour, ClusterWork, cluster_labour
 from fp8cli.core.clustering.report import ClusterReport
-from fp8cli.core.compressing.compression import Compressed
 from fp8cli.core.compressing.compression_events import CompressionEvent
 from fp8cli.core.compressing.ordering import CompressionOrder
 from fp8cli.core.compressing.whole import Whole, compress_whole
@@ -28,24 +27,24 @@ from fp8cli.core.delivering.delivery import delivering
 from fp8cli.core.delivering.delivery_events import DeliveryEvent
 from fp8cli.core.delivering.ordering import DeliveryOrder
 from fp8cli.core.delivering.sending import Delivered
+from fp8cli.core.fetching.streaming import StreamFacts
+from fp8cli.core.fetching.window_supply import WindowSupply
 from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
-from fp8cli.core.machine.probes import versions
 from fp8cli.core.making.attesting import Attestation, attest, note_of_quantization
+from fp8cli.core.making.notes import note_budget, note_calibration, tools_of
+from fp8cli.core.making.source import Source
 from fp8cli.core.model.selection import Selection
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.crew import Together
-from fp8cli.core.quantizing.engine import Progress, Written, check_duplicates, execute
+from fp8cli.core.quantizing.engine import Progress, Written, execute
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.side_files import Provenance, carry_over, describe
-from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.core.serving.requirement import Fallback
 from fp8cli.errors import BadInput, Fp8Error, Interrupted
-from fp8cli.formats.budget_note import BudgetNote
-from fp8cli.formats.calibration_note import CalibrationNote
-from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
+from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.staging import Staging, discard, disk_errors, stage
 
 CALIBRATION: Final = "calibration"
@@ -61,27 +60,8 @@ class Started:
     bytes_read: int
 
 
-LIBRARIES: Final = ("torch", "llmcompressor", "compressed-tensors", "transformers")
-"""Whose versions a card names where llm-compressor made the weights."""
-
 ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress | ReadingBegins | BytesRead | DeliveryEvent
 Notify = Callable[[ProductionEvent], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A checkpoint whose files are on this machine."""
-
-    folder: LocalFolder
-    checkpoint: Checkpoint
-    commit: str | None
-
-    def state(self) -> dict[str, list[int]]:
-        """Size and time of last change of every file the output depends on."""
-        checkpoint = self.checkpoint
-        names = (CONFIG, *checkpoint.side_files, *(shard.name for shard in checkpoint.shards))
-        stats = {name: self.folder.resolve(name).stat() for name in names}
-        return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +112,8 @@ class Produced:
     """What llm-compressor's engine made; None where it was not used."""
     delivered: Delivered | None
     """None where it stayed here."""
+    streamed: StreamFacts | None
+    """What was measured where the source is elsewhere; None where it is here."""
     cluster: ClusterReport | None = None
     """What the nodes of a cluster did; None where there was none."""
 
@@ -158,30 +140,33 @@ def produce(production: Production, notify: Notify) -> Produced:
         ) as delivery,
     ):
         with _discarded_if_unfit(out):
-            check_duplicates(plan, source.folder.resolve)
+            source.check_duplicates(plan)
             with disk_errors(out):
                 carry_over(source.checkpoint, source.folder, staging)
+            source.check_carried(staging)
         whole = _compress(production, staging, notify)
         calibrated = _calibrate(production, staging, notify)
+        streamed = None
         with _discarded_if_unfit(out), _attest(production, staging) as attestation:
             if whole is not None:
                 plan, written = whole.plan, Written(harmed=(), bytes_resumed=0)
                 watch = Together((attestation, delivery.watch(plan)))
                 notify(Started(tensors=whole.tensors, bytes_read=plan.bytes_written))
                 with disk_errors(out):
-                    whole.write(source.folder.resolve, staging, notify)
+                    whole.write(source.local.resolve, staging, notify)
                 for shard in plan.shards:
                     watch.finished(shard.name)
             else:
                 watch = Together((attestation, delivery.watch(plan)))
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
-                supply, resources = LocalSupply(source.folder.resolve), production.resources
-                with _labour(production, staging) as labour:
+                resources = production.resources
+                with source.supply(staging) as supply, _labour(production, staging) as labour:
                     written = execute(
                         plan, supply, staging, resources, notify, scales=scales, watch=watch, labour=labour
                     )
                 cluster = None if labour is None else labour.report
+                streamed = supply.facts() if isinstance(supply, WindowSupply) else None
             attestation.complete(notify)
             if source.state() != state:
                 message = f"`{production.model}` was changed while it was being read"
@@ -205,6 +190,7 @@ def produce(production: Production, notify: Notify) -> Produced:
         calibrated=calibrated,
         whole=whole,
         delivered=delivered,
+        streamed=streamed,
         cluster=cluster,
     )
 
@@ -215,7 +201,7 @@ def _attest(production: Production, staging: Staging) -> AbstractContextManager[
     return attest(source.checkpoint, source.folder, staging, threads=threads, hashed=production.hashed, sent=sent)
 
 
-def _identity(production: Production, state: dict[str, list[int]]) -> dict[str, object]:
+def _identity(production: Production, state: dict[str, list[int | str]]) -> dict[str, object]:
     plan, compression = production.plan, production.compression
     identity: dict[str, object] = {
         "the source": state,
@@ -238,7 +224,7 @@ def _labour(production: Production, staging: Staging) -> Iterator[ClusterLabour 
     if production.cluster is None:
         yield None
         return
-    with cluster_labour(production.cluster, production.source.folder, staging, production.resources) as labour:
+    with cluster_labour(production.cluster, production.source.local, staging, production.resources) as labour:
         yield labour
 
 
@@ -262,7 +248,7 @@ def _calibrate(production: Production, staging: Staging, notify: Notify) -> Cali
     device = production.resources.device
     request = production.calibration.request(
         production.plan,
-        model=production.source.folder.path,
+        model=production.source.local.path,
         folder=folder,
         targets=production.targets,
         ignore=production.ignore,
@@ -286,7 +272,7 @@ def _compress(production: Production, staging: Staging, notify: Notify) -> Whole
             production.plan,
             production.selection,
             checkpoint=production.source.checkpoint,
-            model=production.source.folder.path,
+            model=production.source.local.path,
             folder=folder,
             targets=production.targets,
             ignore=production.ignore,
@@ -319,48 +305,13 @@ def _provenance(production: Production, calibrated: Calibrated | None, whole: Wh
     return Provenance(
         model=production.name,
         commit=production.source.commit,
-        tools=_tools(None if whole is None else whole.compressed),
+        tools=tools_of(None if whole is None else whole.compressed),
         choice=production.choice,
         targets=production.targets,
         ignore=production.ignore,
-        calibration=None if facts is None else _note(facts, order),
-        budget=None if production.budget is None else _budget_note(production.budget),
+        calibration=None if facts is None else note_calibration(facts, order),
+        budget=None if production.budget is None else note_budget(production.budget),
         fallback=None if production.fallback is None else production.fallback.sentence,
         quantization=None if whole is None else whole.quantization,
         recipe=None if whole is None else whole.recipe,
-    )
-
-
-def _tools(compressed: Compressed | None) -> dict[str, str]:
-    """Return the versions of what made the weights."""
-    if compressed is not None:
-        return {name: compressed.facts.versions[name] for name in LIBRARIES if name in compressed.facts.versions}
-    torch = versions().get("torch")
-    return {} if torch is None else {"torch": torch}
-
-
-def _note(facts: CalibrationFacts, order: CalibrationOrder | None) -> CalibrationNote:
-    on_hub = order is not None and order.seen.kind == "hub"
-    return CalibrationNote(
-        source=facts.source if on_hub else Path(facts.source).name,
-        samples=facts.samples,
-        tokens=facts.tokens,
-        max_seq_length=facts.max_seq_length,
-        seed=facts.seed,
-        token_ids_sha256=facts.token_ids_sha256,
-        versions=facts.versions,
-    )
-
-
-def _budget_note(report: BudgetReport) -> BudgetNote:
-    # Where a file lay is nobody's business.
-    is_file = report.data is not None and Path(report.data).exists()
-    return BudgetNote(
-        said=report.said,
-        kept=len(report.chosen.kept),
-        groups=len(report.groups),
-        data=Path(report.data).name if is_file and report.data is not None else report.data,
-        positions=report.positions,
-        kl=report.chosen.kl,
-        kl_se=report.chosen.kl_se,
     )

@@ -14,6 +14,7 @@ from fp8cli.core.compressing.outlook import CompressionReport
 from fp8cli.core.delivering.ordering import served_as
 from fp8cli.core.delivering.sending import Delivered
 from fp8cli.core.doctor.environment import Check
+from fp8cli.core.fetching.streaming import StreamReport
 from fp8cli.core.findings import Finding
 from fp8cli.core.making.production import Produced
 from fp8cli.core.quantizing.choices import Choice
@@ -61,6 +62,8 @@ class QuantizeReport:
     """None where llm-compressor's engine is not used."""
     budget: BudgetReport | None
     """What was chosen to stay in 16 bits; None where nobody asked for a choice."""
+    streamed: StreamReport | None
+    """None where the source was read from files here."""
     dtype: str
     dry_run: bool
     counts: Mapping[str, int]
@@ -112,6 +115,7 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
     budget: BudgetReport | None = None,
     serving: Preflight | None,
     fallback: Fallback | None,
+    streamed: StreamReport | None = None,
     resources: Resources,
     checks: tuple[Check, ...],
     left_behind: tuple[str, ...],
@@ -130,6 +134,8 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
         if compression is not None and done.whole is not None:
             made = done.whole.compressed
             compression = replace(compression, modifiers=made.facts.modifiers, facts=made.facts, known=made.known)
+        if streamed is not None:
+            streamed = replace(streamed, facts=done.streamed)
     return QuantizeReport(
         model=model,
         revision=commit,
@@ -142,6 +148,7 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
         engine="streaming" if compression is None else "llmcompressor",
         compression=compression,
         budget=budget,
+        streamed=streamed,
         dtype=torch_name(plan.dtype),
         dry_run=done is None,
         counts=plan.counts if known else {},

@@ -15,8 +15,7 @@ from fp8cli.core.quantizing.arithmetic import Arithmetic, Worker
 from fp8cli.core.quantizing.pieces import source_ranges
 from fp8cli.core.quantizing.plan import Plan, PlannedTensor
 from fp8cli.core.quantizing.resources import Resources
-from fp8cli.core.quantizing.supply import Supply
-from fp8cli.core.quantizing.work_queue import WorkQueue
+from fp8cli.core.quantizing.supply import Line, Supply
 from fp8cli.formats.staging import Harm, Piece, disk_errors
 from fp8cli.formats.weight_files import OpenFiles, copy_range
 
@@ -85,7 +84,7 @@ class Crew:
     watch: ShardWatch = field(default_factory=Unwatched)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
-    _queue: WorkQueue = field(init=False)
+    _line: Line = field(init=False)
     _arithmetic: Arithmetic = field(init=False)
 
     def carry_out(self, pieces: Sequence[Piece]) -> None:
@@ -95,7 +94,7 @@ class Crew:
         """
         self._arithmetic = Arithmetic(self.plan, self.resources)
         todo = sorted(pieces, key=self._needs_torch)
-        self._queue = WorkQueue(self.plan, todo)
+        self._line = self.supply.line_up(self.plan, todo)
         with ThreadPoolExecutor(self.resources.workers, thread_name_prefix="fp8-worker") as pool:
             try:
                 jobs = [pool.submit(self._work) for _ in range(self.resources.workers)]
@@ -104,6 +103,7 @@ class Crew:
                 _wait_for(jobs)
             finally:
                 self._stop.set()
+                self._line.stop()
                 self._arithmetic.stop()
 
     def _needs_torch(self, piece: Piece) -> bool:
@@ -115,7 +115,7 @@ class Crew:
         files = OpenFiles(self.supply.path, self.folder)
         try:
             shard: str | None = None
-            while not self._stop.is_set() and (piece := self._queue.take(shard)) is not None:
+            while not self._stop.is_set() and (piece := self._line.take(shard)) is not None:
                 tensor = self.plan.tensors[piece[0]]
                 if tensor.shard != shard:
                     shard = tensor.shard
@@ -123,6 +123,7 @@ class Crew:
                 self._do(piece, tensor, worker, files)
         except BaseException:
             self._stop.set()
+            self._line.stop()
             raise
         finally:
             files.close()

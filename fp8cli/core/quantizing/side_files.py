@@ -18,7 +18,7 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.serving.command_line import serve_command
 from fp8cli.formats.budget_note import BudgetNote
 from fp8cli.formats.calibration_note import CalibrationNote
-from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
+from fp8cli.formats.checkpoint import CONFIG, Checkpoint, Folder
 from fp8cli.formats.model_card import CardFacts, write_card
 from fp8cli.formats.provenance import PROVENANCE
 from fp8cli.formats.quant_config import config_text, quantization_config, recipe_text
@@ -61,7 +61,7 @@ class Provenance:
         return {"fp8cli": __version__, **self.tools, **found}
 
 
-def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *, without: Sequence[str] = ()) -> None:
+def carry_over(checkpoint: Checkpoint, folder: Folder, staging: Staging, *, without: Sequence[str] = ()) -> None:
     """Copy tokenizer, templates, licences and code. Raises BadInput for one that cannot be read, or OSError.
 
     without: files that say of the source what the output is not.
@@ -71,7 +71,7 @@ def carry_over(checkpoint: Checkpoint, folder: LocalFolder, staging: Staging, *,
             staging.write_file(name, folder.read(name))
 
 
-def describe(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, staging: Staging, provenance: Provenance) -> None:
+def describe(checkpoint: Checkpoint, folder: Folder, plan: Plan, staging: Staging, provenance: Provenance) -> None:
     """Write the files that say what the shards are. Raises OSError when the disk does not take them."""
     if plan.index is not None:
         staging.write_file(INDEX, (json.dumps(plan.index, indent=2, ensure_ascii=False) + "\n").encode())
@@ -104,7 +104,7 @@ def header_fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()[:16]
 
 
-def _card(checkpoint: Checkpoint, folder: LocalFolder, plan: Plan, name: str, provenance: Provenance) -> str:
+def _card(checkpoint: Checkpoint, folder: Folder, plan: Plan, name: str, provenance: Provenance) -> str:
     choice = provenance.choice
     facts = CardFacts(
         name=name,

@@ -42,6 +42,9 @@ class WorkQueue:
             self._bytes[shard] -= source_bytes(self._plan.tensors[piece[0]], piece)
             return piece
 
+    def stop(self) -> None:
+        """Nobody waits here, so there is nothing to do."""
+
     def _choose(self) -> str | None:
         """Return the file with the fewest workers in it, of those the one with most to do; None if none has any."""
         left = (shard for shard, pieces in self._pieces.items() if pieces)

@@ -1,0 +1,168 @@
+"""The window by itself: whatever its size, the bytes are those of files here, and it is never outgrown."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from family_matrix import FAMILIES
+from safetensors.torch import load_file, save_file
+
+from fp8cli.core.fetching import window_files
+from fp8cli.core.fetching.blocks import PAGE_BYTES, Blocks
+from fp8cli.core.fetching.duplicates import check_duplicates_elsewhere
+from fp8cli.core.fetching.window_files import WindowFiles
+from fp8cli.core.fetching.window_supply import WindowSupply
+from fp8cli.core.quantizing.engine import execute
+from fp8cli.core.quantizing.pieces import cut, source_ranges
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.resources import plan_resources
+from fp8cli.core.quantizing.supply import LocalSupply, Supply
+from fp8cli.errors import BadInput, CannotRun
+from fp8cli.formats import patience
+from fp8cli.formats.addresses import Address
+from fp8cli.formats.patience import Stopped
+from fp8cli.formats.remote_folder import RemoteFolder
+from fp8cli.formats.staging import stage
+from tests.calibrated import plan_of
+from tests.families import save_family
+from tests.models import ODD, llama_config, qwen2_config, save_model
+from tests.streamed import watched_window
+
+BLOCK_BYTES = 4 * PAGE_BYTES
+PIECE_BYTES = 8192
+
+
+def write(plan: Plan, supply: Supply, out: Path) -> dict[str, bytes]:
+    """Carry a plan out without publishing; return the shards."""
+    resources = plan_resources(
+        plan, device="cpu", workers=3, max_memory="1GiB", cpus=os.cpu_count() or 1, piece_bytes=PIECE_BYTES
+    )
+    with stage(out, {"the plan": plan.fingerprint()}, restart=False) as staging:
+        execute(plan, supply, staging, resources, lambda _: None)
+        return {file.name: file.read_bytes() for file in staging.checkpoint.glob("*.safetensors")}
+
+
+def least_of(plan: Plan) -> int:
+    """What the largest piece needs."""
+    pieces = cut(plan, PIECE_BYTES)
+    blocks = Blocks(plan, pieces, block_bytes=BLOCK_BYTES)
+    return max(blocks.size_of(source_ranges(plan.tensors[piece[0]], piece)) for piece in pieces)
+
+
+def window_of(source: Path, out: Path, window_bytes: int) -> WindowSupply:
+    return WindowSupply(
+        # A file system like any other to fsspec.
+        place=RemoteFolder(Address(scheme="file", path=str(source))),
+        folder=out.parent / f".{out.name}.fp8-partial" / "window",
+        out=out,
+        connections=3,
+        window_bytes=window_bytes,
+        block_bytes=BLOCK_BYTES,
+    )
+
+
+def check(plan: Plan, source: Path, tmp_path: Path, *, times_least: int) -> WindowSupply:
+    wanted = write(plan, LocalSupply(lambda name: source / name), tmp_path / "wanted")
+    out, room = tmp_path / "out", times_least * least_of(plan)
+    supply = window_of(source, out, room)
+    with watched_window(out) as seen:
+        assert write(plan, supply, out) == wanted
+    assert not list(supply.folder.glob("*.safetensors"))
+    facts = supply.facts()
+    assert facts is not None
+    assert facts.window_peak_bytes <= room
+    assert seen.peak_bytes <= room
+    supply.close()
+    assert not supply.folder.exists()
+    return supply
+
+
+@pytest.mark.parametrize("scheme", ["FP8_DYNAMIC", "FP8_BLOCK"])
+@pytest.mark.parametrize("times_least", [1, 8])
+def test_a_window_as_large_as_the_largest_piece_is_enough(tmp_path: Path, scheme: str, times_least: int) -> None:
+    source = save_model(tmp_path / "source", llama_config(**ODD), max_shard_size="300KB")
+    plan = plan_of(source, scheme)
+    facts = check(plan, source, tmp_path, times_least=times_least).facts()
+    assert facts is not None
+    assert facts.bytes_fetched == plan.bytes_read
+    assert facts.asked_again == 0
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values")  # transformers, of what this family's rotation keeps
+def test_pieces_that_lie_all_over_each_other_are_enough_for_it_too(tmp_path: Path) -> None:
+    family = next(each for each in FAMILIES if each.architecture == "Llama4ForConditionalGeneration")
+    source = save_family(family, tmp_path / "source")
+    plan = plan_of(source, "FP8_DYNAMIC")
+    assert any(tensor.stride is not None for tensor in plan.tensors)
+    check(plan, source, tmp_path, times_least=1)
+
+
+def test_a_source_that_is_cut_short_is_refused_and_nothing_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PAUSES", (0.01,))
+    source = save_model(tmp_path / "source", llama_config(), max_shard_size="300KB")
+    plan = plan_of(source, "FP8_DYNAMIC")
+    shard = max(source.glob("*.safetensors"))
+    os.truncate(shard, shard.stat().st_size - 10)
+    supply = window_of(source, tmp_path / "out", 2**22)
+    with pytest.raises(CannotRun, match=f"`{shard.name}` in `file://.*` ends at byte .*, inside its weights"):
+        write(plan, supply, tmp_path / "out")
+    supply.close()
+    assert not supply.folder.exists()
+
+
+def test_a_tied_head_that_is_stored_twice_is_compared_where_it_lies(tmp_path: Path) -> None:
+    source = save_model(tmp_path / "source", qwen2_config(vocab_size=40_000))
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    plan = plan_of(source, "FP8_DYNAMIC")
+    assert plan.duplicates == (("lm_head.weight", "model.embed_tokens.weight"),)
+    check_duplicates_elsewhere(plan, RemoteFolder(Address(scheme="file", path=str(source))), 2)
+    # The last number of 10 MB, which another request brings than the first.
+    tensors["lm_head.weight"][-1, -1] += 1
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="holds different values for the two"):
+        check_duplicates_elsewhere(plan, RemoteFolder(Address(scheme="file", path=str(source))), 2)
+
+
+def test_a_file_that_is_not_the_one_that_was_listed_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"before")
+    (tmp_path / "b").write_bytes(b"before")
+    place = RemoteFolder(Address(scheme="file", path=str(tmp_path)))
+    assert place.files() == {"a": 6, "b": 6}
+    before = place.state(["a"])
+    (tmp_path / "b").write_bytes(b"after all")
+    assert place.state(["a"]) == before
+    with pytest.raises(BadInput, match=r"`b` in `file://.*` was changed while it was being read"):
+        place.state(["a", "b"])
+    (tmp_path / "a").unlink()
+    with pytest.raises(BadInput, match="`a` in"):
+        place.state(["a"])
+
+
+def test_pages_are_given_back_and_what_lies_beside_them_stays(tmp_path: Path) -> None:
+    files = WindowFiles(tmp_path / "window")
+    files.write("a/b", 10 * PAGE_BYTES, b"x" * (8 * PAGE_BYTES))
+    files.give_back("a/b", 12 * PAGE_BYTES, 16 * PAGE_BYTES)
+    path = files.path("a/b")
+    assert path.stat().st_blocks * 512 == 4 * PAGE_BYTES
+    data = path.read_bytes()
+    assert data == bytes(10 * PAGE_BYTES) + b"x" * 2 * PAGE_BYTES + bytes(4 * PAGE_BYTES) + b"x" * 2 * PAGE_BYTES
+    files.close()
+    assert not (tmp_path / "window").exists()
+    with pytest.raises(Stopped):
+        files.write("a/b", 0, b"late")
+    assert not (tmp_path / "window").exists()
+
+
+def test_a_file_system_without_holes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def punch(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(window_files, "_punch", punch)
+    with pytest.raises(CannotRun, match="cannot make holes in files, which streaming needs"):
+        WindowFiles(tmp_path / "window")
+    assert not list((tmp_path / "window").iterdir())
