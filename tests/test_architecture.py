@@ -15,6 +15,7 @@ imports, at the top or inside a function, must all stand in that row (or in Pyth
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -304,6 +305,7 @@ def complaints(path: str, source: str) -> list[str]:
     return found
 
 
+@cache
 def imports_at_load(source: str) -> set[str]:
     """Modules that a file loads when it is imported: not those in functions, nor those for the type checker."""
     at_load: set[str] = set()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fp8cli.core.clustering.batches import LEAST_BYTES, PER_SLOT, cut_batches, excerpt, moved_bytes
+from fp8cli.core.clustering.batches import LEAST_BYTES, cut_batches, excerpt, moved_bytes, wanted_batches
 from fp8cli.core.clustering.choice import ClusterChoice, read_cluster, refuse_device
 from fp8cli.core.clustering.fitness import odd_ones, why_unfit
 from fp8cli.core.clustering.messages import NodeFacts
@@ -54,9 +54,9 @@ def test_every_piece_is_in_one_batch_and_no_batch_is_much_larger_than_its_share(
     sizes = [sum(moved_bytes(plan.tensors[piece[0]], piece) for piece in batch.pieces) for batch in batches]
     assert [batch.moved_bytes for batch in batches] == sizes
     largest = max((moved_bytes(plan.tensors[piece[0]], piece) for piece in pieces), default=0)
-    share = max(LEAST_BYTES, -(-sum(sizes) // (slots * PER_SLOT)))
+    share = max(LEAST_BYTES, -(-sum(sizes) // wanted_batches(slots)))
     assert max(sizes, default=0) < share + max(largest, 1)
-    assert len(batches) <= slots * PER_SLOT + 1
+    assert len(batches) <= wanted_batches(slots) <= max(4 * slots, 1)
 
 
 def test_what_is_moved_adds_up_to_what_is_read_and_written(plans: dict[str, Plan]) -> None:
@@ -146,12 +146,12 @@ def test_a_large_cluster_gives_its_tasks_more_processors(plans: dict[str, Plan])
     assert (large.cpus, large.workers, large.count) == (63, 63, 1000)
 
 
-def test_more_nodes_are_never_foreseen_to_be_slower_and_a_small_model_is_not_worth_it(plans: dict[str, Plan]) -> None:
+def test_up_to_ten_nodes_are_foreseen_to_be_faster_and_a_small_model_is_not_worth_it(plans: dict[str, Plan]) -> None:
     plan = plans["FP8_DYNAMIC"]
     resources = plan_resources(plan, device="cpu", workers=None, max_memory="1GiB", cpus=2)
     choice = ClusterChoice(address=None)
     large = foresee_cluster(plan, choice, resources, workers=None, cpus=2, local_seconds=60.0)
-    times = [row.seconds for row in large.rows]
+    times = [row.seconds for row in large.rows[:4]]
     assert times == sorted(times, reverse=True)
     assert large.rows[0].efficiency > 0.95
     assert large.warning is None

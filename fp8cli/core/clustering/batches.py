@@ -20,6 +20,9 @@ from fp8cli.formats.staging import Piece
 PER_SLOT: Final = 4
 """Batches for every task that runs at once: with fewer, a slow node keeps the others waiting for its last."""
 
+MOST_BATCHES: Final = 1024
+"""One driver hands out some hundreds a second: on a large cluster a slot gets fewer, down to a single one."""
+
 LEAST_BYTES: Final = 96 * 2**20
 """Read plus written; a smaller batch takes no longer than the messages about it. A piece of BF16 moves as much."""
 
@@ -39,13 +42,13 @@ def cut_batches(
     """Put pieces together, for `slots` tasks at once, in the order in which they are to be handed out.
 
     Every piece is in one batch. None moves more than the wanted share plus its last piece: the wanted share is that
-    of `PER_SLOT` batches for every slot, and at least `LEAST_BYTES`, or else `share_bytes`.
+    of `wanted_batches`, and at least `LEAST_BYTES`, or else `share_bytes`.
     """
     by_shard: dict[str, list[Piece]] = defaultdict(list)
     for piece in pieces:
         by_shard[plan.tensors[piece[0]].shard].append(piece)
     sizes = {piece: moved_bytes(plan.tensors[piece[0]], piece) for piece in pieces}
-    share = share_bytes or max(LEAST_BYTES, -(-sum(sizes.values()) // (slots * PER_SLOT)))
+    share = share_bytes or max(LEAST_BYTES, -(-sum(sizes.values()) // wanted_batches(slots)))
     batches: list[tuple[int, Batch]] = []
     collected: list[Piece] = []
     moved = place = 0
@@ -63,6 +66,12 @@ def cut_batches(
     giants = sorted((each for _, each in batches if each.moved_bytes > 2 * share), key=lambda each: -each.moved_bytes)
     others = sorted((pair for pair in batches if pair[1].moved_bytes <= 2 * share), key=lambda pair: pair[0])
     return (*giants, *(each for _, each in others))
+
+
+def wanted_batches(slots: int) -> int:
+    """How many batches are best for so many tasks at once."""
+    # As many for every slot: three more than there are slots would take as long as twice as many.
+    return slots * max(1, min(PER_SLOT, MOST_BATCHES // slots))
 
 
 def moved_bytes(tensor: PlannedTensor, piece: Piece) -> int:

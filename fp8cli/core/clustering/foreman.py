@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -292,5 +293,7 @@ class _Site:
         self.tell(given_up or Ended())
 
 
+@cache
 def _batch_task() -> Any:
+    """Return the task, made once: Ray sends a new one to the cluster before it is used."""
     return ray.remote(labour.carry_out)

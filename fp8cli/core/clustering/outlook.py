@@ -20,10 +20,10 @@ NODE_COUNTS: Final = (1, 2, 4, 10, 100, 1000)
 CPU_BYTES_PER_SECOND: Final = 500_000_000
 """Read plus written by one processor: half of what README measures on two."""
 
-BATCH_SECONDS: Final = 0.02
+BATCH_SECONDS: Final = 0.01
 """Lost by a slot for every batch; see `scripts/bench_cluster.py`."""
 
-DRIVER_SECONDS: Final = 0.001
+DRIVER_SECONDS: Final = 0.0015
 """Of the driver, for every batch; likewise."""
 
 START_SECONDS: Final = 10.0

@@ -12,7 +12,7 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import SCRATCH_BYTES_PER_ELEMENT
 
 MOST_SLOTS: Final = 1024
-"""Tasks at once: what one driver keeps busy, at a thousand messages a second (see the scaling table in README)."""
+"""Tasks at once: more than one driver keeps busy, which hands out some hundreds a second (see the table in README)."""
 
 
 @dataclass(frozen=True, kw_only=True)
