@@ -559,8 +559,8 @@ def test_an_interrupt_ends_a_verification_without_a_traceback(tmp_path: Path) ->
 
 _SPEAKS_AT_ONCE = """
 import sys
-from fp8cli.render import progress
-progress._SECONDS_BETWEEN_LINES = 0.0
+from fp8cli.render import byte_bar
+byte_bar._SECONDS_BETWEEN_LINES = 0.0
 from fp8cli.cli.app import main
 sys.exit(main())
 """

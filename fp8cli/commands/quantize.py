@@ -18,7 +18,7 @@ from fp8cli.core.budgeting.ordering import order_budget
 from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.clustering.events import ClusterBegins
 from fp8cli.core.compressing.outlook import copies_of
-from fp8cli.core.converting.instead import refuse_fp8
+from fp8cli.core.converting.instead import Wanted, refuse_fp8
 from fp8cli.core.delivering.ordering import DeliveryOptions, DeliveryOrder, bytes_that_stay
 from fp8cli.core.doctor import environment
 from fp8cli.core.fetching.streaming import StreamOptions, StreamReport, foresee_streaming, order_streaming
@@ -42,7 +42,6 @@ from fp8cli.core.making.request import (
     ignore_of,
     refuse_idle_resources,
     settle_choice,
-    wanted_of,
     wish_of,
 )
 from fp8cli.core.making.source import open_files
@@ -102,7 +101,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
     orders = order(scales, choice, engine, recipe, local)
     refuse_what_needs_files(place, streaming, orders, limits)
     checkpoint = open_checkpoint(place)
-    refuse_fp8(place, checkpoint, wanted_of(request, choice))
+    refuse_fp8(place, checkpoint, _wanted(request, choice))
     planned = _plan(request, choice, checkpoint, orders, out, may_fall_back=request.tp_fallback)
     if planned.serving is not None and is_refused(planned.serving):
         return _run(replace(request, scheme=FP8_DYNAMIC.name), notify, fallback=fall_back(planned.serving, choice))
@@ -226,3 +225,10 @@ def _check_place(
         window_bytes=0 if streamed is None else streamed.window_bytes,
     )
     return (*place_checks, *planned.checks)
+
+
+def _wanted(request: QuantizeRequest, choice: Choice) -> Wanted:
+    """Return what was wanted of a checkpoint that may turn out to be in FP8 already."""
+    chooses_modules = request.targets != DEFAULT_TARGETS or request.ignore or not request.default_ignore
+    is_plain = not (choice.needs_calibration or chooses_modules or request.budget != BudgetOptions())
+    return Wanted(model=request.model, out=request.out, revision=request.revision, choice=choice, is_plain=is_plain)

@@ -1,22 +1,8 @@
-"""How far a long run is: a bar on a terminal, one line now and then elsewhere, nothing when quiet."""
+"""How far each command is: what its events do to a bar over bytes, or to steps."""
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final, Self
+from typing import Final
 
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from fp8cli.commands.quantize import Started
 from fp8cli.core.budgeting.decision import BudgetEvent
@@ -40,88 +26,15 @@ from fp8cli.core.measuring import measuring_events as measuring
 from fp8cli.core.quantizing.engine import Progress as Piece
 from fp8cli.errors import printable
 from fp8cli.render import cluster
+from fp8cli.render.byte_bar import ByteBar
 from fp8cli.render.console import Output
+from fp8cli.render.steps import Steps
 
-_SECONDS_BETWEEN_LINES: Final = 5.0
-_GB: Final = 10**9
 _REFERENCE: Final = "positions of the model as it is"
 _MEASURED: Final = "measured"
 _SETS: Final = "sets of groups measured, at most"
 _OBSERVED: Final = "texts observed for the scales"
 _MODIFIED: Final = "parts prepared by llm-compressor"
-
-
-class ByteBar:
-    """A long run over bytes, counted in things (tensors, files) too. Safe to advance from several threads."""
-
-    def __init__(self, output: Output) -> None:
-        """Draw on stderr, in the form it can take."""
-        self._output = output
-        self._things = "tensors"
-        self._total = self._done = self._bytes = self._bytes_done = self._bytes_free = 0
-        self._begun = self._spoke = time.monotonic()
-        self._bar: Progress | None = None
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def running(self) -> Iterator[Self]:
-        """Keep the bar on the screen while the run lasts, and take it away afterwards."""
-        try:
-            yield self
-        finally:
-            self._stop()
-
-    def _start(self, bytes_total: int, *, total: int = 0, things: str = "tensors") -> None:
-        """Begin to count anew; `total` 0 counts bytes only, and calls them by `things`."""
-        self._stop()
-        self._total, self._bytes, self._things = total, bytes_total, things
-        self._done = self._bytes_done = self._bytes_free = 0
-        self._begun = self._spoke = time.monotonic()
-        if self._output.quiet or not self._output.err.terminal:
-            return
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %"),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=self._output.err.console(),
-            transient=True,
-        )
-        self._bar.add_task(self._counted(), total=bytes_total)
-        self._bar.start()
-
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _advance(self, size: int, *, finished: bool = False, free: bool = False) -> None:
-        """Count bytes, and a thing that they finish; `free` bytes cost no time and say nothing about the speed."""
-        with self._lock:
-            self._bytes_done += size
-            self._bytes_free += size if free else 0
-            self._done += finished
-            if self._bar is not None:
-                self._bar.update(self._bar.task_ids[0], advance=size, description=self._counted())
-            elif not self._output.quiet and not self._output.err.terminal:
-                self._speak()
-
-    def _counted(self) -> str:
-        return f"{self._done}/{self._total} {self._things}" if self._total else self._things
-
-    def _speak(self) -> None:
-        now = time.monotonic()
-        if now - self._spoke < _SECONDS_BETWEEN_LINES:
-            return
-        self._spoke = now
-        rate = (self._bytes_done - self._bytes_free) / (now - self._begun)
-        left = (self._bytes - self._bytes_done) / rate if rate else 0
-        self._output.note(
-            f"{self._counted()}, {self._bytes_done / _GB:.1f} of {self._bytes / _GB:.1f} GB, "
-            f"{rate / _GB:.2f} GB/s, {left:.0f} s left"
-        )
 
 
 class QuantizeBar(ByteBar):
@@ -185,78 +98,7 @@ class ReadingBar(ByteBar):
                 self._advance(event.bytes)
 
 
-class _Steps:
-    """A long run in steps: notes between them, and in each a bar over its things, or that it goes on."""
-
-    def __init__(self, output: Output) -> None:
-        """Draw on stderr, in the form it can take."""
-        self._output = output
-        self._bar: Progress | None = None
-        self._what = ""
-        self._done = self._total = self._known = 0
-        self._begun = self._spoke = time.monotonic()
-
-    @contextmanager
-    def running(self) -> Iterator[Self]:
-        """Keep the bar on the screen while the run lasts, and take it away afterwards."""
-        try:
-            yield self
-        finally:
-            self.stop()
-
-    def stop(self) -> None:
-        """Take away what is drawn."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _note(self, text: str) -> None:
-        # A line in the middle of a live display would be drawn over.
-        waiting_for = self._what if self._bar is not None and not self._total else None
-        self.stop()
-        self._output.note(text)
-        if waiting_for is not None:
-            self._start(waiting_for, None)
-
-    def _start(self, what: str, total: int | None, known: int = 0) -> None:
-        """Begin to count `what`; without a total there is only that it goes on."""
-        self.stop()
-        self._what, self._total, self._known, self._done = what, total or 0, known, known
-        self._begun = self._spoke = time.monotonic()
-        if self._output.quiet:
-            return
-        if not self._output.err.terminal:
-            self._output.note(what if total is None else f"{known:,}/{total:,} {what}")
-            return
-        counted = (BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            *(() if total is None else counted),
-            console=self._output.err.console(),
-            transient=True,
-        )
-        self._bar.add_task(what, total=total, completed=known)
-        self._bar.start()
-
-    def _move_to(self, done: int) -> None:
-        self._done = done
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done)
-        elif not self._output.quiet and not self._output.err.terminal:
-            self._speak()
-
-    def _speak(self) -> None:
-        now = time.monotonic()
-        if now - self._spoke < _SECONDS_BETWEEN_LINES:
-            return
-        self._spoke = now
-        rate = (self._done - self._known) / (now - self._begun)
-        left = f", {(self._total - self._done) / rate:.0f} s left" if rate > 0 else ""
-        self._output.note(f"{self._done:,}/{self._total:,} {self._what}{left}")
-
-
-class EvalBar(_Steps):
+class EvalBar(Steps):
     """What the progress of `fp8 eval` looks like: notes, then a bar over requests, then one over positions."""
 
     def notify(self, event: EvalEvent) -> None:
@@ -291,7 +133,7 @@ class EvalBar(_Steps):
                 self._move_to(done)
 
 
-class _CalibrationSteps(_Steps):
+class _CalibrationSteps(Steps):
     """What the progress of a calibration looks like: notes, then a bar over the parts of the model."""
 
     def notify(self, event: compressing.CompressionEvent) -> None:
@@ -311,7 +153,7 @@ class _CalibrationSteps(_Steps):
                 self._move_to(number)
 
 
-class MeasureBar(_Steps):
+class MeasureBar(Steps):
     """What the progress of a measurement looks like: notes, a bar over the model as it is, then one over the parts."""
 
     def notify(self, event: measuring.MeasuringEvent) -> None:

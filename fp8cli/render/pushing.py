@@ -3,8 +3,8 @@
 from fp8cli.commands.push import PushReport
 from fp8cli.core.delivering.delivery_events import BytesSent, DeliveryEvent, SendingBegins
 from fp8cli.render import delivery
+from fp8cli.render.byte_bar import ByteBar
 from fp8cli.render.console import Output
-from fp8cli.render.progress import ByteBar
 from fp8cli.render.table import Column, Table
 from fp8cli.render.tensor_plan import gate_in_words, warn_of_findings
 from fp8cli.render.units import count, size

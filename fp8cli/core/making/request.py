@@ -7,7 +7,6 @@ from typing import Final
 from fp8cli.core.budgeting.budgets import BudgetOptions
 from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.compressing.engines import AUTO, Engine, choose_engine
-from fp8cli.core.converting.instead import Wanted
 from fp8cli.core.delivering.ordering import DeliveryOptions
 from fp8cli.core.fetching.streaming import StreamOptions
 from fp8cli.core.making.planning import Wish
@@ -117,13 +116,6 @@ def wish_of(request: QuantizeRequest, choice: Choice) -> Wish:
         ignore=request.ignore,
         default_ignore=request.default_ignore,
     )
-
-
-def wanted_of(request: QuantizeRequest, choice: Choice) -> Wanted:
-    """Return what was wanted of a checkpoint that may turn out to be in FP8 already."""
-    chooses_modules = request.targets != DEFAULT_TARGETS or request.ignore or not request.default_ignore
-    is_plain = not (choice.needs_calibration or chooses_modules or request.budget != BudgetOptions())
-    return Wanted(model=request.model, out=request.out, revision=request.revision, choice=choice, is_plain=is_plain)
 
 
 def ignore_of(request: QuantizeRequest) -> tuple[str, ...]:
