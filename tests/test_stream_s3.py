@@ -135,7 +135,7 @@ def test_the_result_is_that_of_the_folder_card_included(
         (is_weights, 503),
         (is_weights, Busy(429, "0.05")),
     ],
-    ids=str,
+    ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_a_stumble_in_any_phase_is_survived(
     proxy: StumblingProxy, wanted: dict[str, bytes], tmp_path: Path, phase: object, how: Stumble
