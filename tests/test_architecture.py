@@ -144,9 +144,15 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "fp8cli.worker.protocol",
         *QUANTIZING,
     ),
-    "fp8cli/core/clustering/": ("fp8cli.core.clustering", "fp8cli.core.processes", "fp8cli.core.doctor", *QUANTIZING),
+    "fp8cli/core/clustering/": (
+        "fp8cli.core.clustering",
+        "fp8cli.core.fetching",
+        "fp8cli.core.processes",
+        "fp8cli.core.doctor",
+        *QUANTIZING,
+    ),
     "fp8cli/core/clustering/foreman.py": ("ray", "fp8cli.core.clustering", "fp8cli.worker.parent_watch", *QUANTIZING),
-    "fp8cli/core/clustering/labour.py": ("ray", "fp8cli.core.clustering", *QUANTIZING),
+    "fp8cli/core/clustering/labour.py": ("ray", "fp8cli.core.clustering", "fp8cli.core.fetching", *QUANTIZING),
     "fp8cli/core/sampling/": ("fp8cli.core.sampling", "fp8cli.samples.request", "fp8cli.samples.rows", *BELOW_CORE),
     "fp8cli/core/making/": (
         "fp8cli.core.making",

@@ -114,7 +114,9 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
         piece_bytes=request.piece_bytes,
     )
     streaming, streamed = foresee_streaming(streaming, planned.plan, place, request.piece_bytes)
-    checks = _check_place(planned, out, resources, delivery, streamed)
+    # On a cluster the window lies on the nodes.
+    window = None if cluster is not None else streamed
+    checks = _check_place(planned, out, resources, delivery, window)
     if limits is not None:
         checks = (*checks, *check_budget(limits, planned.plan))
     if not request.dry_run:
@@ -161,7 +163,13 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
             fallback=fallback,
             hashed=request.hashed,
             delivery=delivery,
-            cluster=cluster_work(request, cluster, foreseen.cluster, notify),
+            cluster=cluster_work(
+                request,
+                cluster,
+                foreseen.cluster,
+                notify,
+                bytes_that_stay(delivery, plan, out.parent, workers=resources.workers),
+            ),
         )
         done = produce(production, notify)
         serving = foresee_result(done, checkpoint, out, serving, required=request.tp)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli import __version__
+from fp8cli.core.clustering.admission import admit
 from fp8cli.core.clustering.batches import Batch, cut_batches, excerpt, source_shards
 from fp8cli.core.clustering.choice import ClusterChoice
 from fp8cli.core.clustering.code import code_digest
@@ -27,15 +28,21 @@ from fp8cli.core.clustering.messages import (
     NodeFacts,
     NodeLeftOut,
     NodeLost,
+    Place,
     Question,
     Work,
 )
 from fp8cli.core.clustering.report import ClusterReport, NodeWork
 from fp8cli.core.clustering.slots import Slots, share_nodes
+from fp8cli.core.fetching.streaming import Streaming
+from fp8cli.core.quantizing.crew import ShardWatch
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.errors import CannotRun
 from fp8cli.formats.checkpoint import LocalFolder
+from fp8cli.formats.hub import HubRepo
+from fp8cli.formats.remote_folder import RemoteFolder
+from fp8cli.formats.sources import Elsewhere
 from fp8cli.formats.staging import Harm, Piece, Staging, disk_errors
 
 FOLDER: Final = "cluster"
@@ -51,11 +58,17 @@ class ClusterWork:
     """At most so many on each node; None: one per processor."""
     begins: Callable[[], None]
     """Told before anything is begun."""
+    stays_bytes: int | None = None
+    """What of the output lies on the shared disk at once, where it is sent elsewhere; None: all of it."""
 
 
 @contextmanager
 def cluster_labour(
-    work: ClusterWork, source: LocalFolder, staging: Staging, resources: Resources
+    work: ClusterWork,
+    place: LocalFolder | Elsewhere,
+    streaming: Streaming | None,
+    staging: Staging,
+    resources: Resources,
 ) -> Iterator["ClusterLabour"]:
     """Join the cluster, or begin one, for the time of a run. Raises CannotRun if there is none to be had."""
     work.begins()
@@ -65,7 +78,13 @@ def cluster_labour(
         folder.mkdir(exist_ok=True)
     with foreman_of(work.choice, folder) as foreman:
         yield ClusterLabour(
-            work=work, source=source, staging=staging, resources=resources, foreman=foreman, begun=begun
+            work=work,
+            place=place,
+            streaming=streaming,
+            staging=staging,
+            resources=resources,
+            foreman=foreman,
+            begun=begun,
         )
 
 
@@ -74,7 +93,8 @@ class ClusterLabour:
     """Does pieces on the nodes of a cluster; see core.quantizing.crew.Labour."""
 
     work: ClusterWork
-    source: LocalFolder
+    place: LocalFolder | Elsewhere
+    streaming: Streaming | None
     staging: Staging
     resources: Resources
     foreman: Foreman
@@ -83,7 +103,9 @@ class ClusterLabour:
     """What came of it; None before."""
     _token: str = field(default_factory=lambda: secrets.token_hex(16))
 
-    def carry_out(self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None]) -> None:
+    def carry_out(
+        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None], watch: ShardWatch
+    ) -> None:
         """Do these pieces. Raises CannotRun where no node may work, or all that could are gone."""
         nodes = self._survey(plan)
         left_out = {facts.node: reason for facts, reason in nodes if reason is not None}
@@ -93,23 +115,34 @@ class ClusterLabour:
             message = f"no node of the cluster can do the work: {said}"
             raise CannotRun(message, hint="fp8 doctor --cluster ray shows all nodes; without --cluster it is done here")
         slots = self._slots(plan, fit)
-        batches = cut_batches(plan, pieces, slots=slots.count, share_bytes=self.work.choice.batch_bytes)
         tally = _Tally(nodes={facts.node: facts for facts, _ in nodes}, left_out=dict(left_out), begun=time.monotonic())
         start_seconds = tally.begun - self.begun
         try:
-            if batches:
-                self.foreman.begin(self._orders(plan, batches, slots, tuple(left_out)))
+            for batches in self._waves(plan, pieces, slots, watch):
+                tally.batches += len(batches)
+                self.foreman.begin(self._orders(plan, batches, slots, tuple(tally.left_out)))
                 self._hear(batches, tally, finished)
         finally:
             self.report = ClusterReport(
                 address=self.work.choice.address,
                 start_seconds=start_seconds,
                 work_seconds=time.monotonic() - tally.begun,
-                batches=len(batches),
+                batches=tally.batches,
                 slots=slots.count,
                 cpus_per_task=slots.cpus,
                 nodes=tally.rows(),
             )
+
+    def _waves(
+        self, plan: Plan, pieces: Sequence[Piece], slots: Slots, watch: ShardWatch
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Yield the batches of shards as they may begin: of all there are at once, unless room for them is scarce."""
+        by_shard: dict[str, list[Piece]] = {}
+        for piece in pieces:
+            by_shard.setdefault(plan.tensors[piece[0]].shard, []).append(piece)
+        for shards in admit(watch, tuple(by_shard)):
+            admitted = [piece for shard in shards for piece in by_shard[shard]]
+            yield cut_batches(plan, admitted, slots=slots.count, share_bytes=self.work.choice.batch_bytes)
 
     def _hear(self, batches: Sequence[Batch], tally: "_Tally", finished: Callable[[Piece, Harm], None]) -> None:
         while True:
@@ -139,10 +172,9 @@ class ClusterLabour:
         with disk_errors(self.staging.out):
             (shared / SIGN_FILE).write_text(self._token, encoding="utf-8")
         names = source_shards(plan.tensors)
-        question = Question(
-            source=self.source.path.absolute(), sizes=self._sizes(names), folder=shared.absolute(), token=self._token
-        )
-        needed = max(0, plan.bytes_written - _bytes_on_disk(self.staging.checkpoint))
+        question = Question(source=self._place(), sizes=self._sizes(names), folder=shared.absolute(), token=self._token)
+        lies = plan.bytes_written if self.work.stays_bytes is None else self.work.stays_bytes
+        needed = max(0, lies - _bytes_on_disk(self.staging.checkpoint))
         judged = []
         for facts in self.foreman.survey(question):
             wrote = _wrote(shared, facts.node, self._token)
@@ -169,7 +201,8 @@ class ClusterLabour:
             number=number,
             plan=part,
             pieces=pieces,
-            source=self.source.path.absolute(),
+            source=self._place(),
+            streaming=self.streaming,
             sizes=self._sizes(source_shards(part.tensors)),
             shared=(self.staging.folder / FOLDER).absolute(),
             checkpoint=self.staging.checkpoint.absolute(),
@@ -183,7 +216,20 @@ class ClusterLabour:
         )
 
     def _sizes(self, names: Sequence[str]) -> Mapping[str, int]:
-        return {name: self.source.resolve(name).stat().st_size for name in names}
+        if isinstance(self.place, LocalFolder):
+            return {name: self.place.resolve(name).stat().st_size for name in names}
+        files = self.place.files()
+        return {name: files[name] for name in names}
+
+    def _place(self) -> Place:
+        """Return the source as every node finds it: of a repository the commit that this machine has read."""
+        match self.place:
+            case LocalFolder():
+                return self.place.path.absolute()
+            case HubRepo():
+                return HubRepo(self.place.repo_id, self.place.commit)
+            case RemoteFolder():
+                return RemoteFolder(self.place.address)
 
 
 @dataclass
@@ -194,6 +240,7 @@ class _Tally:
     left_out: dict[str, str]
     begun: float
     """When the first batch was handed out."""
+    batches: int = 0
     names: dict[str, str] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     done: dict[str, list[BatchDone]] = field(default_factory=dict)

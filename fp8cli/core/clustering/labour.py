@@ -8,8 +8,10 @@ it did, and a batch that is done twice leaves the same bytes.
 import os
 import platform
 import socket
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -25,17 +27,20 @@ from fp8cli.core.clustering.messages import (
     BatchFailed,
     BatchOrder,
     NodeFacts,
+    Place,
     Question,
 )
+from fp8cli.core.fetching.window_supply import WindowSupply
 from fp8cli.core.machine.gpus import find_gpus
 from fp8cli.core.machine.probes import read_disk, read_memory, read_torch_build
 from fp8cli.core.quantizing.crew import Crew
 from fp8cli.core.quantizing.engine import flush_shards
 from fp8cli.core.quantizing.pieces import source_bytes
 from fp8cli.core.quantizing.resources import Resources
-from fp8cli.core.quantizing.supply import LocalSupply
+from fp8cli.core.quantizing.supply import LocalSupply, Supply
 from fp8cli.errors import BadInput, CannotRun, Fp8Error
 from fp8cli.formats.checkpoint import LocalFolder
+from fp8cli.formats.sources import Elsewhere
 from fp8cli.formats.staging import Harm, Piece
 
 T = TypeVar("T")
@@ -98,26 +103,48 @@ def _do(order: BatchOrder) -> Mapping[Piece, Harm]:
     if problem is not None:
         raise CannotRun(problem, hint="every node must see the source and the output under the same paths")
     harms: dict[Piece, Harm] = {}
-    crew = Crew(
-        plan=order.plan,
-        supply=LocalSupply(LocalFolder(order.source).resolve),
-        folder=order.checkpoint,
-        out=order.out,
-        resources=Resources(
-            device=order.device,
-            workers=order.workers,
-            memory_bytes=order.memory_bytes,
-            piece_bytes=order.piece_bytes,
-        ),
-        finished=harms.__setitem__,
-    )
-    crew.carry_out(order.pieces)
+    with _supply(order) as supply:
+        crew = Crew(
+            plan=order.plan,
+            supply=supply,
+            folder=order.checkpoint,
+            out=order.out,
+            resources=Resources(
+                device=order.device,
+                workers=order.workers,
+                memory_bytes=order.memory_bytes,
+                piece_bytes=order.piece_bytes,
+            ),
+            finished=harms.__setitem__,
+        )
+        crew.carry_out(order.pieces)
     try:
         flush_shards(order.checkpoint, {order.plan.tensors[number].shard for number, _, _ in order.pieces})
     except OSError as problem_of_disk:
         message = f"`{order.out}` cannot be written: {problem_of_disk.strerror or problem_of_disk}"
         raise CannotRun(message) from problem_of_disk
     return harms
+
+
+@contextmanager
+def _supply(order: BatchOrder) -> Iterator[Supply]:
+    """Open the source of a batch. A window lies in the node's own folder for temporary files."""
+    if isinstance(order.source, Path):
+        yield LocalSupply(LocalFolder(order.source).resolve)
+        return
+    assert order.streaming is not None  # noqa: S101 - what is in no folder is streamed
+    with tempfile.TemporaryDirectory(prefix="fp8-window-") as folder:
+        window = WindowSupply(
+            place=order.source,
+            folder=Path(folder) / "window",
+            out=order.out,
+            connections=order.streaming.connections,
+            window_bytes=order.streaming.window_bytes,
+        )
+        try:
+            yield window
+        finally:
+            window.close()
 
 
 def node_id() -> str:
@@ -135,8 +162,10 @@ def name_on(host: str, node: str) -> str:
     return f"{host}/{node[:_ID_SHOWN]}"
 
 
-def source_problem(source: Path, sizes: Mapping[str, int]) -> str | None:
+def source_problem(source: Place, sizes: Mapping[str, int]) -> str | None:
     """Say what is wrong with the source as this node sees it; None: its files are there, of the right length."""
+    if not isinstance(source, Path):
+        return _problem_elsewhere(source, sizes)
     folder = LocalFolder(source)
     for name, size in sizes.items():
         try:
@@ -145,6 +174,17 @@ def source_problem(source: Path, sizes: Mapping[str, int]) -> str | None:
             return f"cannot see `{name}` in `{source}`"
         if found != size:
             return f"sees another `{name}` in `{source}`: {found:,} bytes, not {size:,}"
+    return None
+
+
+def _problem_elsewhere(place: Elsewhere, sizes: Mapping[str, int]) -> str | None:
+    try:
+        files = place.files()
+    except Fp8Error as problem:
+        return f"cannot read `{place.label}`: {problem.message}"
+    for name, size in sizes.items():
+        if files.get(name) != size:
+            return f"sees another `{name}` in `{place.label}`, or none"
     return None
 
 

@@ -10,8 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from fp8cli.core.fetching.streaming import Streaming
 from fp8cli.core.quantizing.plan import Plan
+from fp8cli.formats.sources import Elsewhere
 from fp8cli.formats.staging import Harm, Piece
+
+Place = Path | Elsewhere
+"""A folder under the same path on every node, or what every node can ask for bytes."""
 
 SIGN_FILE: Final = "sign"
 """Written by this process beside the output in the making; a node that reads the same in it sees the same folder."""
@@ -36,7 +41,7 @@ class Summons:
 class Question:
     """What every node is asked before it gets work."""
 
-    source: Path | None
+    source: Place | None
     sizes: Mapping[str, int]
     """Bytes of each file in it that is needed."""
     folder: Path | None
@@ -82,7 +87,9 @@ class BatchOrder:
     plan: Plan
     """Of the batch's own tensors; see `batches.excerpt`."""
     pieces: tuple[Piece, ...]
-    source: Path
+    source: Place
+    streaming: Streaming | None
+    """How a source is read that is in no folder: a window for every task."""
     sizes: Mapping[str, int]
     """Bytes of each file of the source that it reads."""
     shared: Path

@@ -134,9 +134,10 @@ def cluster_work(
     choice: ClusterChoice | None,
     outlook: ClusterOutlook | None,
     notify: Callable[[ClusterBegins], None],
+    stays_bytes: int | None,
 ) -> ClusterWork | None:
     """Return what the cluster is to do, and who is told when it begins."""
     if choice is None:
         return None
     event = ClusterBegins(address=choice.address, warning=None if outlook is None else outlook.warning)
-    return ClusterWork(choice=choice, workers=request.workers, begins=lambda: notify(event))
+    return ClusterWork(choice=choice, workers=request.workers, begins=lambda: notify(event), stays_bytes=stays_bytes)

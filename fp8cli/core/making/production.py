@@ -224,7 +224,8 @@ def _labour(production: Production, staging: Staging) -> Iterator[ClusterLabour 
     if production.cluster is None:
         yield None
         return
-    with cluster_labour(production.cluster, production.source.local, staging, production.resources) as labour:
+    source = production.source
+    with cluster_labour(production.cluster, source.folder, source.streaming, staging, production.resources) as labour:
         yield labour
 
 

@@ -135,7 +135,8 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
             made = done.whole.compressed
             compression = replace(compression, modifiers=made.facts.modifiers, facts=made.facts, known=made.known)
         if streamed is not None:
-            streamed = replace(streamed, facts=done.streamed)
+            # On a cluster the nodes do it, and nobody adds up what they saw.
+            streamed = None if done.streamed is None else replace(streamed, facts=done.streamed)
     return QuantizeReport(
         model=model,
         revision=commit,

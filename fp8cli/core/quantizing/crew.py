@@ -43,11 +43,13 @@ class Unwatched:
 class Labour(Protocol):
     """Who does the pieces where it is not a crew of this process."""
 
-    def carry_out(self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None]) -> None:
+    def carry_out(
+        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None], watch: ShardWatch
+    ) -> None:
         """Do these pieces, and tell of each, by one thread at a time, once its bytes have reached the disk.
 
-        The files of the output are there, at their full size. Raises as a crew does; a KeyboardInterrupt ends the work
-        first.
+        No shard is begun before the watch lets it. The files of the output are there, at their full size. Raises as a
+        crew does; a KeyboardInterrupt ends the work first.
         """
 
 

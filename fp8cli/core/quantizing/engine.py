@@ -72,7 +72,7 @@ def execute(
     """Write every shard of the plan into the staging folder, going on from what an earlier run finished.
 
     scales: the bytes of each of `plan.calibrated`. watch: told of the output's files. labour: who does the pieces, if
-    not a crew of this process; then nobody asks the watch before a shard begins. Raises BadInput for NaN or Inf
+    not a crew of this process. Raises BadInput for NaN or Inf
     in a weight, for scales that are not those of the plan (before anything is written), or for a source that changes
     meanwhile, CannotRun for a disk that is full or broken, Interrupted on Ctrl-C; the journal is kept.
     """
@@ -172,7 +172,7 @@ class _Run:
 
     def _do(self, pieces: Sequence[Piece]) -> None:
         if self.labour is not None:
-            self.labour.carry_out(self.plan, pieces, self._note)
+            self.labour.carry_out(self.plan, pieces, self._note, self.watch)
             return
         crew = Crew(
             plan=self.plan,
