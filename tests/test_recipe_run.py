@@ -134,6 +134,10 @@ def test_a_mixture_of_ways_is_published_with_the_recipe_as_llmcompressor_writes_
     assert "quantized to FP8" in card
     inspected = fp8(tmp_path, "inspect", out, "--json")
     assert inspected.code == 0, inspected.err
+    # What serving takes is said of what came of it, in the same words as by whoever looks at it later.
+    serving = run.report["serving"]
+    assert serving == {key: inspected.report["serving"][key] for key in serving}
+    assert [split["size"] for split in serving["parallel"] if split["verdict"] == "works"] == [1, 2, 4]
 
 
 def test_a_recipe_that_is_refused_leaves_no_checkpoint_and_says_so_in_one_sentence(tmp_path: Path) -> None:
