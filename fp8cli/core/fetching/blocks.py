@@ -70,7 +70,8 @@ class Blocks:
 
 def in_order(plan: Plan, pieces: Iterable[Piece]) -> list[Piece]:
     """Return the pieces as a source is read best: one output shard after the other, each from its beginning on."""
-    places = {shard.name: place for place, shard in enumerate(plan.shards)}
+    # By the tensors: the excerpt of a plan that a node of a cluster gets has no shards.
+    places = {shard: place for place, shard in enumerate(dict.fromkeys(tensor.shard for tensor in plan.tensors))}
 
     def place(piece: Piece) -> tuple[int, str, int]:
         tensor = plan.tensors[piece[0]]
