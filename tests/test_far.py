@@ -157,6 +157,9 @@ def test_what_is_admitted_is_worked_at_while_others_wait_for_their_place() -> No
         def finished(self, shard: str) -> None:
             self.begun.discard(shard)
 
+        def abandon(self) -> None:
+            raise AssertionError
+
     room = Room()
     seen: list[str] = []
     for wave in admit(room, tuple("abcdefg")):
@@ -175,6 +178,9 @@ def test_who_refuses_a_shard_ends_the_work() -> None:
 
         def finished(self, shard: str) -> None:
             raise AssertionError(shard)
+
+        def abandon(self) -> None:
+            raise AssertionError
 
     with pytest.raises(OSError, match="No space"):
         list(admit(Full(), ("a", "b")))

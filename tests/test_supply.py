@@ -1,6 +1,7 @@
 """What the engine reads and what it tells: no byte that it did not ask for, and every file once when it is whole."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fp8cli.core.quantizing.engine import Progress, execute
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import plan_resources
 from fp8cli.core.quantizing.supply import Line, LocalSupply, Supply
+from fp8cli.errors import BadInput, Interrupted
 from fp8cli.formats.ranges import Range
 from fp8cli.formats.staging import Piece, Staging, stage
 from tests.calibrated import plan_of
@@ -68,6 +70,9 @@ class Heard:
     def finished(self, shard: str) -> None:
         assert shard not in self.whole
         self.whole[shard] = (self.folder / shard).read_bytes()
+
+    def abandon(self) -> None:
+        raise AssertionError
 
 
 def write(
@@ -155,3 +160,30 @@ def test_nothing_is_written_to_a_shard_before_the_watch_lets_it_begin(
     # One worker: with more, another may be in the file already when it is looked at a second time.
     write(plan, LocalSupply(lambda name: source / name), tmp_path / "out", watch=lambda it: Looks(plan, it.checkpoint))
     assert seen == untouched
+
+
+def test_a_weight_that_is_damaged_ends_the_run_though_other_workers_wait_for_room(tmp_path: Path) -> None:
+    source = save_model(tmp_path / "source", llama_config(**ODD), max_shard_size="300KB")
+    plan = plan_of(source, "FP8_DYNAMIC")
+    damaged = next(tensor for tensor in plan.tensors if tensor.action == "quantize")
+    with (source / damaged.source_shard).open("r+b") as file:
+        file.seek(damaged.source.begin)
+        file.write(b"\xc0\x7f")
+
+    class Full(Heard):
+        """Has room for one shard, ever."""
+
+        over = threading.Event()
+
+        def begins(self, shard: str) -> None:
+            if shard != damaged.shard:
+                assert self.over.wait(60)
+                message = "let go"
+                raise Interrupted(message)
+
+        def abandon(self) -> None:
+            self.over.set()
+
+    supply = LocalSupply(lambda name: source / name)
+    with pytest.raises(BadInput, match="holds NaN at row 0, column 0"):
+        write(plan, supply, tmp_path / "out", watch=lambda staging: Full(plan, staging.checkpoint))

@@ -55,6 +55,7 @@ class ShardSender:
     _done: dict[str, Sent] = field(default_factory=dict)
     _problem: BaseException | None = None
     _stopped: bool = False
+    _abandoned: bool = False
     _waited_for: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _told: threading.Lock = field(default_factory=threading.Lock)
@@ -84,6 +85,8 @@ class ShardSender:
         with self._changed:
             while not self._has_room(shard):
                 self._refuse_if_over()
+                if self._abandoned:
+                    raise Interrupted(f"`{shard}` was not begun: another one failed")
                 self._changed.wait(_LOOK_AGAIN)
             self._begun.add(shard)
             self.waited_seconds += time.monotonic() - begun
@@ -96,6 +99,12 @@ class ShardSender:
         with self._changed:
             self._begun.add(shard)
             self._waiting.append(shard)
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Let no worker wait for room any more; what is whole is sent all the same."""
+        with self._changed:
+            self._abandoned = True
             self._changed.notify_all()
 
     def wait(self) -> tuple[Sent, ...]:

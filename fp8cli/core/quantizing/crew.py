@@ -29,6 +29,9 @@ class ShardWatch(Protocol):
     def finished(self, shard: str) -> None:
         """Take note that a shard is whole, on the disk and in the journal, once. Must return at once."""
 
+    def abandon(self) -> None:
+        """Let nobody wait to begin any more: the work failed, and whoever waits has nothing left to do."""
+
 
 class Unwatched:
     """Nobody does."""
@@ -38,6 +41,9 @@ class Unwatched:
 
     def finished(self, shard: str) -> None:
         """Take no note."""
+
+    def abandon(self) -> None:
+        """Nobody waits."""
 
 
 class Labour(Protocol):
@@ -68,6 +74,11 @@ class Together:
         """Tell each of them."""
         for watch in self.watches:
             watch.finished(shard)
+
+    def abandon(self) -> None:
+        """Tell each of them."""
+        for watch in self.watches:
+            watch.abandon()
 
 
 @dataclass
@@ -103,6 +114,9 @@ class Crew:
                 if todo and self._needs_torch(todo[-1]):
                     self._arithmetic.load_torch()
                 _wait_for(jobs)
+            except BaseException:
+                self.watch.abandon()
+                raise
             finally:
                 self._stop.set()
                 self._line.stop()
