@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -165,7 +166,12 @@ def test_nothing_is_written_to_a_shard_before_the_watch_lets_it_begin(
 def test_a_weight_that_is_damaged_ends_the_run_though_other_workers_wait_for_room(tmp_path: Path) -> None:
     source = save_model(tmp_path / "source", llama_config(**ODD), max_shard_size="300KB")
     plan = plan_of(source, "FP8_DYNAMIC")
-    damaged = next(tensor for tensor in plan.tensors if tensor.action == "quantize")
+    # In the largest file, which is begun first.
+    sizes = Counter[str]()
+    for tensor in plan.tensors:
+        sizes[tensor.shard] += tensor.source.bytes
+    largest = sizes.most_common(1)[0][0]
+    damaged = next(tensor for tensor in plan.tensors if tensor.action == "quantize" and tensor.shard == largest)
     with (source / damaged.source_shard).open("r+b") as file:
         file.seek(damaged.source.begin)
         file.write(b"\xc0\x7f")
