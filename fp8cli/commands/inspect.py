@@ -38,6 +38,7 @@ from fp8cli.core.inspection.survey import Survey, survey
 from fp8cli.core.inspection.weight_scan import scan_weights
 from fp8cli.core.machine.gpus import find_gpus
 from fp8cli.core.machine.probes import usable_cpus
+from fp8cli.core.serving.command_line import served_as
 from fp8cli.core.serving.gpu_models import GpuModel, default_gpus, find_gpu_model, models_found
 from fp8cli.core.serving.preflight import check_size
 from fp8cli.core.serving.served import serving_of
@@ -180,7 +181,9 @@ def run(request: InspectRequest, notify: Notify = lambda _: None) -> InspectRepo
         header_bytes=sum(header.data_begin for header in seen.headers.values()),
         findings=tuple(findings),
         scales=scales,
-        serving=serving_of(seen, dialect, path=seen.label, contexts=request.contexts, gpus=gpus, required=request.tp),
+        serving=serving_of(
+            seen, dialect, path=served_as(seen.label), contexts=request.contexts, gpus=gpus, required=request.tp
+        ),
         against=against,
         groups=fold_tensors(rows) if rows is not None and not request.full else None,
         tensors=rows,

@@ -9,7 +9,7 @@ from typing import Final
 from fp8cli.core.delivering.ledger import LEDGER, Ledger
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.errors import UsageError
-from fp8cli.formats.addresses import HUB, Address, parse_address
+from fp8cli.formats.addresses import HUB, Address
 from fp8cli.formats.checkpoint import CONFIG
 from fp8cli.formats.destinations import (
     SendOptions,
@@ -87,14 +87,6 @@ def order_delivery(wish: DeliveryOptions, default: str) -> tuple[Path, DeliveryO
     if keep and wish.out is not None:
         return Path(wish.out), order
     return (wish.work_dir or Path()) / address.name, order
-
-
-def served_as(out: Path | str) -> str:
-    """Return what a server is told of an output. One that lies in no folder and on no Hub has to be fetched first."""
-    address = parse_address(out) if isinstance(out, str) else None
-    if address is None:
-        return str(out)
-    return address.path if address.scheme == HUB else address.name
 
 
 def bytes_that_stay(order: DeliveryOrder | None, plan: Plan, folder: Path, *, workers: int) -> int | None:

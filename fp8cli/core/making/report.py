@@ -11,7 +11,6 @@ from fp8cli.core.clustering.outlook import ClusterOutlook
 from fp8cli.core.clustering.report import ClusterReport
 from fp8cli.core.compressing.engines import Engine
 from fp8cli.core.compressing.outlook import CompressionReport
-from fp8cli.core.delivering.ordering import served_as
 from fp8cli.core.delivering.sending import Delivered
 from fp8cli.core.doctor.environment import Check
 from fp8cli.core.fetching.streaming import StreamReport
@@ -23,7 +22,7 @@ from fp8cli.core.quantizing.outlook import plan_note, serving_warnings
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.tensor_rows import TensorRow, by_torch_name, tensor_rows, torch_name
-from fp8cli.core.serving.command_line import serve_command
+from fp8cli.core.serving.command_line import serve_command, served_as
 from fp8cli.core.serving.preflight import Preflight
 from fp8cli.core.serving.requirement import Fallback, serve_options
 from fp8cli.formats.addresses import HUB

@@ -1,14 +1,24 @@
 """What a result needs to be served: vLLM's command line and what each GPU generation does with the scheme."""
 
 import shlex
+from pathlib import Path
 
 from fp8cli.core.serving.modes import HEAD_SCALES_ON
+from fp8cli.formats.addresses import HUB, parse_address
 from fp8cli.schemes import KvCache, Scheme
 
 
 def serve_command(path: str, *options: str) -> str:
     """Return the line that serves a checkpoint with vLLM, with further words of the command line."""
     return shlex.join(["vllm", "serve", path, *options])
+
+
+def served_as(out: Path | str) -> str:
+    """Return what a server is told of an output. One that lies in no folder and on no Hub has to be fetched first."""
+    address = parse_address(out) if isinstance(out, str) else None
+    if address is None:
+        return str(out)
+    return address.path if address.scheme == HUB else address.name
 
 
 def serve_note(scheme: Scheme | None, kv_cache: KvCache | None = None, *, lowest: tuple[int, int] = (7, 5)) -> str:
