@@ -24,8 +24,9 @@ def save_wide_model(folder: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file of an output but its card, which names the source."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "README.md"}
+    """Return every file of an output but its card and fp8.json, which name the source."""
+    names_it = {"README.md", "fp8.json"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in names_it}
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """`fp8 quantize org/name --stream`: from a Hub that stumbles to the same bytes, with a window of bounded size."""
 
+import hashlib
 import json
 import os
 import signal
@@ -72,6 +73,13 @@ def test_the_result_is_that_of_the_folder_and_the_source_is_never_stored(
     with watched_window(out) as seen:
         report = stream(out)
     assert contents(out) == wanted
+    # What the Hub calls large files by is their SHA-256, and is said to be its word.
+    source = json.loads((out / "fp8.json").read_text())["source"]
+    assert (source["name"], source["commit"]) == (ID, server.repos[ID].branches["main"])
+    assert source["hub_says"] == sorted(path.name for path in local.glob("*.safetensors"))
+    assert {name: facts["sha256"] for name, facts in source["files"].items()} == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in local.iterdir()
+    }
     assert report.revision == server.repos[ID].branches["main"]
     assert f"base_model: {ID}\n" in (out / "README.md").read_text()
     assert not weights_in(tmp_path / "cache")

@@ -100,7 +100,15 @@ def _refuse_unreadable(
     """Refuse what no backend here can evaluate before the base takes its time. Nothing is fetched from the Hub."""
     for side, names in zip(others, jobs, strict=True):
         if side.kind == "checkpoint" and names and side.checkpoint is not None and Path(side.checkpoint).is_dir():
-            check_evaluation(replace(request, checkpoint=side.checkpoint, revision=None, tasks=names))
+            wanted = replace(
+                request,
+                checkpoint=side.checkpoint,
+                revision=None,
+                tasks=names,
+                calibration=data_of(side, request),
+                modules=modules_for(side, request),
+            )
+            check_evaluation(wanted)
 
 
 def noise_side(base: ReadySide, request: EvaluationRequest, notify: Notify = lambda _: None) -> ReadySide:
