@@ -1,7 +1,8 @@
 """A real Ray cluster of several nodes on this machine: the bytes are those of one machine, whatever befalls the nodes.
 
-One cluster for all tests: a head, a node that is killed in the last of them, and one in a mount namespace of its own,
-in which a folder that the others see is another one.
+One cluster for all tests: a head, a node that is killed in the last of them, and one that is as good as another host. In
+namespaces of its own it has another name, another network, to which a cable leads, and another folder where the others
+see a common one.
 """
 
 import hashlib
@@ -30,6 +31,8 @@ from tests.models import ODD, llama_config, save_model
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 ROOT = Path(__file__).parent.parent
 STORE_BYTES = 80 * 2**20
+NEAR_END, FAR_END = "10.213.77.1", "10.213.77.2"
+FAR_HOST = "far-host"
 TINY = 4096
 """Bytes of a piece and of a batch: the tiny model becomes some hundred of them."""
 
@@ -41,6 +44,8 @@ class Nodes:
     second: Any
     blind: str | None
     """A folder that is another one on the third node; None where there can be no such node."""
+    far: str | None
+    """What the third node calls its host; None where it has no network of its own."""
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -71,7 +76,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     before = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args=node)
     blind = tmp_path_factory.mktemp("blind")
-    third = start_blind_node(cluster.address, blind)
+    cable = lay_cable()
+    third = start_third_node(cluster.address, blind, cable)
     try:
         second = cluster.add_node(**node)
         deadline = time.monotonic() + 60
@@ -79,25 +85,57 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
             time.sleep(0.1)
         assert third is None or third.poll() is None
         signal.signal(signal.SIGTERM, before)
-        yield Nodes(address=cluster.address, cluster=cluster, second=second, blind=str(blind) if third else None)
+        yield Nodes(
+            address=cluster.address,
+            cluster=cluster,
+            second=second,
+            blind=str(blind) if third else None,
+            far=FAR_HOST if third and cable else None,
+        )
     finally:
         if third is not None:
             third.terminate()
             third.wait(20)
         cluster.shutdown()
+        if cable:
+            subprocess.run(["ip", "netns", "delete", cable], check=False)
 
 
-def start_blind_node(address: str, folder: Path) -> subprocess.Popen[bytes] | None:
+def lay_cable() -> str | None:
+    """Make a network of its own, with a cable to this one; return its name, None where nobody may do so."""
+    if shutil.which("ip") is None:
+        return None
+    name, ends = f"fp8-{os.getpid()}", (f"f{os.getpid()}a", f"f{os.getpid()}b")
+    inside = ["ip", "-n", name]
+    lines = (
+        ["ip", "netns", "add", name],
+        ["ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1], "netns", name],
+        ["ip", "address", "add", f"{NEAR_END}/30", "dev", ends[0]],
+        ["ip", "link", "set", ends[0], "up"],
+        [*inside, "address", "add", f"{FAR_END}/30", "dev", ends[1]],
+        [*inside, "link", "set", ends[1], "up"],
+        [*inside, "link", "set", "lo", "up"],
+        [*inside, "route", "add", "default", "via", NEAR_END],
+    )
+    for line in lines:
+        if subprocess.run(line, check=False, capture_output=True).returncode:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+            return None
+    return name
+
+
+def start_third_node(address: str, folder: Path, cable: str | None) -> subprocess.Popen[bytes] | None:
     """Start a node for which an empty file system lies over `folder`; None where nobody may do so."""
     if shutil.which("unshare") is None:
         return None
-    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", folder], check=False).returncode:
+    if subprocess.run(["unshare", "-mu", "mount", "-t", "tmpfs", "none", folder], check=False).returncode:
         return None
     ray = shlex.join([sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={address}", "--num-cpus=1"])
-    options = f"--object-store-memory={STORE_BYTES} --block"
-    line = f"mount -t tmpfs none {shlex.quote(str(folder))} && exec {ray} {options}"
+    options = f"--object-store-memory={STORE_BYTES} --block" + (f" --node-ip-address={FAR_END}" if cable else "")
+    line = f"mount -t tmpfs none {shlex.quote(str(folder))} && hostname {FAR_HOST} && exec {ray} {options}"
+    there = ["ip", "netns", "exec", cable] if cable else []
     return subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", line], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+        [*there, "unshare", "-mu", "sh", "-c", line], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
     )
 
 
@@ -134,6 +172,9 @@ def test_the_bytes_are_those_of_one_machine(nodes: Nodes, source: Path, tmp_path
     assert report.cluster is not None
     worked = [node for node in report.cluster.nodes if node.batches]
     assert len(worked) > 1
+    if nodes.far is not None:
+        # Over the cable: that host has no other way to this one.
+        assert nodes.far in {node.name.partition("/")[0] for node in worked}
     assert sum(node.batches for node in worked) == report.cluster.batches > 20
     assert sum(node.bytes_read for node in worked) == report.bytes_read
     assert report.warnings == ()
