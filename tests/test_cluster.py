@@ -1,8 +1,8 @@
 """A real Ray cluster of several nodes on this machine: the bytes are those of one machine, whatever befalls the nodes.
 
-One cluster for all tests: a head, a node that is killed in the last of them, and one that is as good as another host. In
-namespaces of its own it has another name, another network, to which a cable leads, and another folder where the others
-see a common one.
+One cluster for all tests: a head, a node that is killed in the last of them, and one that is as good as another host.
+In namespaces of its own it has another name, another network, to which a cable leads, and another folder where the
+others see a common one.
 """
 
 import hashlib
