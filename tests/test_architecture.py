@@ -236,6 +236,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/converting/": (
         "fp8cli.core.converting",
         "fp8cli.core.making",
+        "fp8cli.core.delivering",
         "fp8cli.core.fetching",
         "fp8cli.core.doctor",
         *QUANTIZING,

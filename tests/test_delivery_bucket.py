@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from s3fs.errors import translate_boto_error
 from safetensors.torch import load_file, save_file
 
+from fp8cli.commands import convert, dequantize
 from fp8cli.commands.quantize import DeliveryOptions, QuantizeReport, QuantizeRequest, run
 from fp8cli.core.delivering.ledger import LEDGER, Ledger
 from fp8cli.errors import BadInput, CannotRun, UsageError
@@ -236,6 +237,24 @@ def test_a_dry_run_looks_and_sends_nothing(bucket: LoopbackBucket, source: Path,
     assert report.delivery is None
     assert {asked.method for asked in bucket.requests} == {"GET"}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_conversions_are_sent_as_quantizations_are(bucket: LoopbackBucket, source: Path, tmp_path: Path) -> None:
+    made = run(QuantizeRequest(model=str(source), out=tmp_path / "made", scheme="FP8_BLOCK")).out
+    assert isinstance(made, Path)
+    for name, convert_it in (
+        ("deepseek", lambda options: convert.run(convert.ConvertRequest(options=options, to="deepseek"))),
+        ("back", lambda options: dequantize.run(dequantize.DequantizeRequest(options=options, dtype="float32"))),
+    ):
+        here = convert_it(convert.Options(model=str(made), out=tmp_path / "here" / name)).out
+        work = tmp_path / "work" / name
+        delivery = DeliveryOptions(out=f"s3://{BUCKET}/{name}", work_dir=work)
+        report = convert_it(convert.Options(model=str(made), delivery=delivery))
+        assert report.out == f"s3://{BUCKET}/{name}"
+        assert report.delivery is not None
+        assert bucket.contents(name) == contents(here)
+        assert list(work.iterdir()) == []
+    assert bucket.uploads() == []
 
 
 def start(bucket: LoopbackBucket, source: Path, work: Path, *words: str) -> subprocess.Popen[str]:

@@ -1,6 +1,5 @@
 """The words of `fp8 convert`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,10 +11,13 @@ from fp8cli.cli.writing_options import (
     MaxMemory,
     NoHashes,
     Overwrite,
+    Public,
+    Push,
     Restart,
     Source,
     Stream,
     Window,
+    WorkDir,
     Workers,
 )
 from fp8cli.errors import ExitCode
@@ -35,8 +37,17 @@ def convert(
         str, typer.Option("--to", help="Dialect to write: compressed-tensors, fp8, deepseek, modelopt, fbgemm.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-DIALECT]")
+        str | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            metavar="DIR|ADDRESS",
+            help="Output folder, or s3://…, gs://…, hf://org/name.  [default: NAME-DIALECT]",
+        ),
     ] = None,
+    push: Push = None,
+    public: Public = False,
+    work_dir: WorkDir = None,
     requantize: Annotated[
         bool,
         typer.Option("--requantize", help="Round weights a second time where the dialect has no words for their form."),
@@ -74,7 +85,9 @@ def convert(
 
         options = command.Options(
             model=model,
-            out=out,
+            delivery=command.DeliveryOptions(
+                out=out, push=push, work_dir=work_dir, options=command.SendOptions(public=public)
+            ),
             revision=revision,
             workers=workers,
             max_memory=max_memory,

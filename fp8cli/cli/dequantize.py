@@ -1,6 +1,5 @@
 """The words of `fp8 dequantize`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,10 +11,13 @@ from fp8cli.cli.writing_options import (
     MaxMemory,
     NoHashes,
     Overwrite,
+    Public,
+    Push,
     Restart,
     Source,
     Stream,
     Window,
+    WorkDir,
     Workers,
 )
 from fp8cli.errors import ExitCode
@@ -32,9 +34,17 @@ EXAMPLES = (
 def dequantize(
     model: Source,
     out: Annotated[
-        Path | None,
-        typer.Option("--output-dir", "-o", help="Output folder.  [default: NAME-dequantized, NAME-BF16, …]"),
+        str | None,
+        typer.Option(
+            "--output-dir",
+            "-o",
+            metavar="DIR|ADDRESS",
+            help="Output folder, or s3://…, gs://…, hf://org/name.  [default: NAME-dequantized, NAME-BF16, …]",
+        ),
     ] = None,
+    push: Push = None,
+    public: Public = False,
+    work_dir: WorkDir = None,
     dtype: Annotated[
         str, typer.Option(help="Dtype of the weights: auto (what config.json says), bfloat16, float16, float32.")
     ] = "auto",
@@ -61,7 +71,9 @@ def dequantize(
 
         options = command.Options(
             model=model,
-            out=out,
+            delivery=command.DeliveryOptions(
+                out=out, push=push, work_dir=work_dir, options=command.SendOptions(public=public)
+            ),
             revision=revision,
             workers=workers,
             max_memory=max_memory,

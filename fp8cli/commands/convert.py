@@ -9,14 +9,16 @@ from fp8cli.core.converting.relabelling import Conversion, plan_conversion
 from fp8cli.core.converting.report import ConversionReport
 from fp8cli.core.converting.running import Decision, Opened, Options, carry_out, open_source
 from fp8cli.core.converting.targets import target_named
+from fp8cli.core.delivering.ordering import DeliveryOptions
 from fp8cli.core.fetching.streaming import StreamOptions
 from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.serving.command_line import serve_note
 from fp8cli.core.serving.requirement import channels_would_do, check_requirement, note_fallback, refuse_unsplittable
 from fp8cli.errors import UsageError
+from fp8cli.formats.destinations import SendOptions
 from fp8cli.schemes import FP8_DYNAMIC
 
-__all__ = ["ConversionReport", "ConvertRequest", "Options", "StreamOptions", "run"]
+__all__ = ["ConversionReport", "ConvertRequest", "DeliveryOptions", "Options", "SendOptions", "StreamOptions", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)

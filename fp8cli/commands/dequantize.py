@@ -7,12 +7,14 @@ from fp8cli.core.converting.notes import notes_on_dequantization
 from fp8cli.core.converting.production import Notify
 from fp8cli.core.converting.report import ConversionReport
 from fp8cli.core.converting.running import Decision, Options, carry_out, open_source
+from fp8cli.core.delivering.ordering import DeliveryOptions
 from fp8cli.core.fetching.streaming import StreamOptions
 from fp8cli.core.quantizing.model_dtype import DTYPE_CHOICES, model_dtype
 from fp8cli.errors import UsageError
+from fp8cli.formats.destinations import SendOptions
 from fp8cli.formats.safetensors import DTYPES
 
-__all__ = ["ConversionReport", "DequantizeRequest", "Options", "StreamOptions", "run"]
+__all__ = ["ConversionReport", "DeliveryOptions", "DequantizeRequest", "Options", "SendOptions", "StreamOptions", "run"]
 
 _SHORT = {"bfloat16": "BF16", "float16": "FP16", "float32": "FP32", "auto": "dequantized"}
 

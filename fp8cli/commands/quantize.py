@@ -30,9 +30,9 @@ from fp8cli.core.making.ordering import (
     order,
     order_cluster,
     refuse_what_needs_files,
-    settle_output,
 )
 from fp8cli.core.making.outlook import fall_back, foresee_plan, foresee_result
+from fp8cli.core.making.placing import settle_output
 from fp8cli.core.making.planning import check_place, plan_checkpoint, refuse_failed
 from fp8cli.core.making.production import Production, ProductionEvent, Started, produce
 from fp8cli.core.making.report import Foreseen, QuantizeReport, assemble
@@ -94,7 +94,8 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
     place = resolve_source(request.model, request.revision)
     streaming = order_streaming(request.streaming, place)
     local = place.path if isinstance(place, LocalFolder) else None
-    out, delivery = settle_output(request, place, f"{name_of(place)}-{choice.suffix}")
+    default, overwrite = f"{name_of(place)}-{choice.suffix}", request.overwrite or request.dry_run
+    out, delivery = settle_output(request.delivery, request.out, place, default, overwrite=overwrite)
     limits = None if budget is None else order_budget(budget, request.calibration, choice, model=local)
     # A budget has a use for data whatever the scheme is.
     scales = CalibrationOptions() if limits is not None and not choice.needs_calibration else request.calibration

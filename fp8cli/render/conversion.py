@@ -1,7 +1,7 @@
 """What `fp8 convert` and `fp8 dequantize` did, or would do, in words and tables."""
 
 from fp8cli.core.converting.report import ConversionReport
-from fp8cli.render import streaming
+from fp8cli.render import delivery, streaming
 from fp8cli.render.console import Output
 from fp8cli.render.preflight import show_preflight, warn_of_fallback
 from fp8cli.render.tensor_plan import (
@@ -37,6 +37,8 @@ def show(report: ConversionReport, output: Output, *, command: str, details: boo
             output.line(line)
     if report.findings:
         output.line(gate_in_words(report.findings))
+    if report.delivery is not None:
+        output.line(delivery.sentence(report.delivery))
     if details:
         output.line()
         output.table(tensor_table(report.tensors))

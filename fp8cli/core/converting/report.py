@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fp8cli.core.delivering.sending import Delivered
 from fp8cli.core.doctor.environment import Check
 from fp8cli.core.fetching.streaming import StreamReport
 from fp8cli.core.findings import Finding
@@ -19,7 +20,8 @@ class ConversionReport:
 
     model: str
     revision: str | None
-    out: Path
+    out: Path | str
+    """A folder, or the address that it was sent to."""
     dialect_before: str
     words_before: str
     """The scheme of the source."""
@@ -57,6 +59,8 @@ class ConversionReport:
     """Why another scheme was taken than the one that was asked for."""
     streamed: StreamReport | None
     """None where the source was read from files here."""
+    delivery: Delivered | None
+    """How it was sent elsewhere; None where it was not, and with `dry_run`."""
     serve_command: str
     serve_note: str
     tensors: tuple[TensorRow, ...]

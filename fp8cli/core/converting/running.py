@@ -14,9 +14,11 @@ from fp8cli import __version__
 from fp8cli.core.converting.coded import Coded, read_coded
 from fp8cli.core.converting.production import Notify, Production, produce
 from fp8cli.core.converting.report import ConversionReport
+from fp8cli.core.delivering.ordering import DeliveryOptions, DeliveryOrder, bytes_that_stay
 from fp8cli.core.doctor import environment
 from fp8cli.core.fetching.streaming import Streaming, StreamOptions, foresee_streaming, order_streaming
 from fp8cli.core.inspection.survey import Survey, survey
+from fp8cli.core.making.placing import settle_output
 from fp8cli.core.making.planning import check_place, refuse_failed
 from fp8cli.core.making.source import open_files
 from fp8cli.core.quantizing.outlook import foresee_serving, serving_warnings
@@ -24,7 +26,7 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import DEFAULT_MAX_MEMORY, PIECE_BYTES, estimate_seconds, plan_resources
 from fp8cli.core.quantizing.side_files import header_fingerprint
 from fp8cli.core.quantizing.tensor_rows import by_torch_name, tensor_rows, torch_name
-from fp8cli.core.serving.command_line import serve_command
+from fp8cli.core.serving.command_line import serve_command, served_as
 from fp8cli.core.serving.preflight import Preflight
 from fp8cli.core.serving.requirement import Fallback, serve_options
 from fp8cli.formats.addresses import mask
@@ -37,7 +39,6 @@ from fp8cli.formats.quant_config import config_text
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.shard_index import INDEX
 from fp8cli.formats.sources import Elsewhere, full_name_of, name_of, resolve_source
-from fp8cli.formats.staging import check_output
 
 _CARD: Final = "README.md"
 
@@ -48,6 +49,8 @@ class Options:
 
     model: str
     out: Path | None = None
+    """A folder; None: that of `delivery`."""
+    delivery: DeliveryOptions = field(default_factory=DeliveryOptions)
     revision: str | None = None
     workers: int | None = None
     max_memory: str = DEFAULT_MAX_MEMORY
@@ -68,6 +71,9 @@ class Opened:
     options: Options
     begun: float
     out: Path
+    """Where it grows."""
+    delivery: DeliveryOrder | None
+    """Where it is sent; None: it stays there."""
     place: LocalFolder | Elsewhere
     streaming: Streaming | None
     """How it is streamed; None where it is here, or is downloaded."""
@@ -111,15 +117,15 @@ def open_source(options: Options, suffix: str) -> Opened:
     begun = time.monotonic()
     place = resolve_source(options.model, options.revision)
     streaming = order_streaming(options.streaming, place)
-    out = options.out or Path(f"{name_of(place)}-{suffix}")
-    local = place.path if isinstance(place, LocalFolder) else None
-    check_output(out, overwrite=options.overwrite or options.dry_run, source=local)
+    default, overwrite = f"{name_of(place)}-{suffix}", options.overwrite or options.dry_run
+    out, delivery = settle_output(options.delivery, options.out, place, default, overwrite=overwrite)
     checkpoint = open_checkpoint(place)
     seen = survey(place)
     return Opened(
         options=options,
         begun=begun,
         out=out,
+        delivery=delivery,
         place=place,
         streaming=streaming,
         checkpoint=checkpoint,
@@ -145,7 +151,15 @@ def carry_out(opened: Opened, decision: Decision, serving: Preflight, notify: No
     place, checkpoint = opened.place, opened.checkpoint
     streaming, streamed = foresee_streaming(opened.streaming, plan, place, options.piece_bytes)
     window = 0 if streamed is None else streamed.window_bytes
-    checks = check_place(out, plan, copies=1, before_bytes=0, window_bytes=window, memory_bytes=resources.memory_bytes)
+    checks = check_place(
+        out,
+        plan,
+        copies=1,
+        before_bytes=0,
+        memory_bytes=resources.memory_bytes,
+        stays_bytes=bytes_that_stay(opened.delivery, plan, out.parent, workers=resources.workers),
+        window_bytes=window,
+    )
     if not options.dry_run:
         refuse_failed(checks)
     commit = place.commit if isinstance(place, HubRepo) else None
@@ -168,15 +182,17 @@ def carry_out(opened: Opened, decision: Decision, serving: Preflight, notify: No
             overwrite=options.overwrite,
             restart=options.restart,
             hashed=options.hashed,
+            delivery=opened.delivery,
         )
         done = produce(production, notify)
         seconds = time.monotonic() - opened.begun
         if streamed is not None:
             streamed = replace(streamed, facts=done.streamed)
+    goes = out if opened.delivery is None or opened.delivery.keep else opened.delivery.address.text
     return ConversionReport(
         model=mask(options.model),
         revision=commit,
-        out=out,
+        out=goes,
         dialect_before=opened.coded.called,
         words_before=opened.coded.words,
         dialect_after=decision.dialect,
@@ -204,7 +220,8 @@ def carry_out(opened: Opened, decision: Decision, serving: Preflight, notify: No
         streamed=streamed,
         serving=serving,
         fallback=decision.fallback,
-        serve_command=serve_command(str(out), *decision.serve_options, *serve_options(serving)),
+        delivery=None if done is None else done.delivered,
+        serve_command=serve_command(served_as(goes), *decision.serve_options, *serve_options(serving)),
         serve_note=decision.serve_note,
         tensors=tensor_rows(plan),
     )

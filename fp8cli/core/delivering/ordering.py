@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli.core.delivering.ledger import LEDGER, Ledger
+from fp8cli.core.inspection.scale_names import scale_label
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.errors import UsageError
 from fp8cli.formats.addresses import HUB, Address
@@ -139,8 +140,10 @@ def weight_ranges(plan: Plan) -> dict[str, tuple[Range, ...]]:
     What is too small to give up a page stays: headers, scales and norms are read again before the end.
     """
     found: dict[str, list[Range]] = {}
+    # A conversion has scales among its tensors, and a KV cache's are there beside any scheme.
+    dtypes = {info.name: info.dtype for shard in plan.shards for info in shard.header.tensors}
     for tensor in plan.tensors:
-        if tensor.weight is not None:
+        if tensor.weight is not None and scale_label(tensor.weight.name, dtypes) is None:
             found.setdefault(tensor.shard, []).append((tensor.weight.begin, tensor.weight.end))
     return {shard: tuple(_joined(sorted(ranges))) for shard, ranges in found.items()}
 

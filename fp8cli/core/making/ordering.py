@@ -22,7 +22,6 @@ from fp8cli.core.compressing.outlook import (
     foresee_compression,
     settle_place,
 )
-from fp8cli.core.delivering.ordering import DeliveryOrder, check_destination, order_delivery
 from fp8cli.core.doctor import environment
 from fp8cli.core.fetching.streaming import Streaming, refuse_without_files
 from fp8cli.core.making.report import Foreseen
@@ -31,12 +30,9 @@ from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.errors import UsageError
-from fp8cli.formats.addresses import HUB
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder
-from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.recipe_file import RecipeFile
 from fp8cli.formats.sources import Elsewhere
-from fp8cli.formats.staging import check_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,24 +82,6 @@ def refuse_what_needs_files(
         refuse_without_files(place, "llm-compressor's engine")
     if orders.calibration is not None:
         refuse_without_files(place, "calibrating")
-
-
-def settle_output(
-    request: QuantizeRequest, place: LocalFolder | Elsewhere, default: str
-) -> tuple[Path, DeliveryOrder | None]:
-    """Return where the output grows, and where it is sent. Raises UsageError for a place that holds something."""
-    options = request.delivery if request.out is None else replace(request.delivery, out=str(request.out))
-    out, delivery = order_delivery(options, default)
-    overwrite = request.overwrite or request.dry_run
-    if delivery is None or delivery.keep:
-        check_output(out, overwrite=overwrite, source=place.path if isinstance(place, LocalFolder) else None)
-    if delivery is not None:
-        address = delivery.address
-        if isinstance(place, HubRepo) and (address.scheme, address.path) == (HUB, place.repo_id):
-            message = f"the output `{address.text}` would replace its own source"
-            raise UsageError(message, hint="choose another name for it")
-        check_destination(delivery, out=out, overwrite=overwrite)
-    return out, delivery
 
 
 def order_cluster(request: QuantizeRequest, engine: Engine) -> ClusterChoice | None:
