@@ -16,7 +16,6 @@ import contextlib
 import glob
 import re
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -25,7 +24,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
 from typing import Final, TypeVar
 
 from fp8cli.errors import BadInput, CannotRun, Fp8Error
@@ -42,6 +40,7 @@ from fp8cli.formats.hub_errors import (
     pause_asked,
 )
 from fp8cli.formats.hub_transfer import stream_range
+from fp8cli.formats.interruption import first_on_stop
 from fp8cli.formats.patience import Patience
 from fp8cli.formats.remote_headers import RemoteHeaders, fetch_header
 from fp8cli.formats.safetensors import Header
@@ -283,23 +282,15 @@ def _stopped_at_once() -> Iterator[None]:
 
             abort_xet_session()  # type: ignore[no-untyped-call]
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop() -> None:
         constants.HF_HUB_OFFLINE = True  # So that no worker asks again, nor for the next file.
         # On another thread, because this one may just be holding a lock of the HTTP client.
         threading.Thread(target=hang_up).start()
-        before[number](number, frame)
 
-    before: dict[int, Callable[[int, FrameType | None], object]] = {}
-    if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGINT, signal.SIGTERM):
-            if callable(handler := signal.getsignal(each)):
-                before[each] = handler
-                signal.signal(each, stop)
     try:
-        yield
+        with first_on_stop(stop):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         constants.HF_HUB_OFFLINE = False
 
 

@@ -5,14 +5,11 @@ What was sent is in the ledger, beside the journal. A place that somebody else c
 
 import hashlib
 import json
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Final, Literal
 
 from fp8cli.core.delivering.delivery_events import DeliveryEvent
@@ -22,6 +19,7 @@ from fp8cli.core.delivering.shards import ShardSender
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, Interrupted
 from fp8cli.formats.addresses import parse_address
 from fp8cli.formats.destinations import Destination, SendOptions, Sent, Standing, open_destination
+from fp8cli.formats.interruption import first_on_stop
 from fp8cli.formats.staging import Staging, discard
 
 Notify = Callable[[DeliveryEvent], None]
@@ -165,7 +163,8 @@ def sending(
         ledger.open(order.address.text, digest)
     opened = Sending(destination, ledger, _same_version(ledger, standing, destination, overwrite=overwrite), notify)
     try:
-        with _stopped_at_once(opened.stop):
+        # Workers that wait for room would not end before the sending does.
+        with first_on_stop(opened.stop):
             yield opened
     except BadInput:
         with suppress(Fp8Error):
@@ -198,24 +197,3 @@ def _same_version(ledger: Ledger, standing: Standing, destination: Destination, 
         message = f"`{destination.label}` was changed since this run was begun"
         raise CannotRun(message, hint="look at it; run the same command with --overwrite to go on and replace it")
     return Standing(files=standing.files, version=ledger.version)
-
-
-@contextmanager
-def _stopped_at_once(stop: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C end the sending first: workers that wait for it would otherwise not end before it does."""
-
-    def first_stop(number: int, frame: FrameType | None) -> None:
-        stop()
-        before[number](number, frame)
-
-    before: dict[int, Callable[[int, FrameType | None], object]] = {}
-    if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGINT, signal.SIGTERM):
-            if callable(handler := signal.getsignal(each)):
-                before[each] = handler
-                signal.signal(each, first_stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
