@@ -15,7 +15,7 @@ from fp8cli.core.clustering.messages import NodeFacts
 from fp8cli.core.clustering.outlook import foresee_cluster
 from fp8cli.core.clustering.schedule import Rates, simulate
 from fp8cli.core.clustering.slots import share_nodes
-from fp8cli.core.quantizing.crew import Crew
+from fp8cli.core.quantizing.crew import Crew, ShardWatch
 from fp8cli.core.quantizing.engine import execute
 from fp8cli.core.quantizing.pieces import cut, source_bytes
 from fp8cli.core.quantizing.plan import Plan
@@ -195,7 +195,10 @@ class Twice:
         self.staging, self.supply, self.resources = staging, supply, resources
         self.asked = 0
 
-    def carry_out(self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None]) -> None:
+    def carry_out(
+        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None], watch: ShardWatch
+    ) -> None:
+        del watch
         self.asked = len(pieces)
         for piece in reversed(pieces):
             part, numbered = excerpt(plan, [piece])
