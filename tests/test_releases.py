@@ -1,6 +1,5 @@
 """Which release of vLLM a checkpoint needs: the table against vLLM's own registry, and what is said where it ends."""
 
-import importlib.util
 from importlib.metadata import version
 from typing import Any
 
@@ -20,21 +19,18 @@ PLAIN: dict[str, Any] = {
     "head_scales": False,
     "architecture": "LlamaForCausalLM",
 }
-has_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
 def least(**changed: object) -> str | None:
     return need_of(**(PLAIN | changed)).least
 
 
-@has_vllm
 def test_the_table_of_architectures_is_the_installed_vllms_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["vllm_architectures.py", "--check"])
     assert vllm_architectures.main() == 0
     assert checked_release().startswith(f"{VLLM}.")
 
 
-@has_vllm
 def test_an_architecture_that_the_registry_has_not_is_noticed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
