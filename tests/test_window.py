@@ -1,25 +1,24 @@
 """The window by itself: whatever its size, the bytes are those of files here, and it is never outgrown."""
 
-import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 from family_matrix import FAMILIES
 from safetensors.torch import load_file, save_file
 
-from fp8cli.core.fetching import window_files
 from fp8cli.core.fetching.blocks import PAGE_BYTES, Blocks
-from fp8cli.core.fetching.duplicates import check_duplicates_elsewhere
+from fp8cli.core.fetching.duplicates import same_elsewhere
 from fp8cli.core.fetching.window_files import WindowFiles
 from fp8cli.core.fetching.window_supply import WindowSupply
-from fp8cli.core.quantizing.engine import execute
+from fp8cli.core.quantizing.engine import check_duplicates, execute
 from fp8cli.core.quantizing.pieces import cut, source_ranges
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import plan_resources
 from fp8cli.core.quantizing.supply import LocalSupply, Supply
 from fp8cli.errors import BadInput, CannotRun
-from fp8cli.formats import patience
+from fp8cli.formats import holes, patience
 from fp8cli.formats.addresses import Address
 from fp8cli.formats.patience import Stopped
 from fp8cli.formats.remote_folder import RemoteFolder
@@ -120,12 +119,17 @@ def test_a_tied_head_that_is_stored_twice_is_compared_where_it_lies(tmp_path: Pa
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     plan = plan_of(source, "FP8_DYNAMIC")
     assert plan.duplicates == (("lm_head.weight", "model.embed_tokens.weight"),)
-    check_duplicates_elsewhere(plan, RemoteFolder(Address(scheme="file", path=str(source))), 2)
+
+    def check() -> None:
+        place = RemoteFolder(Address(scheme="file", path=str(source)))
+        check_duplicates(plan, partial(same_elsewhere, place=place, connections=2))
+
+    check()
     # The last number of 10 MB, which another request brings than the first.
     tensors["lm_head.weight"][-1, -1] += 1
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BadInput, match="holds different values for the two"):
-        check_duplicates_elsewhere(plan, RemoteFolder(Address(scheme="file", path=str(source))), 2)
+        check()
 
 
 def test_a_file_that_is_not_the_one_that_was_listed_is_noticed(tmp_path: Path) -> None:
@@ -159,10 +163,7 @@ def test_pages_are_given_back_and_what_lies_beside_them_stays(tmp_path: Path) ->
 
 
 def test_a_file_system_without_holes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def punch(*_: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(window_files, "_punch", punch)
+    monkeypatch.setattr(holes, "punch", lambda *_: False)
     with pytest.raises(CannotRun, match="cannot make holes in files, which streaming needs"):
         WindowFiles(tmp_path / "window")
     assert not list((tmp_path / "window").iterdir())

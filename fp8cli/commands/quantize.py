@@ -19,7 +19,7 @@ from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.clustering.events import ClusterBegins
 from fp8cli.core.compressing.outlook import copies_of
 from fp8cli.core.converting.instead import Wanted, refuse_fp8
-from fp8cli.core.delivering.ordering import DeliveryOptions, DeliveryOrder, bytes_that_stay
+from fp8cli.core.delivering.ordering import DeliveryOptions, bytes_that_stay
 from fp8cli.core.doctor import environment
 from fp8cli.core.fetching.streaming import StreamOptions, StreamReport, foresee_streaming, order_streaming
 from fp8cli.core.making.ordering import (
@@ -117,7 +117,8 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
     streaming, streamed = foresee_streaming(streaming, planned.plan, place, request.piece_bytes)
     # On a cluster the window lies on the nodes.
     window = None if cluster is not None else streamed
-    checks = _check_place(planned, out, resources, delivery, window)
+    stays = bytes_that_stay(delivery, planned.plan, out.parent, workers=resources.workers)
+    checks = _check_place(planned, out, resources, stays, window)
     if limits is not None:
         checks = (*checks, *check_budget(limits, planned.plan))
     if not request.dry_run:
@@ -142,6 +143,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
         request = replace(request, ignore=(*request.ignore, *decided.ignore))
         planned = _plan(request, choice, checkpoint, orders, out, may_fall_back=False)
         planned = replace(planned, plan=say_why(planned.plan, decided))
+        stays = bytes_that_stay(delivery, planned.plan, out.parent, workers=resources.workers)
     plan, serving, seconds = planned.plan, planned.serving, estimate_seconds(planned.plan)
     foreseen = replace(planned.foreseen, cluster=foresee_cluster_work(request, cluster, plan, resources, seconds))
     if not request.dry_run:
@@ -164,13 +166,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
             fallback=fallback,
             hashed=request.hashed,
             delivery=delivery,
-            cluster=cluster_work(
-                request,
-                cluster,
-                foreseen.cluster,
-                notify,
-                bytes_that_stay(delivery, plan, out.parent, workers=resources.workers),
-            ),
+            cluster=cluster_work(request, cluster, foreseen.cluster, notify, stays),
         )
         done = produce(production, notify)
         serving = foresee_result(done, checkpoint, out, serving, required=request.tp)
@@ -219,18 +215,17 @@ def _plan(
 
 
 def _check_place(
-    planned: _Planned, out: Path, resources: Resources, delivery: DeliveryOrder | None, streamed: StreamReport | None
+    planned: _Planned, out: Path, resources: Resources, stays_bytes: int | None, streamed: StreamReport | None
 ) -> tuple[environment.Check, ...]:
     calibration, compression = planned.foreseen.calibration, planned.orders.compression
     copies = 1 if compression is None else copies_of(compression)
-    stays = None if copies > 1 else bytes_that_stay(delivery, planned.plan, out.parent, workers=resources.workers)
     place_checks = check_place(
         out,
         planned.plan,
         copies=copies,
         before_bytes=0 if calibration is None else calibration.offload_files_bytes,
         memory_bytes=resources.memory_bytes,
-        stays_bytes=stays,
+        stays_bytes=None if copies > 1 else stays_bytes,
         window_bytes=0 if streamed is None else streamed.window_bytes,
     )
     return (*place_checks, *planned.checks)

@@ -12,19 +12,19 @@ Credentials, region, endpoint and proxies are botocore's own (environment, ~/.aw
 
 import hashlib
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from fp8cli.errors import CannotRun, Fp8Error, UsageError
 from fp8cli.formats.addresses import Address
 from fp8cli.formats.bucket_errors import code_of, explain, is_passing, missing_package
 from fp8cli.formats.checkpoint import CONFIG
 from fp8cli.formats.destinations import Notes, Sent, Standing, Upload
+from fp8cli.formats.patience import Patience
 from fp8cli.formats.waiting_threads import for_each
 
 PART_BYTES: Final = 16 * 2**20
@@ -44,8 +44,7 @@ _FIRST_PAUSES: Final = _PAUSES[:3]
 """The same before anything was sent: a wrong address is said to be wrong soon."""
 
 _KEYS_A_REQUEST: Final = 1000
-
-_Answer = TypeVar("_Answer")
+_GONE: Final = frozenset({"NoSuchUpload", "NoSuchKey", "404"})
 
 
 @dataclass(frozen=True)
@@ -232,27 +231,26 @@ class BucketDestination:
 
     def _ask(self, method: str, pauses: Sequence[float] | None = None, /, **words: object) -> Any:
         """Make one request, and again where that may help. Raises _Gone for what is not there, else Fp8Error."""
-        return _patiently(lambda: self._files.call_s3(method, **words), self.address, pauses or _PAUSES)
+        return Patience(self, pauses=pauses or _PAUSES).ask(lambda: self._files.call_s3(method, **words))
+
+    def is_passing(self, problem: BaseException) -> bool:
+        """Whether asking again may help."""
+        return is_passing(problem)
+
+    def pause_asked(self, problem: BaseException) -> float | None:
+        """Return None: S3 does not say for how long it wants to be left alone."""
+        del problem
+        return None
+
+    def explain(self, problem: BaseException) -> Fp8Error:
+        """Return what to tell the user about an error of `call_s3`."""
+        if code_of(problem) in _GONE:
+            return _Gone(f"`{self.address.text}` does not have it")
+        return explain(problem, self.address)
 
 
 class _Gone(UsageError):
     """S3 does not know the upload or the object."""
-
-
-def _patiently(ask: Callable[[], _Answer], address: Address, pauses: Sequence[float]) -> _Answer:
-    for pause in (*pauses, None):
-        try:
-            return ask()
-        except Fp8Error:
-            raise
-        except Exception as problem:
-            if code_of(problem) in {"NoSuchUpload", "NoSuchKey", "404"}:
-                message = f"`{address.text}` does not have it"
-                raise _Gone(message) from problem
-            if pause is None or not is_passing(problem):
-                raise explain(problem, address) from problem
-        time.sleep(pause)
-    raise AssertionError
 
 
 def _upload_id(upload: Upload) -> str:

@@ -216,6 +216,11 @@ class Checkpoint:
         return {tensor.name: tensor for shard in self.shards for tensor in shard.header.tensors}
 
     @property
+    def small_files(self) -> tuple[str, ...]:
+        """Every file of it that is no shard: config.json, the index, if there is one, and the side files."""
+        return (CONFIG, *((INDEX,) if self.has_index else ()), *self.side_files)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of all tensors, without headers."""
         return sum(tensor.bytes for shard in self.shards for tensor in shard.header.tensors)

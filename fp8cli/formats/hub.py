@@ -44,7 +44,6 @@ from fp8cli.formats.interruption import first_on_stop
 from fp8cli.formats.patience import Patience
 from fp8cli.formats.remote_headers import RemoteHeaders, fetch_header
 from fp8cli.formats.safetensors import Header
-from fp8cli.formats.shard_index import INDEX
 
 _PAUSES: Final = (1.0, 2.0)
 """Seconds to wait before asking again when a server stumbles."""
@@ -204,7 +203,7 @@ def download(
     checkpoint = open_checkpoint(repo)
     if repo.cached is not None:
         return repo.cached
-    small = [CONFIG, *([INDEX] if checkpoint.has_index else []), *checkpoint.side_files]
+    small = checkpoint.small_files
     shards = [shard.name for shard in checkpoint.shards]
     missing = _missing(repo, [*small, *shards])
     _check_room(repo, sum(missing))

@@ -102,6 +102,11 @@ def partial_folder(out: Path) -> Path:
     return out.parent / f".{out.name}{_SUFFIX}"
 
 
+def bytes_on_disk(folder: Path) -> int:
+    """Bytes an unfinished run already takes: what it allocated, not how long its sparse files are."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+
+
 def is_partial(folder: Path) -> bool:
     """Whether `folder` is one in which an output grows, or lies in one."""
     return any(part.startswith(".") and part.endswith(_SUFFIX) for part in folder.parts)

@@ -43,7 +43,7 @@ from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.remote_folder import RemoteFolder
 from fp8cli.formats.sources import Elsewhere
-from fp8cli.formats.staging import Harm, Piece, Staging, disk_errors
+from fp8cli.formats.staging import Harm, Piece, Staging, bytes_on_disk, disk_errors
 
 FOLDER: Final = "cluster"
 """Beside the output in the making: the log, the token, and what nodes write to show that they see it."""
@@ -174,7 +174,7 @@ class ClusterLabour:
         names = source_shards(plan.tensors)
         question = Question(source=self._place(), sizes=self._sizes(names), folder=shared.absolute(), token=self._token)
         lies = plan.bytes_written if self.work.stays_bytes is None else self.work.stays_bytes
-        needed = max(0, lies - _bytes_on_disk(self.staging.checkpoint))
+        needed = max(0, lies - bytes_on_disk(self.staging.checkpoint))
         judged = []
         for facts in self.foreman.survey(question):
             wrote = _wrote(shared, facts.node, self._token)
@@ -279,8 +279,3 @@ def _wrote(folder: Path, node: str, token: str) -> bool:
     with suppress(OSError):
         return (folder / f"{ANSWER_PREFIX}{node}").read_text(encoding="utf-8") == token
     return False
-
-
-def _bytes_on_disk(folder: Path) -> int:
-    """Bytes an unfinished run already takes: its files are sparse, as long as they will be from the beginning."""
-    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())

@@ -113,9 +113,7 @@ def produce(production: Production, notify: Notify) -> Converted:
                     written = execute(plan, supply, staging, production.resources, notify, watch=watch)
                 streamed = supply.facts() if isinstance(supply, WindowSupply) else None
                 attestation.complete(notify)
-                if source.state() != state:
-                    message = f"`{production.model}` was changed while it was being read"
-                    raise BadInput(message, hint="run the command again when nothing writes to it")
+                source.refuse_changed(state, called=production.model)
                 attestation.learn(delivery.wait())
                 with disk_errors(out):
                     for name, text in production.papers.items():

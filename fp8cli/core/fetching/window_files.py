@@ -7,20 +7,14 @@ and others). Nothing in here outlives a run.
 """
 
 import ctypes
-import errno
 import os
 import shutil
-import sys
 import threading
 from pathlib import Path
-from typing import Final
 
 from fp8cli.errors import CannotRun
+from fp8cli.formats.holes import punch, takes_holes
 from fp8cli.formats.patience import Stopped
-
-_KEEP_SIZE: Final = 1
-_PUNCH_HOLE: Final = 2
-_PROBE_BYTES: Final = 2**20
 
 
 class WindowFiles:
@@ -34,7 +28,10 @@ class WindowFiles:
         self._lock = threading.Lock()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        _try_to_punch(folder / "probe")
+        if not takes_holes(folder):
+            message = f"the file system of `{folder}` cannot make holes in files, which streaming needs"
+            hint = "choose an output on ext4, xfs, btrfs or tmpfs with -o, or fetch the source first"
+            raise CannotRun(message, hint=hint)
 
     def path(self, shard: str) -> Path:
         """Return the file that stands for a shard."""
@@ -53,7 +50,9 @@ class WindowFiles:
 
     def give_back(self, shard: str, begin: int, end: int) -> None:
         """Let the disk have these bytes back, whole pages at least."""
-        _punch(self._descriptor(shard), begin, end - begin)
+        if not punch(self._descriptor(shard), begin, end):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def remove(self, shard: str) -> None:
         """Remove a file that nobody opens again."""
@@ -80,33 +79,3 @@ class WindowFiles:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._open[shard] = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             return self._open[shard]
-
-
-def _punch(descriptor: int, begin: int, size: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    offset = ctypes.c_int64
-    if libc.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, offset(begin), offset(size)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _try_to_punch(probe: Path) -> None:
-    """Write a file and make a hole of it. Raises CannotRun if the disk does not get the bytes back."""
-    descriptor = os.open(probe, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        os.pwrite(descriptor, b"\1" * _PROBE_BYTES, 0)
-        os.fsync(descriptor)
-        if sys.platform != "linux":
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        _punch(descriptor, 0, _PROBE_BYTES)
-        if os.fstat(descriptor).st_blocks * 512 > _PROBE_BYTES // 2:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    except OSError as problem:
-        if problem.errno not in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
-            raise
-        message = f"the file system of `{probe.parent}` cannot make holes in files, which streaming needs"
-        hint = "choose an output on ext4, xfs, btrfs or tmpfs with -o, or fetch the source first"
-        raise CannotRun(message, hint=hint) from problem
-    finally:
-        os.close(descriptor)
-        probe.unlink(missing_ok=True)

@@ -18,12 +18,11 @@ from fp8cli.core.inspection.stored_hashes import blob_hash
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.side_files import Provenance
 from fp8cli.errors import Interrupted
-from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder
+from fp8cli.formats.checkpoint import Checkpoint, LocalFolder
 from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.provenance import PROVENANCE, FileFacts, PlanNote, ProvenanceFile, SourceFacts, provenance_text
 from fp8cli.formats.remote_folder import RemoteFolder
 from fp8cli.formats.safetensors import DTYPES
-from fp8cli.formats.shard_index import INDEX
 from fp8cli.formats.sources import Elsewhere
 from fp8cli.formats.staging import Staging
 
@@ -46,19 +45,18 @@ class Attestation:
     sent: bool = False
     """Whether the output's shards are sent elsewhere: who sends them hashes them, and they do not stay here."""
     _known: dict[str, str] = field(init=False)
-    """SHA-256 of source files, where the Hub's cache tells it."""
+    """SHA-256 of source files, where the Hub or its cache tells it."""
     _sources: tuple[str, ...] = field(init=False)
     _shards: frozenset[str] = field(init=False)
     """Those of the sources that are large."""
-    _learnt: dict[str, str] = field(default_factory=dict)
+    _learnt: dict[Path, str] = field(default_factory=dict)
     """SHA-256 of the output's shards, from who sent them."""
 
     def __post_init__(self) -> None:
         """Look up what is known without reading."""
         checkpoint = self.checkpoint
-        index = (INDEX,) if checkpoint.has_index else ()
         self._shards = frozenset(shard.name for shard in checkpoint.shards)
-        self._sources = (CONFIG, *index, *checkpoint.side_files, *(shard.name for shard in checkpoint.shards))
+        self._sources = (*checkpoint.small_files, *(shard.name for shard in checkpoint.shards))
         found = {name: self._told(name) for name in self._sources}
         self._known = {name: digest for name, digest in found.items() if digest is not None}
 
@@ -77,7 +75,7 @@ class Attestation:
 
     def learn(self, hashes: Mapping[str, str]) -> None:
         """Take the SHA-256 of the output's shards from who sent them."""
-        self._learnt.update(hashes)
+        self._learnt.update((self.staging.checkpoint / name, digest) for name, digest in hashes.items())
 
     def complete(self, notify: Notify) -> None:
         """Hash what is left of the source and of the output's shards, and wait for it.
@@ -104,7 +102,7 @@ class Attestation:
         root = self.staging.checkpoint
         paths = sorted(path for path in root.rglob("*") if path.is_file() and path != root / PROVENANCE)
         for path in paths:
-            if path.parent != root or path.name not in self._learnt:
+            if path not in self._learnt:
                 self._hash(path)
         if self.hashes is not None:
             self.hashes.wait(lambda _: None, lambda _path, _size: None)
@@ -150,8 +148,8 @@ class Attestation:
     def _facts(self, path: Path) -> FileFacts:
         if self.hashes is None:
             return FileFacts(bytes=path.stat().st_size, sha256=None)
-        if path.parent == self.staging.checkpoint and path.name in self._learnt:
-            return FileFacts(bytes=path.stat().st_size, sha256=self._learnt[path.name])
+        if path in self._learnt:
+            return FileFacts(bytes=path.stat().st_size, sha256=self._learnt[path])
         size, digest = self.hashes.of(path)
         return FileFacts(bytes=size, sha256=digest)
 

@@ -13,7 +13,7 @@ from fp8cli.core.quantizing.plan import Plan, build_plan
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
 from fp8cli.formats.quant_methods import recognise
-from fp8cli.formats.staging import partial_folder
+from fp8cli.formats.staging import bytes_on_disk, partial_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def check_place(
         out,
         bytes_to_write=max(written, before_bytes),
         window_bytes=window_bytes,
-        bytes_already=_bytes_on_disk(partial_folder(out)),
+        bytes_already=bytes_on_disk(partial_folder(out)),
         memory_cap_bytes=memory_bytes,
         scheme=plan.scheme,
     )
@@ -88,8 +88,3 @@ def refuse_failed(checks: Sequence[environment.Check]) -> None:
     if failed is not None:
         message = f"{failed.name}: {failed.found}, wanted {failed.wanted}"
         raise CannotRun(message, hint=failed.fix)
-
-
-def _bytes_on_disk(folder: Path) -> int:
-    """Bytes an unfinished run already takes: what it allocated, not how long its sparse files are."""
-    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())

@@ -148,16 +148,16 @@ def produce(production: Production, notify: Notify) -> Produced:
         calibrated = _calibrate(production, staging, notify)
         streamed = None
         with _discarded_if_unfit(out), _attest(production, staging) as attestation:
+            plan = plan if whole is None else whole.plan
+            watch = Together((attestation, delivery.watch(plan)))
             if whole is not None:
-                plan, written = whole.plan, Written(harmed=(), bytes_resumed=0)
-                watch = Together((attestation, delivery.watch(plan)))
+                written = Written(harmed=(), bytes_resumed=0)
                 notify(Started(tensors=whole.tensors, bytes_read=plan.bytes_written))
                 with disk_errors(out):
                     whole.write(source.local.resolve, staging, notify)
                 for shard in plan.shards:
                     watch.finished(shard.name)
             else:
-                watch = Together((attestation, delivery.watch(plan)))
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
                 resources = production.resources
@@ -168,9 +168,7 @@ def produce(production: Production, notify: Notify) -> Produced:
                 cluster = None if labour is None else labour.report
                 streamed = supply.facts() if isinstance(supply, WindowSupply) else None
             attestation.complete(notify)
-            if source.state() != state:
-                message = f"`{production.model}` was changed while it was being read"
-                raise BadInput(message, hint="run the command again when nothing writes to it")
+            source.refuse_changed(state, called=production.model)
             attestation.learn(delivery.wait())
             provenance = _provenance(production, calibrated, whole)
             with disk_errors(out):

@@ -1,22 +1,25 @@
 """The checkpoint that something is made from: its files here, or elsewhere and read as they are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from fp8cli.core.fetching.duplicates import check_duplicates_elsewhere
+from fp8cli.core.fetching.duplicates import same_elsewhere
 from fp8cli.core.fetching.streaming import Streaming
 from fp8cli.core.fetching.window_supply import WindowSupply
 from fp8cli.core.inspection.gate import refuse_broken_files
 from fp8cli.core.quantizing.engine import check_duplicates
-from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.plan import Plan, PlannedTensor
 from fp8cli.core.quantizing.supply import LocalSupply, Supply
+from fp8cli.errors import BadInput
 from fp8cli.formats import hub
 from fp8cli.formats.checkpoint import CONFIG, Checkpoint, LocalFolder, open_checkpoint
 from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.sources import Elsewhere
 from fp8cli.formats.staging import Staging
+from fp8cli.formats.weight_files import same_bytes
 
 WINDOW: Final = "window"
 """The folder, beside the output in the making, that holds what is needed of the source just now."""
@@ -67,12 +70,21 @@ class Source:
             return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
         return self.folder.state(names)
 
+    def refuse_changed(self, before: Mapping[str, Sequence[int | str]], *, called: str) -> None:
+        """Raise BadInput if its files are not as they were.
+
+        before: its state then; called: what the message calls it.
+        """
+        if self.state() != before:
+            message = f"`{called}` was changed while it was being read"
+            raise BadInput(message, hint="run the command again when nothing writes to it")
+
     def check_duplicates(self, plan: Plan) -> None:
         """Refuse a tied tensor that is stored twice with different values."""
         if isinstance(self.folder, LocalFolder):
-            check_duplicates(plan, self.folder.resolve)
+            check_duplicates(plan, partial(_same_here, folder=self.folder))
         elif self.streaming is not None:
-            check_duplicates_elsewhere(plan, self.folder, self.streaming.connections)
+            check_duplicates(plan, partial(same_elsewhere, place=self.folder, connections=self.streaming.connections))
 
     def check_carried(self, staging: Staging) -> None:
         """Refuse files beside the weights that are broken; those that are here were looked at before anything began."""
@@ -97,3 +109,8 @@ class Source:
             yield window
         finally:
             window.close()
+
+
+def _same_here(one: PlannedTensor, other: PlannedTensor, *, folder: LocalFolder) -> bool:
+    files = folder.resolve(one.source_shard), folder.resolve(other.source_shard)
+    return same_bytes(*files, one.source.begin, other.source.begin, one.source.bytes)

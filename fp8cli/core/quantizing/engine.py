@@ -19,12 +19,11 @@ from typing import Final
 from fp8cli.core.quantizing.calibrated_scales import PlannedScale, check_scales
 from fp8cli.core.quantizing.crew import Crew, Labour, ShardWatch, Unwatched
 from fp8cli.core.quantizing.pieces import cut, source_bytes
-from fp8cli.core.quantizing.plan import Plan
+from fp8cli.core.quantizing.plan import Plan, PlannedTensor
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.core.quantizing.supply import Supply
 from fp8cli.errors import BadInput, Interrupted
 from fp8cli.formats.staging import Harm, Piece, Staging, disk_errors
-from fp8cli.formats.weight_files import same_bytes
 
 _COMMIT_SHARE: Final = 0.5
 """At most this share of the time goes into flushing for the journal; the rest is flushed at the end."""
@@ -84,15 +83,15 @@ def execute(
     return run.carry_out()
 
 
-def check_duplicates(plan: Plan, sources: Callable[[str], Path]) -> None:
-    """Refuse a tied tensor that is stored twice with different values: readers disagree on which copy counts."""
+def check_duplicates(plan: Plan, same: Callable[[PlannedTensor, PlannedTensor], bool]) -> None:
+    """Refuse a tied tensor that is stored twice with different values: readers disagree on which copy counts.
+
+    same: whether two tensors of as many bytes hold the same ones.
+    """
     by_name = {tensor.source.name: tensor for tensor in plan.tensors}
     for dropped, kept in plan.duplicates:
         one, other = by_name[dropped], by_name[kept]
-        files = sources(one.source_shard), sources(other.source_shard)
-        if one.source.bytes == other.source.bytes and same_bytes(
-            *files, one.source.begin, other.source.begin, one.source.bytes
-        ):
+        if one.source.bytes == other.source.bytes and same(one, other):
             continue
         message = f"config.json ties `{dropped}` to `{kept}`, but the checkpoint holds different values for the two"
         raise BadInput(message, hint='if both are meant, set "tie_word_embeddings": false in config.json')
