@@ -153,6 +153,19 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     ),
     "fp8cli/core/clustering/foreman.py": ("ray", "fp8cli.core.clustering", "fp8cli.worker.parent_watch", *QUANTIZING),
     "fp8cli/core/clustering/labour.py": ("ray", "fp8cli.core.clustering", "fp8cli.core.fetching", *QUANTIZING),
+    "fp8cli/core/clustering/rank_host.py": (
+        "ray",
+        "fp8cli.core.clustering",
+        "fp8cli.core.processes",
+        *QUANTIZING,
+    ),
+    "fp8cli/core/clustering/ranks_at_work.py": ("ray", "fp8cli.core.clustering", *QUANTIZING),
+    "fp8cli/core/clustering/ranks.py": (
+        "fp8cli.core.clustering",
+        "fp8cli.core.processes",
+        "fp8cli.worker.protocol",
+        *QUANTIZING,
+    ),
     "fp8cli/core/sampling/": ("fp8cli.core.sampling", "fp8cli.samples.request", "fp8cli.samples.rows", *BELOW_CORE),
     "fp8cli/core/making/": (
         "fp8cli.core.making",

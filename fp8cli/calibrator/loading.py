@@ -15,12 +15,13 @@ _NOT_LOADED: Final = (OSError, KeyError, TypeError, RuntimeError, ValueError)
 """How transformers says that a checkpoint is broken or not of a kind it knows."""
 
 
-def load_model(checkpoint: str, dtype: str, *, offload: Path | None) -> Any:
+def load_model(checkpoint: str, dtype: str, *, offload: Path | None, shared: bool = False) -> Any:
     """Load a causal language model.
 
     checkpoint: its folder. dtype: torch's name of the type to compute in. offload: a folder for links and for what is
     no tensor of the checkpoint as it is (experts that transformers fuses); None: all of the model comes into memory.
-    Of several processes, joined by `torch.distributed`, all must call this, with the same folder.
+    Of several processes, joined by `torch.distributed`, all must call this, with the same folder. shared: whether that
+    folder is all that they share, because they are on several hosts.
 
     Raises Failure where the reason is known here.
     """
@@ -32,7 +33,7 @@ def load_model(checkpoint: str, dtype: str, *, offload: Path | None) -> Any:
         # transformers in hand, of which some cannot be loaded without torchvision.
         if offload is None:
             return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
-        return _load_from_disk(checkpoint, getattr(torch, dtype), offload)
+        return _load_from_disk(checkpoint, getattr(torch, dtype), offload, shared=shared)
     except Exception as error:
         failure = describe(error)
         if failure.kind == "other" and isinstance(error, _NOT_LOADED):
@@ -40,7 +41,7 @@ def load_model(checkpoint: str, dtype: str, *, offload: Path | None) -> Any:
         raise failure from error
 
 
-def _load_from_disk(checkpoint: str, dtype: Any, folder: Path) -> Any:
+def _load_from_disk(checkpoint: str, dtype: Any, folder: Path, *, shared: bool) -> Any:
     from compressed_tensors.distributed import is_source_process
     from compressed_tensors.offload import from_accelerate
     from transformers import AutoModelForCausalLM
@@ -52,8 +53,28 @@ def _load_from_disk(checkpoint: str, dtype: Any, folder: Path) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             checkpoint, dtype=dtype, device_map=places, offload_folder=str(folder), offload_buffers=True
         )
-    from_accelerate(model)
+    if shared:
+        _dispatch_by_folder(model)
+    else:
+        from_accelerate(model)
     return model
+
+
+def _dispatch_by_folder(model: Any) -> None:
+    """Do what `from_accelerate` does, with every tensor on disk.
+
+    It would hand what lies in memory to other processes as shared memory, which another host does not see.
+    """
+    from compressed_tensors.distributed import get_source_rank
+    from compressed_tensors.offload.convert.from_accelerate import remove_accelerate
+    from compressed_tensors.offload.dispatch import dispatch_with_map
+    from torch import distributed
+
+    places, folder = remove_accelerate(model)
+    told: list[Any] = [{name: (at, None if stays is None else "disk") for name, (at, stays) in places.items()}, folder]
+    if distributed.is_initialized():
+        distributed.broadcast_object_list(told, src=get_source_rank())
+    dispatch_with_map(model, *told)
 
 
 def _places(checkpoint: str) -> dict[str, str]:

@@ -28,7 +28,7 @@ from fp8cli.worker.progress import Progress
 def main(folder: Path, rank: int = 0) -> NoReturn:
     """Do the job of a folder, and leave: 0 after `finished`, 1 after `failed`.
 
-    rank: 0 for the process that the parent starts; the others are started by it.
+    rank: 0 for the process that the parent hears; it starts the others, unless all of them are placed.
     """
     run_job(folder, partial(_work, rank), rank=rank)
 
@@ -42,8 +42,11 @@ def _work(rank: int, folder: Path, progress: Progress) -> None:
     progress.tell("texts", samples=len(encoded.ids), tokens=encoded.tokens)
     check_device(job.device)
     several = job.processes > 1
-    with ranks.started(folder, job.processes, progress) if several and rank == 0 else nullcontext():
-        if several:
+    starts = several and rank == 0 and not job.placed
+    with ranks.started(folder, job.processes, progress) if starts else nullcontext():
+        if job.placed:
+            ranks.join_placed(rank, job.processes, gpu=_has_gpu())
+        elif several:
             ranks.join(folder, rank, job.processes, gpu=_has_gpu())
         facts = _calibrate(job, folder, progress, tokenizer, encoded, rank)
     if rank == 0:
@@ -61,7 +64,7 @@ def _calibrate(
     progress.tell("loading")
     seed_all(job.samples.seed)
     offload = folder / protocol.OFFLOAD if job.offload else None
-    model = load_model(job.model, job.dtype, offload=offload)
+    model = load_model(job.model, job.dtype, offload=offload, shared=job.placed)
     unmoved = find_scales(job, model, tokenizer, encoded, progress.tell)
     peaks = (ranks.sum_of(peak_memory_bytes(0)), ranks.sum_of(peak_gpu_bytes() or 0))
     if rank > 0:

@@ -8,7 +8,8 @@
     facts.json           what was done; written last, so that it is there only when all is done
     offload/             links to the checkpoint's shards, and new tensors, while weights stay on disk; then gone
     events-N.jsonl       of the processes beside the first; nobody reads them but the first, when one fails
-    rendezvous           by which several processes find each other
+    rendezvous           by which several processes of one machine find each other
+    calibration-N.log    what those beside the first print, where each is started on a node of a cluster
 
 Events are objects with the key `event`:
 
@@ -61,6 +62,9 @@ class CalibrationJob:
     """Whether the weights stay in the checkpoint's shards, and are read as the samples reach their part."""
     processes: int = 1
     """Each with its share of the samples, and its GPU where there are any; more than one needs `offload`."""
+    placed: bool = False
+    """Whether others start every process, on hosts that share this folder, with torchrun's variables around it; else
+    the first starts the rest beside it."""
     wanted: tuple[str, ...] | None = None
     """Names of the scales that are needed, as the checkpoint's modules are called; None: all that there are."""
     version: int = PROTOCOL

@@ -1,7 +1,8 @@
 """Several processes for one calibration, as torchrun would start them: each takes its share of the samples.
 
-llm-compressor joins what the processes saw at the end of every part of the model. The first process, the one that the
-parent knows, starts the others and hears of their end; they end with it.
+llm-compressor joins what the processes saw at the end of every part of the model. On one machine the first process, the
+one that the parent knows, starts the others and hears of their end; they end with it. On several, each is started by
+whoever placed it there, with the address of the first in its environment.
 """
 
 import json
@@ -76,6 +77,30 @@ def join(folder: Path, rank: int, processes: int, *, gpu: bool) -> None:
         rank=rank,
         world_size=processes,
         device_id=torch.device("cuda", rank) if gpu else None,
+    )
+
+
+def join_placed(rank: int, processes: int, *, gpu: bool) -> None:
+    """Make this process one of several over several hosts, found by MASTER_ADDR and MASTER_PORT.
+
+    Raises Failure where it was given a GPU and torch sees none: the others would wait for it in another language.
+    """
+    import torch
+    from torch import distributed
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if given and not gpu:
+        message = f"the process was given GPU {given}, and torch in `{sys.executable}` sees none"
+        raise Failure(kind="other", message=message, hint="fp8 doctor says why, or calibrate with --device cpu")
+    if gpu:
+        # Whoever placed it lets it see its own alone.
+        torch.cuda.set_device(0)
+    distributed.init_process_group(
+        backend="nccl" if gpu else "gloo",
+        init_method="env://",
+        rank=rank,
+        world_size=processes,
+        device_id=torch.device("cuda", 0) if gpu else None,
     )
 
 

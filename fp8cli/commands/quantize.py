@@ -99,7 +99,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
     limits = None if budget is None else order_budget(budget, request.calibration, choice, model=local)
     # A budget has a use for data whatever the scheme is.
     scales = CalibrationOptions() if limits is not None and not choice.needs_calibration else request.calibration
-    orders = order(scales, choice, engine, recipe, local)
+    orders = order(scales, choice, engine, recipe, local, on_cluster=cluster is not None)
     refuse_what_needs_files(place, streaming, orders, limits)
     checkpoint = open_checkpoint(place)
     refuse_fp8(place, checkpoint, _wanted(request, choice))

@@ -98,8 +98,15 @@ def _calibration(calibration: CalibrationReport) -> str:
     place = ", weights on disk" if calibration.offload else ""
     return (
         f"{scales} scales calibrated on {data} in {facts.seconds:.1f} s, with {gib(facts.peak_memory_bytes)} of "
-        f"memory{place}"
+        f"memory{place}{_over(calibration)}"
     )
+
+
+def _over(calibration: CalibrationReport) -> str:
+    if not calibration.nodes:
+        return ""
+    places = ", ".join(f"`{node}`" for node in dict.fromkeys(calibration.nodes))
+    return f", by {count(calibration.processes)} processes on {places}"
 
 
 def _estimate(calibration: CalibrationReport) -> str:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from fp8cli.calibrator.protocol import EVENTS, FACTS, LOG, OFFLOAD, SCALES, CalibrationJob, write_job
 from fp8cli.core.calibrating.calibration_events import (
@@ -64,6 +64,23 @@ _KEY: Final = "calibrated.key"
 """The file that says which request the result in a folder is of."""
 
 
+class Runner(Protocol):
+    """What `run_program` is, on this machine or elsewhere."""
+
+    def __call__(
+        self,
+        program: Program[CalibrationEvent],
+        folder: Path,
+        *,
+        python: Path,
+        notify: Callable[[CalibrationEvent], None],
+        stall_seconds: float,
+        forced: Mapping[str, str],
+        environ: Mapping[str, str],
+    ) -> None:
+        """See `core.processes.supervision.run_program`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRequest:
     """What to calibrate, and with what."""
@@ -97,6 +114,8 @@ class CalibrationRequest:
     """Whether the weights stay in the checkpoint's shards, and are read as the samples reach their part."""
     processes: int = 1
     """Each with its share of the samples, and its GPU where there are any; more than one needs `offload`."""
+    placed: bool = False
+    """Whether whoever runs the calibrator starts all of them, on hosts that share the folders; needs `offload`."""
     python: Path | None = None
     """An interpreter with llm-compressor; None: this one."""
 
@@ -151,6 +170,8 @@ class Calibrated:
     log: Path
     known: bool
     """Whether an earlier run had found them."""
+    nodes: tuple[str, ...] = ()
+    """Of a cluster, the one that each process was on; none where all were on this machine."""
 
     @property
     def values(self) -> Mapping[str, bytes]:
@@ -181,8 +202,11 @@ def calibrate(
     *,
     stall_seconds: float = STALL_SECONDS,
     environ: Mapping[str, str] = os.environ,
+    run: Runner = run_program,
 ) -> Calibrated:
     """Find the scales that a scheme or a KV cache needs data for.
+
+    run: what lets the calibrator do the job in its folder; another than the usual one where it is placed elsewhere.
 
     Raises UsageError and BadInput for data that is of no use, before a model is loaded; BadInput for a checkpoint that
     cannot be calibrated; CannotRun where this machine does not allow it; Interrupted on Ctrl-C. However it ends, the
@@ -206,7 +230,7 @@ def calibrate(
     python = Path(sys.executable) if request.python is None else request.python
     write_job(job, request.folder)
     try:
-        run_program(
+        run(
             CALIBRATOR,
             request.folder,
             python=python,
@@ -243,13 +267,14 @@ def _make_job(request: CalibrationRequest, data: CalibrationData) -> Calibration
         device=request.device,
         offload=request.offload,
         processes=request.processes,
+        placed=request.placed,
         wanted=request.wanted,
     )
 
 
 def _key(job: CalibrationJob, data: CalibrationData) -> str:
-    # Neither the place of the weights nor the number of processes changes a bit of the scales.
-    order = {**asdict(job), "offload": None, "processes": None}
+    # Neither the place of the weights nor the number of processes changes a bit of the scales, nor where they are.
+    order = {**asdict(job), "offload": None, "processes": None, "placed": None}
     parts = [order, data.fingerprint, state_of(Path(job.model))]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -67,6 +67,10 @@ class CalibrationOrder:
     """The reason for a place that the user did not choose, as the end of a sentence."""
     processes: int
     seen: CalibrationData
+    placed: bool = False
+    """Whether the processes go to the nodes of a cluster."""
+    process_bytes: int = 0
+    """Of main memory, that one process takes at the least; 0 until `outlook.settle`."""
 
     def request(
         self,
@@ -96,15 +100,19 @@ class CalibrationOrder:
             device=kind_of_device(device),
             offload=self.offload == "disk",
             processes=self.processes,
+            placed=self.placed,
             python=self.python,
             wanted=tuple(scale.name for scale in plan.calibrated),
         )
 
 
-def order_calibration(options: CalibrationOptions, choice: Choice, *, model: Path | None) -> CalibrationOrder | None:
+def order_calibration(
+    options: CalibrationOptions, choice: Choice, *, model: Path | None, on_cluster: bool = False
+) -> CalibrationOrder | None:
     """Fill in the defaults and look at the data; None where nothing needs calibration.
 
-    model: the folder of the checkpoint, if it is one, for its own data. Raises UsageError for options that make no
+    model: the folder of the checkpoint, if it is one, for its own data. on_cluster: whether several processes go to the
+    nodes of a cluster. Raises UsageError for options that make no
     sense and where data is wanting, BadInput for data that is of no use.
     """
     if not choice.needs_calibration:
@@ -140,6 +148,7 @@ def order_calibration(options: CalibrationOptions, choice: Choice, *, model: Pat
         offload_why=None if processes == 1 else f"{processes:,} processes share them",
         processes=processes,
         seen=seen,
+        placed=on_cluster and processes > 1,
     )
 
 

@@ -55,6 +55,8 @@ class CalibrationReport:
     """None with a dry run."""
     known: bool = False
     """Whether an unfinished run had found the scales already."""
+    nodes: tuple[str, ...] = ()
+    """Of a cluster, the one that each process was on; none where all were on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,13 @@ def estimate_memory(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint,
 def settle(order: CalibrationOrder, plan: Plan, checkpoint: Checkpoint, *, root: Path = ROOT) -> CalibrationOrder:
     """Return the order with the place of the weights decided, from the memory that is available now."""
     needs = estimate_memory(order, plan, checkpoint, root=root)
-    return replace(order, offload="disk" if needs.offload else "none", offload_why=needs.why)
+    alone = estimate_memory(replace(order, processes=1), plan, checkpoint, root=root)
+    return replace(
+        order,
+        offload="disk" if needs.offload else "none",
+        offload_why=needs.why,
+        process_bytes=alone.offloaded.least,
+    )
 
 
 def _place(order: CalibrationOrder, loaded: Memory, offloaded: Memory, root: Path) -> tuple[bool, str]:
@@ -135,10 +143,14 @@ def check_calibration(
     order: CalibrationOrder, needs: Needs, *, root: Path = ROOT, here: Interpreter | None = None
 ) -> tuple[Check, ...]:
     """Judge whether the calibration can be made here. Never raises. here: this interpreter, if it is known already."""
-    return (
-        guard("calibration memory", lambda: check_memory(needs, root)),
-        check_package(order.python, here),
-    )
+    if order.placed:
+        # Theirs is looked at when the nodes are asked.
+        found = f"of the nodes that {order.processes:,} processes go to"
+        wanted = f"about {gib(order.process_bytes)} for each"
+        memory = Check(name="calibration memory", status="not checked", found=found, wanted=wanted)
+    else:
+        memory = guard("calibration memory", lambda: check_memory(needs, root))
+    return memory, check_package(order.python, here)
 
 
 def check_package(python: Path | None, here: Interpreter | None = None) -> Check:

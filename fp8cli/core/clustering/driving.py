@@ -7,21 +7,18 @@ run that is killed goes on with the cluster, with another one, or without.
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
-from fp8cli import __version__
 from fp8cli.core.clustering.admission import admit
 from fp8cli.core.clustering.batches import Batch, cut_batches, excerpt, source_shards
 from fp8cli.core.clustering.choice import ClusterChoice
 from fp8cli.core.clustering.code import code_digest
-from fp8cli.core.clustering.fitness import KNOWN_SLOW, why_unfit
+from fp8cli.core.clustering.fitness import KNOWN_SLOW
 from fp8cli.core.clustering.foreman_process import Foreman, foreman_of
+from fp8cli.core.clustering.judging import judge_nodes, nobody_can
 from fp8cli.core.clustering.messages import (
-    ANSWER_PREFIX,
-    SIGN_FILE,
     BatchDone,
     BatchOrder,
     Ended,
@@ -29,7 +26,6 @@ from fp8cli.core.clustering.messages import (
     NodeLeftOut,
     NodeLost,
     Place,
-    Question,
     Work,
 )
 from fp8cli.core.clustering.report import ClusterReport, NodeWork
@@ -38,7 +34,6 @@ from fp8cli.core.fetching.streaming import Streaming
 from fp8cli.core.quantizing.crew import ShardWatch
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
-from fp8cli.errors import CannotRun
 from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.remote_folder import RemoteFolder
@@ -111,9 +106,7 @@ class ClusterLabour:
         left_out = {facts.node: reason for facts, reason in nodes if reason is not None}
         fit = [facts for facts, reason in nodes if reason is None]
         if not fit:
-            said = "; ".join(f"`{facts.name}` {reason}" for facts, reason in nodes) or "it has none"
-            message = f"no node of the cluster can do the work: {said}"
-            raise CannotRun(message, hint="fp8 doctor --cluster ray shows all nodes; without --cluster it is done here")
+            raise nobody_can(nodes)
         slots = self._slots(plan, fit)
         tally = _Tally(nodes={facts.node: facts for facts, _ in nodes}, left_out=dict(left_out), begun=time.monotonic())
         start_seconds = tally.begun - self.begun
@@ -165,22 +158,16 @@ class ClusterLabour:
 
     def _survey(self, plan: Plan) -> list[tuple[NodeFacts, str | None]]:
         """Ask every node; return its facts, and why it may not work."""
-        folder = self.staging.folder
-        shared = folder / FOLDER
-        for stale in shared.glob(f"{ANSWER_PREFIX}*"):
-            stale.unlink(missing_ok=True)
-        with disk_errors(self.staging.out):
-            (shared / SIGN_FILE).write_text(self._token, encoding="utf-8")
-        names = source_shards(plan.tensors)
-        question = Question(source=self._place(), sizes=self._sizes(names), folder=shared.absolute(), token=self._token)
         lies = plan.bytes_written if self.work.stays_bytes is None else self.work.stays_bytes
-        needed = max(0, lies - bytes_on_disk(self.staging.checkpoint))
-        judged = []
-        for facts in self.foreman.survey(question):
-            wrote = _wrote(shared, facts.node, self._token)
-            reason = why_unfit(facts, version=__version__, code=code_digest(), wrote=wrote, needed_bytes=needed)
-            judged.append((facts, reason))
-        return judged
+        with disk_errors(self.staging.out):
+            return judge_nodes(
+                self.foreman,
+                source=self._place(),
+                sizes=self._sizes(source_shards(plan.tensors)),
+                shared=self.staging.folder / FOLDER,
+                token=self._token,
+                needed_bytes=max(0, lies - bytes_on_disk(self.staging.checkpoint)),
+            )
 
     def _slots(self, plan: Plan, fit: Sequence[NodeFacts]) -> Slots:
         cpus = [facts.cpus for facts in fit]
@@ -273,9 +260,3 @@ class _Tally:
             left_out=self.left_out.get(node),
             slow_because=KNOWN_SLOW if slow else None,
         )
-
-
-def _wrote(folder: Path, node: str, token: str) -> bool:
-    with suppress(OSError):
-        return (folder / f"{ANSWER_PREFIX}{node}").read_text(encoding="utf-8") == token
-    return False

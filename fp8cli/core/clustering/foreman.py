@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -40,6 +40,8 @@ from fp8cli.core.clustering.messages import (
     Survey,
     Work,
 )
+from fp8cli.core.clustering.rank_messages import Dismissal, Muster
+from fp8cli.core.clustering.ranks_at_work import RanksAtWork
 from fp8cli.worker.parent_watch import watch_parent
 
 SURVEY_SECONDS: Final = 60.0
@@ -76,10 +78,17 @@ def main(descriptor: int) -> None:
                     pipe.send(Survey(nodes=survey(question)))
                 case Work() as work:
                     _Site(work, pipe.send).carry_out()
+                case Muster() as muster:
+                    RanksAtWork(muster, pipe.send, partial(_is_dismissed, pipe)).carry_out()
     except (EOFError, BrokenPipeError):
         pass
     finally:
         ray.shutdown()
+
+
+def _is_dismissed(pipe: Connection) -> bool:
+    """Whether nobody waits for the ranks any more. Raises EOFError where there is nobody at all."""
+    return pipe.poll() and isinstance(pipe.recv(), Dismissal)
 
 
 def _join(summons: Summons) -> Joined | GaveUp:
@@ -155,7 +164,8 @@ def _answer(answer: Any, node: str, facts: Mapping[str, Any]) -> NodeFacts:
         )
     except Exception as problem:  # noqa: BLE001 - whatever a stranger's interpreter raises
         return NodeFacts(node=node, name=name, cpus=cpus, problem=f"cannot run fp8: {_last_line(problem)}")
-    return NodeFacts(**{**vars(found), "cpus": cpus})
+    gpus = int(facts["Resources"].get("GPU", 0))
+    return NodeFacts(**{**vars(found), "cpus": cpus, "gpu_slots": gpus})
 
 
 def _last_line(problem: BaseException) -> str:

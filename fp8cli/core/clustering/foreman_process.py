@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli.core.clustering.choice import ADDRESS_VARIABLE, ClusterChoice
-from fp8cli.core.clustering.messages import GaveUp, Heard, Joined, NodeFacts, Question, Summons, Survey, Work
+from fp8cli.core.clustering.messages import Ended, GaveUp, Heard, Joined, NodeFacts, Question, Summons, Survey, Work
+from fp8cli.core.clustering.rank_messages import Dismissal, Muster
 from fp8cli.core.machine.probes import usable_cpus
 from fp8cli.core.processes.process_group import end, end_leftovers, start
 from fp8cli.errors import BadInput, CannotRun
@@ -49,6 +50,7 @@ _PREFIX: Final = "fp8-ray-"
 _NOTE: Final = "temporary"
 """Where the name of that folder is kept."""
 _JOIN_SECONDS: Final = 180.0
+_DISMISSED_SECONDS: Final = 30.0
 _LONGEST_TEMPORARY: Final = 30
 """Ray's sockets lie 60 characters below, and a socket's path may have 107."""
 
@@ -72,9 +74,16 @@ class Foreman:
                 message = f"the answer to a survey was {type(other).__name__}"
                 raise TypeError(message)
 
-    def begin(self, work: Work) -> None:
-        """Let it hand out batches; what it has to say about them is heard one by one."""
+    def begin(self, work: Work | Muster) -> None:
+        """Let it hand out batches, or place ranks; what it has to say about them is heard one by one."""
         self._say(work)
+
+    def dismiss(self) -> None:
+        """Let it end the ranks that it placed, and wait until it has, but not for ever. Raises nothing."""
+        with suppress(CannotRun, BadInput):
+            self._say(Dismissal())
+            while self._pipe.poll(_DISMISSED_SECONDS) and not isinstance(self.hear(), Ended):
+                pass
 
     def hear(self) -> Heard:
         """Wait for what it says next. Raises BadInput or CannotRun when it gave up, or is gone."""
@@ -87,7 +96,7 @@ class Foreman:
             raise kind(said.message, hint=said.hint)
         return said
 
-    def _say(self, what: Question | Work | Summons) -> None:
+    def _say(self, what: Question | Work | Muster | Dismissal | Summons) -> None:
         try:
             self._pipe.send(what)
         except (BrokenPipeError, ConnectionResetError):

@@ -3,6 +3,8 @@
 this process ──Summons, Question, Work──▶ foreman ──Question, BatchOrder──▶ node
 this process ◀──Joined, Survey, BatchDone, NodeLeftOut, NodeLost, Ended, GaveUp── foreman
 foreman ◀──NodeFacts, BatchDone, BatchFailed── node
+
+What ranks of one program say and are told is in `rank_messages`.
 """
 
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from fp8cli.core.clustering.rank_messages import RanksSeen
 from fp8cli.core.fetching.streaming import Streaming
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.formats.sources import Elsewhere
@@ -69,6 +72,8 @@ class NodeFacts:
     gpus: tuple[str, ...] = ()
     cpus: int = 0
     """As Ray counts them."""
+    gpu_slots: int = 0
+    """GPUs, as Ray counts them."""
     memory_bytes: int | None = None
     available_bytes: int | None = None
     disk_free_bytes: int | None = None
@@ -191,4 +196,4 @@ class GaveUp:
     hint: str | None
 
 
-Heard = Joined | Survey | BatchDone | NodeLeftOut | NodeLost | Ended | GaveUp
+Heard = Joined | Survey | BatchDone | NodeLeftOut | NodeLost | RanksSeen | Ended | GaveUp

@@ -44,11 +44,21 @@ class Orders:
 
 
 def order(
-    options: CalibrationOptions, choice: Choice, engine: Engine, recipe: RecipeFile | None, local: Path | None
+    options: CalibrationOptions,
+    choice: Choice,
+    engine: Engine,
+    recipe: RecipeFile | None,
+    local: Path | None,
+    *,
+    on_cluster: bool = False,
 ) -> Orders:
-    """Settle what processes are to do. Raises UsageError, BadInput for data that will not do."""
+    """Settle what processes are to do. Raises UsageError, BadInput for data that will not do.
+
+    on_cluster: whether several of a calibration go to the nodes of a cluster.
+    """
     if engine == "streaming":
-        return Orders(calibration=order_calibration(options, choice, model=local), compression=None)
+        calibration = order_calibration(options, choice, model=local, on_cluster=on_cluster)
+        return Orders(calibration=calibration, compression=None)
     compression = order_compression(options, choice, recipe=recipe, model=local)
     return Orders(calibration=None, compression=compression)
 

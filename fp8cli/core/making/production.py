@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli.core.budgeting.report import BudgetReport
-from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent, calibrate
+from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent
 from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of
 from fp8cli.core.clustering.driving import ClusterLabour, ClusterWork, cluster_labour
 from fp8cli.core.clustering.report import ClusterReport
@@ -33,6 +33,7 @@ from fp8cli.core.findings import Finding
 from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.making.attesting import Attestation, attest, note_of_quantization
+from fp8cli.core.making.calibrating import find_scales
 from fp8cli.core.making.notes import note_budget, note_calibration, tools_of
 from fp8cli.core.making.source import Source
 from fp8cli.core.model.selection import Selection
@@ -254,7 +255,7 @@ def _calibrate(production: Production, staging: Staging, notify: Notify) -> Cali
         device=device,
     )
     with _kept_for_the_log(staging, "calibrating"), disk_errors(staging.out):
-        return calibrate(request, notify, environ=environment_of(device))
+        return find_scales(request, production.calibration, production.cluster, notify, environ=environment_of(device))
 
 
 def _compress(production: Production, staging: Staging, notify: Notify) -> Whole | None:

@@ -129,7 +129,9 @@ def assemble(  # noqa: PLR0913 - one argument for each thing a report is made of
     if done is not None:
         plan = done.plan
         if calibration is not None and done.calibrated is not None:
-            calibration = replace(calibration, facts=done.calibrated.facts, known=done.calibrated.known)
+            calibration = replace(
+                calibration, facts=done.calibrated.facts, known=done.calibrated.known, nodes=done.calibrated.nodes
+            )
         if compression is not None and done.whole is not None:
             made = done.whole.compressed
             compression = replace(compression, modifiers=made.facts.modifiers, facts=made.facts, known=made.known)

@@ -143,9 +143,14 @@ class _Watch(Generic[Event]):
         return self.logbook.explain_failure(failed)
 
     def _error(self, cause: Cause) -> Fp8Error:
-        kind = BadInput if cause.kind in {"data", "model"} else CannotRun
-        advice = self.program.memory_hint if cause.kind == "memory" else cause.hint
-        if advice is not None and _FOR_EVAL.search(advice):
-            advice = None
-        said = "" if advice is None else f"{advice}; "
-        return kind(cause.message, hint=f"{said}the whole log: {self.logbook.path}")
+        return failure_of(self.program, cause, self.logbook.path)
+
+
+def failure_of(program: Program[Event], cause: Cause, log: Path) -> Fp8Error:
+    """Return the error that a program's end is to its user."""
+    kind = BadInput if cause.kind in {"data", "model"} else CannotRun
+    advice = program.memory_hint if cause.kind == "memory" else cause.hint
+    if advice is not None and _FOR_EVAL.search(advice):
+        advice = None
+    said = "" if advice is None else f"{advice}; "
+    return kind(cause.message, hint=f"{said}the whole log: {log}")
