@@ -13,17 +13,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fp8cli.commands.quantize import QuantizeReport, QuantizeRequest, run
+from fp8cli.core.calibrating.calibration_events import TextsRead
+from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.processes.process_group import MARK
 from fp8cli.core.quantizing.engine import Progress
+from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES
 from fp8cli.errors import BadInput, CannotRun, Interrupted
 from fp8cli.formats.staging import partial_folder
 from tests.models import ODD, llama_config, save_model
@@ -46,6 +50,8 @@ class Nodes:
     """A folder that is another one on the third node; None where there can be no such node."""
     far: str | None
     """What the third node calls its host; None where it has no network of its own."""
+    plug: str | None
+    """This machine's end of the cable to it."""
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -55,12 +61,18 @@ def digest(folder: Path) -> dict[str, str]:
 
 def processes_of(folder: Path) -> list[str]:
     """Return the command lines of processes that carry the mark of a folder."""
+    return [line for _, line in marked(folder)]
+
+
+def marked(folder: Path) -> list[tuple[int, str]]:
+    """Return the processes that carry the mark of a folder, and their command lines."""
     found = []
     for place in Path("/proc").iterdir():
         if place.name.isdecimal():
             try:
                 if f"{MARK}={folder}".encode() in (place / "environ").read_bytes().split(b"\0"):
-                    found.append((place / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                    found.append((int(place.name), line))
             except OSError:
                 continue
     return found
@@ -91,21 +103,37 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
             second=second,
             blind=str(blind) if third else None,
             far=FAR_HOST if third and cable else None,
+            plug=near_end() if third and cable else None,
         )
     finally:
         if third is not None:
-            third.terminate()
-            third.wait(20)
+            if cable:
+                # Behind a cable that is cut it would wait for a word of the others.
+                subprocess.run(["ip", "link", "set", near_end(), "up"], check=False)
+            end_with_children(third)
         cluster.shutdown()
         if cable:
             subprocess.run(["ip", "netns", "delete", cable], check=False)
+
+
+def end_with_children(started: subprocess.Popen[bytes]) -> None:
+    started.terminate()
+    try:
+        started.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait(20)
+
+
+def near_end() -> str:
+    return f"f{os.getpid()}a"
 
 
 def lay_cable() -> str | None:
     """Make a network of its own, with a cable to this one; return its name, None where nobody may do so."""
     if shutil.which("ip") is None:
         return None
-    name, ends = f"fp8-{os.getpid()}", (f"f{os.getpid()}a", f"f{os.getpid()}b")
+    name, ends = f"fp8-{os.getpid()}", (near_end(), f"f{os.getpid()}b")
     inside = ["ip", "-n", name]
     lines = (
         ["ip", "netns", "add", name],
@@ -135,7 +163,11 @@ def start_third_node(address: str, folder: Path, cable: str | None) -> subproces
     line = f"mount -t tmpfs none {shlex.quote(str(folder))} && hostname {FAR_HOST} && exec {ray} {options}"
     there = ["ip", "netns", "exec", cable] if cable else []
     return subprocess.Popen(
-        [*there, "unshare", "-mu", "sh", "-c", line], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+        [*there, "unshare", "-mu", "sh", "-c", line],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        start_new_session=True,
     )
 
 
@@ -267,6 +299,92 @@ def test_a_driver_that_is_killed_takes_its_own_cluster_along_and_another_run_goe
     report = quantize(source, out, None)
     assert report.bytes_resumed > 0
     assert digest(out) == alone(source, tmp_path, "FP8_DYNAMIC")
+
+
+CALIBRATION = CalibrationOptions(data=str(BUNDLED_STORIES), samples=6, max_seq_length=64)
+
+
+def calibrate_on(address: str, out: Path, notify: Callable[[object], None] = lambda _: None) -> QuantizeReport:
+    options = replace(CALIBRATION, processes=3)
+    model = str(BUNDLED_MODEL)
+    request = QuantizeRequest(
+        model=model, out=out, scheme="FP8", device="cpu", calibration=options, cluster=f"ray={address}"
+    )
+    return run(request, notify)
+
+
+def test_ranks_on_several_hosts_find_the_scales_that_one_process_finds(nodes: Nodes, tmp_path: Path) -> None:
+    report = calibrate_on(nodes.address, tmp_path / "out")
+    assert report.calibration is not None
+    hosts = [node.partition("/")[0] for node in report.calibration.nodes]
+    assert len(set(report.calibration.nodes)) == 3 if nodes.blind else 2
+    if nodes.far is not None:
+        # Their sums went over the cable.
+        assert hosts.count(nodes.far) == 1
+    alone = QuantizeRequest(
+        model=str(BUNDLED_MODEL), out=tmp_path / "alone" / "out", scheme="FP8", device="cpu", calibration=CALIBRATION
+    )
+    run(alone)
+    assert digest(tmp_path / "out") == digest(tmp_path / "alone" / "out")
+    assert not partial_folder(tmp_path / "out").exists()
+
+
+def test_the_end_of_one_rank_is_one_sentence_and_the_end_of_all(nodes: Nodes, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    folder = partial_folder(out) / "calibration"
+
+    def kill(event: object) -> None:
+        if isinstance(event, TextsRead):
+            (pid,) = [pid for pid, line in marked(folder) if line.endswith(f"{folder} 2")]
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(CannotRun, match=r"^process 3 of the calibration on `[^`]+`: .*SIGKILL") as end:
+        calibrate_on(nodes.address, out, kill)
+    assert "\n" not in end.value.message
+    assert not marked(folder)
+    assert not out.exists()
+    assert Path((end.value.hint or "").rpartition("the whole log: ")[2]).is_file()
+
+
+def test_a_cable_that_is_out_for_seconds_costs_time_alone(nodes: Nodes, source: Path, tmp_path: Path) -> None:
+    if nodes.plug is None:
+        pytest.skip("no network namespace can be made here, which takes root and iproute2")
+    heard = 0
+
+    def pull(event: object) -> None:
+        nonlocal heard
+        heard += isinstance(event, Progress)
+        if heard == 10:
+            link(nodes, "down")
+            threading.Timer(4, link, (nodes, "up")).start()
+
+    report = quantize(source, tmp_path / "out", nodes.address, notify=pull, size=1024)
+    assert digest(tmp_path / "out") == alone(source, tmp_path, "FP8_DYNAMIC")
+    assert report.cluster is not None
+    assert not any(node.lost for node in report.cluster.nodes)
+
+
+def test_a_node_whose_cable_is_cut_is_made_up_for_by_the_others(nodes: Nodes, source: Path, tmp_path: Path) -> None:
+    """The last of the far host: it stays cut off."""
+    if nodes.plug is None:
+        pytest.skip("no network namespace can be made here, which takes root and iproute2")
+    heard = 0
+
+    def cut(event: object) -> None:
+        nonlocal heard
+        heard += isinstance(event, Progress)
+        if heard == 10:
+            link(nodes, "down")
+
+    report = quantize(source, tmp_path / "out", nodes.address, notify=cut, size=1024)
+    assert digest(tmp_path / "out") == alone(source, tmp_path, "FP8_DYNAMIC")
+    assert report.cluster is not None
+    assert not partial_folder(tmp_path / "out").exists()
+
+
+def link(nodes: Nodes, state: str) -> None:
+    assert nodes.plug is not None
+    subprocess.run(["ip", "link", "set", nodes.plug, state], check=True)
 
 
 def test_a_node_that_is_killed_is_made_up_for_by_the_others(nodes: Nodes, source: Path, tmp_path: Path) -> None:
