@@ -136,6 +136,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/core/evaluating/": (
         "fp8cli.core.evaluating",
         "fp8cli.core.calibrating",
+        "fp8cli.core.clustering.choice",
         "fp8cli.core.simulating",
         "fp8cli.core.processes",
         "fp8cli.core.doctor",

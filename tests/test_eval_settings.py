@@ -130,8 +130,7 @@ def test_only_variables_that_decide_are_kept_and_no_secret() -> None:
 
 def test_vllm_is_told_how_to_spread_over_several_machines() -> None:
     """Ray is vLLM's own way of doing that: arguments of its engine, which lm-eval's class passes on as they are."""
-    words = ("distributed_executor_backend=ray", "pipeline_parallel_size=2")
-    told = chosen(backend="vllm", tensor_parallel=8, model_args=words).settings.model_args
+    told = chosen(backend="vllm", tensor_parallel=8, pipeline_parallel=2, cluster="ray=a:1").settings.model_args
     wanted = {"distributed_executor_backend": "ray", "pipeline_parallel_size": 2, "tensor_parallel_size": 8}
     assert wanted.items() <= told.items()
     spec = find_spec("vllm")
@@ -230,6 +229,24 @@ def test_what_is_no_model_arg_or_would_contradict_an_option_is_refused(text: str
         ({"server": "http://me:secret@x"}, "--server holds a user or a password, which would be kept in the record"),
         ({"server": "http://x", "data_parallel": 2}, "a server decides by itself how it is spread"),
         ({"backend": "hf", "tensor_parallel": 2}, "--tensor-parallel is for vLLM"),
+        ({"backend": "hf", "pipeline_parallel": 2}, "--pipeline-parallel is for vLLM"),
+        ({"pipeline_parallel": 0}, "--pipeline-parallel is 0, and must be 1 or more"),
+        ({"server": "http://x", "pipeline_parallel": 2}, "a server decides by itself how it is spread"),
+        ({"server": "http://x", "cluster": "ray"}, "a server decides by itself how it is spread"),
+        ({"cluster": "kubernetes"}, "--cluster `kubernetes` is no cluster"),
+        ({"cluster": "ray", "backend": "hf"}, "--cluster is for vLLM: transformers runs on one machine"),
+        (
+            {"cluster": "ray", "data_parallel": 2},
+            "--data-parallel 2 deals out the GPUs of one machine, and a cluster has many",
+        ),
+        (
+            {"cluster": "ray", "model_args": ("distributed_executor_backend=mp",)},
+            "--model-arg distributed_executor_backend would contradict --cluster",
+        ),
+        (
+            {"model_args": ("pipeline_parallel_size=2",)},
+            "--model-arg pipeline_parallel_size would contradict an option",
+        ),
         ({"fewshot_as_multiturn": True}, "--fewshot-as-multiturn needs a chat template"),
         ({"text": Path("nowhere.txt")}, "the file of texts `nowhere.txt` does not exist"),
         ({"text": Path("x"), "fidelity": False}, "--text and --no-fidelity exclude each other"),

@@ -53,6 +53,11 @@ def test_too_few_gpus_are_refused_with_both_numbers(tmp_path: Path) -> None:
         shares(wide, {}, gpus(3), tmp_path)
     assert refusal.value.hint == "choose --data-parallel 1"
     assert len(shares(wide, {}, gpus(4), tmp_path)) == 2
+    deep = job(
+        world=2, backend="vllm", device=None, model_args={"tensor_parallel_size": 2, "pipeline_parallel_size": 2}
+    )
+    with pytest.raises(CannotRun, match="2 workers with 4 GPUs each take 8 GPUs, and 4 are visible"):
+        shares(deep, {}, gpus(4), tmp_path)
     with pytest.raises(CannotRun, match="3 workers with 1 GPU each take 3 GPUs, and 1 is visible"):
         shares(job(world=3, device=None), {}, gpus(1), tmp_path)
 

@@ -45,6 +45,12 @@ Server = Annotated[
     str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server that has the model already.")
 ]
 TensorParallel = Annotated[int, typer.Option(metavar="N", help="GPUs that share each layer, on vLLM.")]
+PipelineParallel = Annotated[
+    int, typer.Option(metavar="N", help="Groups of GPUs that the layers are dealt out to, on vLLM.")
+]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="ray[=ADDRESS]", help="A Ray cluster, whose GPUs vLLM shares the model among.")
+]
 DataParallel = Annotated[
     int, typer.Option(metavar="N", help="Workers that share the items, each with the whole model.")
 ]

@@ -26,7 +26,16 @@ class ClusterChoice:
 
 
 def read_cluster(text: str | None, environ: Mapping[str, str] = os.environ) -> ClusterChoice | None:
-    """Return what `--cluster TEXT` means; None where nobody wants one. Raises UsageError, CannotRun without Ray.
+    """Return what `--cluster TEXT` means; None where nobody wants one. Raises UsageError, CannotRun without Ray."""
+    choice = parse_cluster(text, environ)
+    if choice is not None and find_spec("ray") is None:
+        message = "Ray is not installed"
+        raise CannotRun(message, hint="uv pip install 'fp8cli[ray]'")
+    return choice
+
+
+def parse_cluster(text: str | None, environ: Mapping[str, str]) -> ClusterChoice | None:
+    """Return the same, whether or not this interpreter has Ray. Raises UsageError.
 
     `ray` alone means the cluster that RAY_ADDRESS names, as everywhere in Ray, else one of this machine.
     """
@@ -36,9 +45,6 @@ def read_cluster(text: str | None, environ: Mapping[str, str] = os.environ) -> C
     if kind != "ray" or (equals and not address):
         message = f"--cluster `{text}` is no cluster"
         raise UsageError(message, hint="write --cluster ray, or --cluster ray=HOST:PORT for one that runs already")
-    if find_spec("ray") is None:
-        message = "Ray is not installed"
-        raise CannotRun(message, hint="uv pip install 'fp8cli[ray]'")
     address = address or environ.get(ADDRESS_VARIABLE, "")
     if address == "local":
         address = ""

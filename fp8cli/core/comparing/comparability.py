@@ -68,7 +68,8 @@ _OTHER_KEYS: Final = frozenset(
     "tokenizer_backend "
     # or where and how fast it runs.
     "device device_map gpu_memory_utilization max_batch_size num_concurrent max_retries timeout max_logprobs "
-    "disable_log_stats swap_space tensor_parallel_size data_parallel_size parallelize enforce_eager".split()
+    "disable_log_stats swap_space tensor_parallel_size pipeline_parallel_size data_parallel_size parallelize "
+    "distributed_executor_backend enforce_eager".split()
 )
 _SILENT_VARIABLES: Final = (
     "VLLM_CPU_KVCACHE_SPACE VLLM_CPU_OMP_THREADS_BIND VLLM_ENABLE_V1_MULTIPROCESSING VLLM_LOGGING_LEVEL "

@@ -11,13 +11,14 @@ from fp8cli.core.machine.probes import read_memory
 
 _ONE_PROCESS: Final = "VLLM_ENABLE_V1_MULTIPROCESSING"
 _CPU_CACHE: Final = "VLLM_CPU_KVCACHE_SPACE"
+_CPU_THREADS: Final = "VLLM_CPU_OMP_THREADS_BIND"
 _GIB: Final = 2**30
 _CACHE_SHARE: Final = 8
 """The KV cache gets one over this of all memory, so that every model on a machine gets the same, though never more
 than half of what is available."""
 _LARGEST_CACHE: Final = 16
 
-UNIMPORTANT: Final = frozenset({_ONE_PROCESS, _CPU_CACHE})
+UNIMPORTANT: Final = frozenset({_ONE_PROCESS, _CPU_CACHE, _CPU_THREADS})
 """Set here, and no result depends on them: with and without, answers were equal to the last bit."""
 
 _DECIDING: Final = re.compile(r"VLLM_\w+|NVIDIA_TF32_OVERRIDE|CUBLAS_WORKSPACE_CONFIG", re.ASCII)
@@ -34,13 +35,18 @@ def environment_of(request: EvaluationRequest, workplace: Workplace) -> tuple[di
         return {}, {}
     theirs = deciding(workplace.environ)
     chosen: dict[str, tuple[str, str]] = {}
-    if request.tensor_parallel == 1:
+    if request.tensor_parallel == request.pipeline_parallel == 1 and request.cluster is None:
         chosen[_ONE_PROCESS] = ("0", "one process starts faster, and ends with all it holds")
     if not workplace.on_gpu:
         space = _cache_gib(workplace)
         chosen[_CPU_CACHE] = (
             str(space),
             "GiB for the KV cache: a part of the memory, of which vLLM would take nearly all",
+        )
+    if not workplace.on_gpu and request.tensor_parallel > 1:
+        chosen[_CPU_THREADS] = (
+            _processors(request.tensor_parallel),
+            "processors of each part, where vLLM would want a memory node for each",
         )
     ours = {name: pair for name, pair in chosen.items() if name not in workplace.environ}
     environment = theirs | {name: value for name, (value, _) in ours.items()}
@@ -54,6 +60,14 @@ def deciding(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         for name, value in sorted(environ.items())
         if _DECIDING.fullmatch(name) and not _NOT_DECIDING.fullmatch(name)
     }
+
+
+def _processors(parts: int) -> str:
+    """Deal out the processors that may be used, as vLLM takes them: `0,1|2,3`. Where they are few, parts share them."""
+    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    each = max(1, len(there) // parts)
+    starts = ((part * each) % len(there) for part in range(parts))
+    return "|".join(",".join(map(str, there[start : start + each])) for start in starts)
 
 
 def _cache_gib(workplace: Workplace) -> int:

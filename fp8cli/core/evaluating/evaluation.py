@@ -21,6 +21,7 @@ from fp8cli.core.evaluating.runs import check_label, find_records, simulated_lab
 from fp8cli.core.evaluating.servers import ask_server
 from fp8cli.core.evaluating.settings import Chosen, choose_settings
 from fp8cli.core.evaluating.simulation import SimulationOrder, check_simulation, order_simulation, settle
+from fp8cli.core.evaluating.splitting import cluster_environment, refuse_split
 from fp8cli.core.evaluating.subject import Subject, open_subject
 from fp8cli.core.evaluating.supervising import WorkerFailed, run_workers
 from fp8cli.core.evaluating.task_sources import STORIES, TaskSources, find_sources, hash_contents, write_bundled
@@ -94,6 +95,7 @@ def check_evaluation(request: EvaluationRequest) -> None:
     known = {name for answer in _known(plan, lambda _: None) for name in answer.names}
     if known < set(plan.sources.names):
         examine(plan.workplace, plan.subject)
+        refuse_split(request, plan.subject, plan.workplace)
 
 
 def _plan(request: EvaluationRequest) -> _Plan:
@@ -147,6 +149,7 @@ def _known(plan: _Plan, notify: Notify) -> tuple[Answer, ...]:
 def _prepare(plan: _Plan, missing: tuple[str, ...], known: tuple[str, ...], notify: Notify) -> None:
     """Refuse what cannot work, and say what is about to be done."""
     said = examine(plan.workplace, plan.subject)
+    refuse_split(plan.request, plan.subject, plan.workplace)
     simulation = plan.chosen.simulation
     notes = () if simulation is None or simulation.data is None else simulation.data.seen.notes
     notify(
@@ -209,7 +212,7 @@ def _work(
                 python=plan.workplace.worker.python,
                 notify=notify,
                 stall_seconds=plan.request.stall_timeout,
-                environ=plan.workplace.environ,
+                environ={**plan.workplace.environ, **cluster_environment(plan.request, plan.workplace.environ)},
             )
         except WorkerFailed as failure:
             if failure.cause.kind != "memory" or work.started.batch_size is not None or not _can_lower(chosen):

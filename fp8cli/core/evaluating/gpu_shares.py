@@ -1,5 +1,6 @@
 """Which GPUs each of several workers may see, and how many threads it may use where there are none."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -29,8 +30,8 @@ def shares(
     if not names:
         threads = {} if THREADS in environ else {THREADS: str(max(1, usable_cpus(root) // job.world))}
         return (threads,) * job.world
-    parts = job.model_args.get("tensor_parallel_size", 1)
-    wanted = parts if isinstance(parts, int) else 1
+    parts = (job.model_args.get(f"{way}_parallel_size", 1) for way in ("tensor", "pipeline"))
+    wanted = math.prod(size for size in parts if isinstance(size, int))
     each = len(names) // job.world
     if each < wanted:
         message = (

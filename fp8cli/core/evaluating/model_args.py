@@ -12,6 +12,7 @@ RESERVED: Final = {
     "max_batch_size": "use --batch-size: automatic batches differ from run to run",
     "device": "use --device",
     "tensor_parallel_size": "use --tensor-parallel",
+    "pipeline_parallel_size": "use --pipeline-parallel",
     "data_parallel_size": "use --data-parallel",
     "base_url": "use --server",
     "dtype": "use --dtype",
@@ -20,6 +21,9 @@ RESERVED: Final = {
     "gpu_memory_utilization": "use --gpu-memory",
 }
 """Arguments that an option of this tool sets: two ways to say one thing could contradict each other."""
+
+EXECUTOR: Final = "distributed_executor_backend"
+"""vLLM's argument: who starts the processes of one engine."""
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 

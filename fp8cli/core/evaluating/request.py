@@ -1,11 +1,13 @@
 """What the user asked `fp8 eval` for, and the refusals that need to look at nothing but that."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from fp8cli.core.calibrating.ordering import CalibrationOptions
-from fp8cli.core.evaluating.model_args import parse_model_arg
+from fp8cli.core.clustering.choice import parse_cluster
+from fp8cli.core.evaluating.model_args import EXECUTOR, parse_model_arg
 from fp8cli.core.evaluating.runs import RUNS_DEFAULT, check_label
 from fp8cli.core.quantizing.modifiers import NO_MODIFIERS, Modifiers
 from fp8cli.core.simulating.modules import EVERY_LINEAR, ModuleOptions
@@ -48,7 +50,10 @@ class EvaluationRequest:
     server: str | None = None
     """Address of an OpenAI-compatible server."""
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
     data_parallel: int = 1
+    cluster: str | None = None
+    """`ray`, or `ray=ADDRESS`, whose GPUs vLLM is to use; None: those of this machine."""
     max_length: int | None = None
     dtype: str = "auto"
     device: str | None = None
@@ -91,6 +96,7 @@ def check_request(request: EvaluationRequest) -> None:
     _check_items(request)
     _check_numbers(request)
     _check_backend(request)
+    _check_cluster(request)
     _check_template(request)
     _check_fidelity(request)
     if request.label is not None:
@@ -129,6 +135,7 @@ def _check_items(request: EvaluationRequest) -> None:
 def _check_numbers(request: EvaluationRequest) -> None:
     _at_least(1, "--batch-size", request.batch_size)
     _at_least(1, "--tensor-parallel", request.tensor_parallel)
+    _at_least(1, "--pipeline-parallel", request.pipeline_parallel)
     _at_least(1, "--data-parallel", request.data_parallel)
     _at_least(8, "--max-length", request.max_length)
     _at_least(1, "--stall-timeout", request.stall_timeout)
@@ -154,11 +161,26 @@ def _check_backend(request: EvaluationRequest) -> None:
         if "@" in request.server:
             hint = "set OPENAI_API_KEY: lm-eval sends it, and no record keeps it"
             raise UsageError("--server holds a user or a password, which would be kept in the record", hint=hint)
-        if request.tensor_parallel > 1 or request.data_parallel > 1:
+        if max(request.tensor_parallel, request.pipeline_parallel, request.data_parallel) > 1:
             raise UsageError("a server decides by itself how it is spread", hint="leave the parallel options out")
-    if request.backend == "hf" and request.tensor_parallel > 1:
-        message = "--tensor-parallel is for vLLM"
+    if request.backend == "hf" and max(request.tensor_parallel, request.pipeline_parallel) > 1:
+        message = f"{'--tensor-parallel' if request.tensor_parallel > 1 else '--pipeline-parallel'} is for vLLM"
         raise UsageError(message, hint="on transformers, --model-arg parallelize=true spreads the layers over the GPUs")
+
+
+def _check_cluster(request: EvaluationRequest) -> None:
+    if parse_cluster(request.cluster, os.environ) is None:
+        return
+    if request.server is not None:
+        raise UsageError("a server decides by itself how it is spread", hint="leave --cluster out")
+    if request.backend == "hf" or request.simulate is not None:
+        message = "--cluster is for vLLM: transformers runs on one machine"
+        raise UsageError(message, hint="leave --cluster out, or use --backend vllm")
+    if request.data_parallel > 1:
+        message = f"--data-parallel {request.data_parallel} deals out the GPUs of one machine, and a cluster has many"
+        raise UsageError(message, hint="use --tensor-parallel and --pipeline-parallel on a cluster")
+    if EXECUTOR in {parse_model_arg(each)[0] for each in request.model_args}:
+        raise UsageError(f"--model-arg {EXECUTOR} would contradict --cluster", hint="leave one of them out")
 
 
 def _check_template(request: EvaluationRequest) -> None:

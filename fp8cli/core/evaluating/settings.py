@@ -17,6 +17,7 @@ from fp8cli.core.evaluating.model_args import parse_model_arg
 from fp8cli.core.evaluating.request import EvaluationRequest
 from fp8cli.core.evaluating.servers import ServedModel
 from fp8cli.core.evaluating.simulation import SimulationOrder
+from fp8cli.core.evaluating.splitting import split_args
 from fp8cli.core.evaluating.subject import Subject
 from fp8cli.core.serving.modes import BF16_CAPABILITY
 from fp8cli.errors import UsageError
@@ -85,7 +86,7 @@ def choose_settings(
             )
         case "vllm":
             fixed = {"dtype": dtype, "max_model_len": length, "gpu_memory_utilization": request.gpu_memory}
-            fixed["tensor_parallel_size"] = request.tensor_parallel
+            fixed |= split_args(request)
             safe |= _safe_for_vllm(on_gpu=workplace.on_gpu)
             if subject.declaration is not None and subject.declaration.method == DEPRECATED:
                 reason = f"vLLM refuses {DEPRECATED} as deprecated unless it is told to load it"
