@@ -1,7 +1,10 @@
 """The hidden folder, its lock and its journal."""
 
+import errno
 import json
 import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -169,3 +172,57 @@ def test_discard_removes_what_an_unfinished_run_left(tmp_path: Path) -> None:
     assert json.loads((partial_folder(tmp_path / "out") / "journal").read_text().split("\n")[0])["version"] == 1
     discard(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ghost", [".nfs0000000000a1b2c300000001", ".fuse_hidden0000000100000002"])
+def test_a_folder_that_a_network_keeps_for_an_open_file_goes_when_that_is_closed(tmp_path: Path, ghost: str) -> None:
+    """As NFS and FUSE do it: a file that is removed while it is open gets another name, and goes a while later."""
+    out = tmp_path / "out"
+    with stage(out, IDENTITY, restart=False) as staging:
+        staging.write_file("config.json", b"{}")
+        staging.publish(overwrite=False)
+        partial_folder(out).mkdir()
+        (partial_folder(out) / ghost).touch()
+        gone = threading.Timer(0.2, (partial_folder(out) / ghost).unlink)
+        gone.start()
+    gone.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_in_which_another_run_has_begun_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with stage(out, IDENTITY, restart=False):
+        discard(out)
+    partial_folder(out).mkdir()
+    with pytest.raises(OSError, match="stop"), stage(out, IDENTITY, restart=False):
+        raise OSError("stop")
+    assert (partial_folder(out) / "journal").is_file()
+
+
+def test_an_output_comes_back_where_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that has no exchange, and says no more of a folder in the way than EPERM, as over SFTP."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text("old")
+    rename = Path.rename
+    refused = [1, 3]
+    calls = iter(range(1, 100))
+
+    def by_hand(path: Path, target: Path) -> Path:
+        if next(calls) in refused:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", by_hand)
+    monkeypatch.setattr(sys, "platform", "freebsd")
+    with pytest.raises(PermissionError), stage(out, IDENTITY, restart=False) as staging:
+        staging.publish(overwrite=True)
+    assert (out / "config.json").read_text() == "old"
+    refused[:] = [5]
+    with stage(out, IDENTITY, restart=False) as staging:
+        staging.write_file("config.json", b"new")
+        staging.publish(overwrite=True)
+    assert (out / "config.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

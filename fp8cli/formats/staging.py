@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from fp8cli.errors import CannotRun, Fp8Error, UsageError
+from fp8cli.formats.ghosts import open_without_ghosts
 
 JOURNAL_VERSION: Final = 1
 
@@ -38,6 +39,9 @@ Harm = tuple[int, int]
 
 _RENAME_EXCHANGE: Final = 2
 _AT_FDCWD: Final = -100
+_IN_THE_WAY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.EPERM})
+"""How a file system says that a folder with something in it has the name; the last is sshfs, by whose protocol a server
+says no more than that it failed."""
 _NO_SPACE: Final = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -90,7 +94,7 @@ class Staging:
             # Replaces nothing but an empty folder.
             self.checkpoint.rename(self.out)
         except OSError as problem:
-            if problem.errno not in {errno.ENOTEMPTY, errno.EEXIST} or not overwrite:
+            if problem.errno not in _IN_THE_WAY or not overwrite:
                 raise
             _exchange(self.checkpoint, self.out)
         _flush_folder(self.out.parent)
@@ -128,7 +132,7 @@ def stage(out: Path, identity: Mapping[str, object], *, restart: bool) -> Iterat
     with disk_errors(out):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
-    with lock:
+    with open_without_ghosts(lock, folder):
         _take_lock(lock, out)
         if restart:
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
@@ -267,4 +271,8 @@ def _exchange(new: Path, old: Path) -> None:
             return
     aside = new.parent / "replaced"
     old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
