@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ os.environ["CT_ENFORCE_EAGER"] = "1"
 
 from transformers import AutoTokenizer, PretrainedConfig
 
+from fp8cli.calibrator.loading import load_model
 from fp8cli.calibrator.protocol import OFFLOAD
 from fp8cli.calibrator.ranks import RENDEZVOUS, reason_of
 from fp8cli.commands.quantize import QuantizeReport, QuantizeRequest, run
@@ -35,6 +37,7 @@ from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
 from fp8cli.render import quantization
 from fp8cli.render.console import Channel, Output
 from fp8cli.samples.encoding import Encoded
+from fp8cli.worker.failures import Failure
 from tests.calibrated import plan_of
 from tests.loopback_datasets import LAMBADA, bundled_stories, lambada_repo
 from tests.loopback_hub import LoopbackHub, Repo
@@ -229,6 +232,22 @@ def test_the_reason_is_what_a_process_said_and_else_how_it_ended(
     reason = reason_of(tmp_path, 1, code)
     assert reason.kind == kind
     assert reason.message.startswith(message)
+
+
+def test_a_folder_that_takes_no_links_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "offload"
+    folder.mkdir()
+    options = "nosymfollow,size=1M"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("needs a user who may mount a tmpfs")
+    try:
+        with pytest.raises(Failure) as reason:
+            load_model(str(BUNDLED_MODEL), "bfloat16", offload=folder)
+        assert reason.value.kind == "other"
+        assert reason.value.message.startswith(f"`{folder}` takes no links to the checkpoint's shards: ")
+        assert list(folder.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 # Where the weights go, and why.

@@ -4,6 +4,7 @@ With such a folder a weight is read when its module runs and let go of afterward
 can be calibrated: compressed-tensors' `DiskCache` holds a meta tensor for each, and the place of its bytes.
 """
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,8 @@ def load_model(checkpoint: str, dtype: str, *, offload: Path | None, shared: boo
     import torch
     from transformers import AutoModelForCausalLM
 
+    if offload is not None:
+        _check_links(offload, Path(checkpoint))
     try:
         # Experts become layers of their own later, in `oneshot`. Its way of loading them so takes every class of
         # transformers in hand, of which some cannot be loaded without torchvision.
@@ -39,6 +42,21 @@ def load_model(checkpoint: str, dtype: str, *, offload: Path | None, shared: boo
         if failure.kind == "other" and isinstance(error, _NOT_LOADED):
             raise Failure(kind="model", message=f"the checkpoint could not be loaded ({sentence(error)})") from error
         raise failure from error
+
+
+def _check_links(folder: Path, checkpoint: Path) -> None:
+    """Raise Failure where the folder's file system takes no links, or does not follow them, as sshfs in Debian."""
+    probe = folder / f"probe-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.symlink_to(checkpoint.absolute())
+        probe.stat()
+    except OSError as problem:
+        message = f"`{folder}` takes no links to the checkpoint's shards: {problem.strerror or problem}"
+        hint = "make the output on another file system, or load the weights: --offload none, in one process"
+        raise Failure(kind="other", message=message, hint=hint) from problem
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _load_from_disk(checkpoint: str, dtype: Any, folder: Path, *, shared: bool) -> Any:
