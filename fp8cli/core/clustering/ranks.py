@@ -55,6 +55,8 @@ class RanksOnCluster:
     device: Literal["auto", "cpu", "cuda"]
     memory_bytes: int
     """Of main memory, for a rank."""
+    begins: Callable[[], None] = lambda: None
+    """Told before the cluster is joined, or begun."""
     placed: Callable[[tuple[str, ...]], None] = lambda _: None
     """Told the name of each rank's node, once it is chosen."""
 
@@ -70,6 +72,7 @@ class RanksOnCluster:
         environ: Mapping[str, str],
     ) -> None:
         """See `run_program`. environ: for masking alone, for a node's environment is its own."""
+        self.begins()
         end_leftovers(folder)
         for name in (program.events, *program.results):
             (folder / name).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent
 from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of
 from fp8cli.core.clustering.driving import ClusterLabour, ClusterWork, cluster_labour
+from fp8cli.core.clustering.events import ClusterBegins
 from fp8cli.core.clustering.report import ClusterReport
 from fp8cli.core.compressing.compression_events import CompressionEvent
 from fp8cli.core.compressing.ordering import CompressionOrder
@@ -61,7 +62,9 @@ class Started:
     bytes_read: int
 
 
-ProductionEvent = CalibrationEvent | CompressionEvent | Started | Progress | ReadingBegins | BytesRead | DeliveryEvent
+ProductionEvent = (
+    CalibrationEvent | ClusterBegins | CompressionEvent | Started | Progress | ReadingBegins | BytesRead | DeliveryEvent
+)
 Notify = Callable[[ProductionEvent], None]
 
 
