@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -73,10 +75,10 @@ def test_the_result_is_that_of_the_folder_and_the_source_is_never_stored(
     with watched_window(out) as seen:
         report = stream(out)
     assert contents(out) == wanted
-    # What the Hub calls large files by is their SHA-256, and is said to be its word.
+    # What came was hashed on its way: the Hub's word was compared, and is not needed.
     source = json.loads((out / "fp8.json").read_text())["source"]
     assert (source["name"], source["commit"]) == (ID, server.repos[ID].branches["main"])
-    assert source["hub_says"] == sorted(path.name for path in local.glob("*.safetensors"))
+    assert source["hub_says"] == []
     assert {name: facts["sha256"] for name, facts in source["files"].items()} == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in local.iterdir()
     }
@@ -118,6 +120,33 @@ def test_a_stumble_is_survived_and_reading_goes_on_where_it_broke(
     assert report.streamed.facts is not None
     assert report.streamed.facts.bytes_fetched == report.bytes_read
     assert report.streamed.facts.asked_again >= len(stumbles)
+
+
+@dataclass(frozen=True)
+class Harmed(File):
+    """Called by the hash of what it should be, but with one bit of the weights turned over on its way."""
+
+    def slice(self, begin: int, end: int) -> bytes:
+        data = bytearray(super().slice(begin, end))
+        if begin <= self.size - 3 < begin + len(data):
+            data[self.size - 3 - begin] ^= 1
+        return bytes(data)
+
+
+def test_a_body_that_was_corrupted_on_its_way_is_found_and_nothing_of_it_is_kept(
+    server: LoopbackHub, local: Path, tmp_path: Path
+) -> None:
+    name = "model-00002-of-00003.safetensors"
+    files: dict[str, bytes | File] = {path.name: path.read_bytes() for path in local.iterdir()}
+    server.repos[ID].push(files | {name: Harmed((local / name).read_bytes())})
+    true = hashlib.sha256((local / name).read_bytes()).hexdigest()
+    with pytest.raises(BadInput, match=f"^`{name}` came with the SHA-256 [0-9a-f]{{64}}, and `{ID}` says {true}$"):
+        stream(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not partial_folder(tmp_path / "out").exists()
+    # Without hashes nothing is compared, which fp8.json says: the Hub's word is all that it has.
+    stream(tmp_path / "out", hashed=False)
+    assert name in json.loads((tmp_path / "out" / "fp8.json").read_text())["source"]["hub_says"]
 
 
 def test_a_broken_connection_costs_no_byte_twice(server: LoopbackHub, wanted: dict[str, bytes], tmp_path: Path) -> None:
@@ -293,6 +322,23 @@ def peak_memory(process: "subprocess.Popen[str]") -> int:
     return usage.ru_maxrss * 1024
 
 
+@dataclass(frozen=True)
+class Zeros(File):
+    """Called by its true SHA-256, computed once."""
+
+    @property
+    def etag(self) -> str:
+        return true_hash(self.head, self.zeros)
+
+
+@cache
+def true_hash(head: bytes, zeros: int) -> str:
+    digest, mebibyte = hashlib.sha256(head), bytes(2**20)
+    for begin in range(0, zeros, 2**20):
+        digest.update(mebibyte[: zeros - begin])
+    return digest.hexdigest()
+
+
 def zeros() -> dict[str, bytes | File]:
     """A checkpoint of 400 MB that costs the server nothing: every weight is 0."""
     config = llama_config(hidden_size=1024, intermediate_size=4096, vocab_size=32000, num_hidden_layers=8)
@@ -300,7 +346,7 @@ def zeros() -> dict[str, bytes | File]:
         model = AutoModelForCausalLM.from_config(config)
     head, header = lay_out((name, "BF16", tuple(each.shape)) for name, each in model.named_parameters())
     config.dtype, config.architectures = torch.bfloat16, ["LlamaForCausalLM"]
-    weights = File(head, zeros=header.file_bytes - len(head))
+    weights = Zeros(head, zeros=header.file_bytes - len(head))
     return {"config.json": config.to_json_string().encode(), "model.safetensors": weights}
 
 

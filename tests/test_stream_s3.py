@@ -110,25 +110,27 @@ def is_weights(path: str, span: str) -> bool:
 
 
 def test_the_result_is_that_of_the_folder_card_included(
-    proxy: StumblingProxy, wanted: dict[str, bytes], tmp_path: Path
+    proxy: StumblingProxy, wanted: dict[str, bytes], local: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     with watched_window(out) as seen:
         report = stream(out)
     written = {path.name: path.read_bytes() for path in out.iterdir()}
-    noted, local = (json.loads(files["fp8.json"]) for files in (written, wanted))
+    noted, noted_here = (json.loads(files["fp8.json"]) for files in (written, wanted))
     assert written == wanted | {"fp8.json": written["fp8.json"]}
-    # The same of everything but the weights of the source, which streamed by in no order; their lengths are known.
-    for name, facts in local["source"]["files"].items():
-        if name.endswith(".safetensors"):
-            facts["sha256"] = None
-    assert noted == local
+    # The SHA-256 of the weights too, which were hashed as they streamed by.
+    assert noted == noted_here
+    assert all(facts["sha256"] for facts in noted["source"]["files"].values())
     assert 0 < seen.peak_bytes <= WINDOW_BYTES
     assert report.revision is None
     assert report.streamed is not None
     assert report.streamed.source == MODEL
     assert report.streamed.facts is not None
     assert report.streamed.facts.bytes_fetched == report.bytes_read
+    # No byte of the weights travelled twice for the hash: headers alone.
+    shards = local.glob("*.safetensors")
+    heads = (8 + int.from_bytes(shard.read_bytes()[:8], "little") for shard in shards)
+    assert report.streamed.facts.bytes_for_hashes == sum(heads)
     assert all("IfMatch" not in path for _, path, _ in proxy.requests)
 
 
@@ -276,8 +278,8 @@ def test_an_fp8_checkpoint_in_a_store_is_examined_compared_and_converted(
     assert outs[0].streamed is not None
     assert outs[1].streamed is None
     ours, theirs = ({path.name: path.read_bytes() for path in each.out.iterdir()} for each in outs)
-    assert {*ours} == {*theirs}
-    assert [name for name, text in ours.items() if text != theirs[name]] == ["fp8.json"]
+    # fp8.json too, for what streams by is hashed.
+    assert ours == theirs
     assert proxy.requests
 
 

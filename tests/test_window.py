@@ -1,6 +1,10 @@
 """The window by itself: whatever its size, the bytes are those of files here, and it is never outgrown."""
 
+import hashlib
 import os
+import random
+import threading
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -8,9 +12,11 @@ import pytest
 from family_matrix import FAMILIES
 from safetensors.torch import load_file, save_file
 
+from fp8cli.core.fetching import window_supply
 from fp8cli.core.fetching.blocks import PAGE_BYTES, Blocks
 from fp8cli.core.fetching.duplicates import same_elsewhere
 from fp8cli.core.fetching.window_files import WindowFiles
+from fp8cli.core.fetching.window_hashing import ShardToHash
 from fp8cli.core.fetching.window_supply import WindowSupply
 from fp8cli.core.quantizing.engine import check_duplicates, execute
 from fp8cli.core.quantizing.pieces import cut, source_ranges
@@ -22,7 +28,7 @@ from fp8cli.formats import holes, patience
 from fp8cli.formats.addresses import Address
 from fp8cli.formats.patience import Stopped
 from fp8cli.formats.remote_folder import RemoteFolder
-from fp8cli.formats.staging import stage
+from fp8cli.formats.staging import Piece, stage
 from tests.calibrated import plan_of
 from tests.families import save_family
 from tests.models import ODD, llama_config, qwen2_config, save_model
@@ -42,6 +48,12 @@ def write(plan: Plan, supply: Supply, out: Path) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in staging.checkpoint.glob("*.safetensors")}
 
 
+def write_and_hash(plan: Plan, supply: WindowSupply, out: Path) -> Mapping[str, str]:
+    """Do so, and wait for the hashes, which may be what fails first."""
+    write(plan, supply, out)
+    return supply.hashes()
+
+
 def least_of(plan: Plan) -> int:
     """What the largest piece needs."""
     pieces = cut(plan, PIECE_BYTES)
@@ -49,7 +61,13 @@ def least_of(plan: Plan) -> int:
     return max(blocks.size_of(source_ranges(plan.tensors[piece[0]], piece)) for piece in pieces)
 
 
-def window_of(source: Path, out: Path, window_bytes: int) -> WindowSupply:
+def hashes_in(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every shard, by hashlib."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+def window_of(source: Path, out: Path, window_bytes: int, told: Mapping[str, str] | None = None) -> WindowSupply:
+    told = told or {}
     return WindowSupply(
         # A file system like any other to fsspec.
         place=RemoteFolder(Address(scheme="file", path=str(source))),
@@ -57,6 +75,10 @@ def window_of(source: Path, out: Path, window_bytes: int) -> WindowSupply:
         out=out,
         connections=3,
         window_bytes=window_bytes,
+        hashing={
+            path.name: ShardToHash(bytes=path.stat().st_size, told=told.get(path.name))
+            for path in source.glob("*.safetensors")
+        },
         block_bytes=BLOCK_BYTES,
     )
 
@@ -67,6 +89,7 @@ def check(plan: Plan, source: Path, tmp_path: Path, *, times_least: int) -> Wind
     supply = window_of(source, out, room)
     with watched_window(out) as seen:
         assert write(plan, supply, out) == wanted
+        assert supply.hashes() == hashes_in(source)
     assert not list(supply.folder.glob("*.safetensors"))
     facts = supply.facts()
     assert facts is not None
@@ -95,6 +118,51 @@ def test_pieces_that_lie_all_over_each_other_are_enough_for_it_too(tmp_path: Pat
     plan = plan_of(source, "FP8_DYNAMIC")
     assert any(tensor.stride is not None for tensor in plan.tensors)
     check(plan, source, tmp_path, times_least=1)
+
+
+@pytest.mark.parametrize("times_least", [1, 2])
+def test_whatever_the_order_of_the_work_every_shard_is_hashed_and_the_window_stays_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times_least: int
+) -> None:
+    source = save_model(tmp_path / "source", llama_config(**ODD), max_shard_size="300KB")
+    assert len(hashes_in(source)) > 2
+    plan = plan_of(source, "FP8_DYNAMIC")
+
+    def shuffled(_: Plan, pieces: Iterable[Piece]) -> list[Piece]:
+        return random.Random(7).sample(list(pieces), len(list(pieces)))
+
+    monkeypatch.setattr(window_supply, "in_order", shuffled)
+    facts = check(plan, source, tmp_path, times_least=times_least).facts()
+    assert facts is not None
+    # What had to make room before its turn was read once more.
+    assert facts.bytes_for_hashes > 0
+
+
+def test_what_an_earlier_run_has_done_is_read_again_for_the_hash(tmp_path: Path) -> None:
+    source = save_model(tmp_path / "source", llama_config(**ODD), max_shard_size="300KB")
+    plan = plan_of(source, "FP8_DYNAMIC")
+    supply = window_of(source, tmp_path / "out", 4 * least_of(plan))
+    line = supply.line_up(plan, [])
+    assert line.take(None) is None
+    line.stop()
+    assert supply.hashes() == hashes_in(source)
+    facts = supply.facts()
+    assert facts is not None
+    assert facts.bytes_for_hashes == sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    supply.close()
+
+
+def test_a_shard_that_is_not_what_the_server_says_is_refused(tmp_path: Path) -> None:
+    source = save_model(tmp_path / "source", llama_config(**ODD), max_shard_size="300KB")
+    plan = plan_of(source, "FP8_DYNAMIC")
+    told = hashes_in(source)
+    harmed = max(told)
+    told[harmed] = "0" * 64
+    supply = window_of(source, tmp_path / "out", 4 * least_of(plan), told)
+    with pytest.raises(BadInput, match=f"^`{harmed}` came with the SHA-256 .*, and `file://.*` says 0{{64}}$"):
+        write_and_hash(plan, supply, tmp_path / "out")
+    supply.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fp8-hash")]
 
 
 def test_a_source_that_is_cut_short_is_refused_and_nothing_waits(

@@ -109,8 +109,9 @@ def produce(production: Production, notify: Notify) -> Converted:
                 source.checkpoint, source.folder, staging, threads=workers, hashed=hashed, sent=sent
             ) as attestation:
                 watch = Together((attestation, delivery.watch(plan)))
-                with source.supply(staging) as supply:
+                with source.supply(staging, hashed=hashed) as supply:
                     written = execute(plan, supply, staging, production.resources, notify, watch=watch)
+                    attestation.learn_source(supply)
                 streamed = supply.facts() if isinstance(supply, WindowSupply) else None
                 attestation.complete(notify)
                 source.refuse_changed(state, called=production.model)

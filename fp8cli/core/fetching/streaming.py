@@ -57,6 +57,8 @@ class StreamFacts:
     window_peak_bytes: int
     bound: Bound | None
     """What it waited for more; None where nothing was fetched."""
+    bytes_for_hashes: int = 0
+    """Fetched besides, for the SHA-256 of the source alone: headers, and what was not, or no more, in the window."""
 
 
 @dataclass(frozen=True, kw_only=True)

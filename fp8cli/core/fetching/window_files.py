@@ -48,6 +48,10 @@ class WindowFiles:
         while written < len(data):
             written += os.pwrite(descriptor, data[written:], at + written)
 
+    def read(self, shard: str, at: int, size: int) -> bytes:
+        """Return bytes that are there."""
+        return os.pread(self._descriptor(shard), size, at)
+
     def give_back(self, shard: str, begin: int, end: int) -> None:
         """Let the disk have these bytes back, whole pages at least."""
         if not punch(self._descriptor(shard), begin, end):

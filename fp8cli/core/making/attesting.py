@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from fp8cli.core.fetching.window_supply import WindowSupply
 from fp8cli.core.hashing import Hashes
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.inspection.stored_hashes import blob_hash
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.side_files import Provenance
+from fp8cli.core.quantizing.supply import Supply
 from fp8cli.errors import Interrupted
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder
 from fp8cli.formats.hub import HubRepo
@@ -38,7 +40,7 @@ class Attestation:
 
     checkpoint: Checkpoint
     folder: LocalFolder | Elsewhere
-    """What is elsewhere is hashed only as far as it is small: the rest streams by in no order."""
+    """Of what is elsewhere only the small files are hashed here: who streams the shards hashes them."""
     staging: Staging
     hashes: Hashes | None
     """None: the files are not hashed, and their sizes alone are written down."""
@@ -49,6 +51,8 @@ class Attestation:
     _sources: tuple[str, ...] = field(init=False)
     _shards: frozenset[str] = field(init=False)
     """Those of the sources that are large."""
+    _streamed: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the source's shards, from who streamed them."""
     _learnt: dict[Path, str] = field(default_factory=dict)
     """SHA-256 of the output's shards, from who sent them."""
 
@@ -77,6 +81,15 @@ class Attestation:
         """Take the SHA-256 of the output's shards from who sent them."""
         self._learnt.update((self.staging.checkpoint / name, digest) for name, digest in hashes.items())
 
+    def learn_source(self, supply: Supply) -> None:
+        """Take the SHA-256 of shards that were streamed from who has read them; waits for it.
+
+        Raises BadInput for a shard that is not what the Hub says, Interrupted on Ctrl-C.
+        """
+        if isinstance(supply, WindowSupply):
+            with self._interruptible():
+                self._streamed.update(supply.hashes())
+
     def complete(self, notify: Notify) -> None:
         """Hash what is left of the source and of the output's shards, and wait for it.
 
@@ -88,14 +101,11 @@ class Attestation:
             self._hash_source(name)
         for path in sorted(self.staging.checkpoint.glob("*.safetensors")):
             self.finished(path.name)
-        try:
+        with self._interruptible():
             self.hashes.wait(
                 lambda size: notify(ReadingBegins(what="hashing", bytes=size)),
                 lambda path, size: notify(BytesRead(name=path.name, bytes=size)),
             )
-        except KeyboardInterrupt:
-            message = f"interrupted; what is done is kept beside `{self.staging.out}`"
-            raise Interrupted(message, hint="run the same command again to go on") from None
 
     def write(self, plan: PlanNote, *, name: str, commit: str | None, tools: Mapping[str, str]) -> None:
         """Write fp8.json, after everything else. `name` is the source's, without where it lay. Raises OSError."""
@@ -113,11 +123,19 @@ class Attestation:
                 name=name,
                 commit=commit,
                 files={each: self._source_facts(each) for each in self._sources},
-                hub_says=tuple(sorted(self._known)),
+                hub_says=tuple(sorted(self._known.keys() - self._streamed.keys())),
             ),
             files={path.relative_to(root).as_posix(): self._facts(path) for path in paths},
         )
         self.staging.write_file(PROVENANCE, provenance_text(document).encode())
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            message = f"interrupted; what is done is kept beside `{self.staging.out}`"
+            raise Interrupted(message, hint="run the same command again to go on") from None
 
     def _told(self, name: str) -> str | None:
         """Return the SHA-256 of a source file, where the Hub tells it."""
@@ -138,7 +156,7 @@ class Attestation:
             self.hashes.add(path)
 
     def _source_facts(self, name: str) -> FileFacts:
-        known = self._known.get(name)
+        known = self._streamed.get(name, self._known.get(name))
         if known is None and isinstance(self.folder, LocalFolder):
             return self._facts(self.folder.resolve(name))
         if known is None and name not in self._shards and self.hashes is not None:

@@ -165,10 +165,11 @@ def produce(production: Production, notify: Notify) -> Produced:
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
                 resources = production.resources
-                with source.supply(staging) as supply, _labour(production, staging) as labour:
+                with source.supply(staging, hashed=production.hashed) as supply, _labour(production, staging) as labour:
                     written = execute(
                         plan, supply, staging, resources, notify, scales=scales, watch=watch, labour=labour
                     )
+                    attestation.learn_source(supply)
                 cluster = None if labour is None else labour.report
                 streamed = supply.facts() if isinstance(supply, WindowSupply) else None
             attestation.complete(notify)

@@ -8,6 +8,7 @@ from typing import Final
 
 from fp8cli.core.fetching.duplicates import same_elsewhere
 from fp8cli.core.fetching.streaming import Streaming
+from fp8cli.core.fetching.window_hashing import ShardToHash
 from fp8cli.core.fetching.window_supply import WindowSupply
 from fp8cli.core.inspection.gate import refuse_broken_files
 from fp8cli.core.quantizing.engine import check_duplicates
@@ -92,8 +93,11 @@ class Source:
             refuse_broken_files(LocalFolder(staging.checkpoint), self.checkpoint.side_files, called=self.folder.label)
 
     @contextmanager
-    def supply(self, staging: Staging) -> Iterator[Supply]:
-        """Open the weights for reading; a window is gone afterwards, whatever happens."""
+    def supply(self, staging: Staging, *, hashed: bool) -> Iterator[Supply]:
+        """Open the weights for reading; a window is gone afterwards, whatever happens.
+
+        hashed: whether what is streamed is hashed meanwhile.
+        """
         if isinstance(self.folder, LocalFolder):
             yield LocalSupply(self.folder.resolve)
             return
@@ -104,11 +108,18 @@ class Source:
             out=staging.out,
             connections=self.streaming.connections,
             window_bytes=self.streaming.window_bytes,
+            hashing=self._to_hash(self.folder) if hashed else {},
         )
         try:
             yield window
         finally:
             window.close()
+
+    def _to_hash(self, place: Elsewhere) -> Mapping[str, ShardToHash]:
+        """Return what is to be hashed on its way, with what the Hub says of it."""
+        told = place.sha256 if isinstance(place, HubRepo) else lambda _: None
+        sizes = {shard.name: self.checkpoint.files[shard.name] for shard in self.checkpoint.shards}
+        return {name: ShardToHash(bytes=size, told=told(name)) for name, size in sizes.items()}
 
 
 def _same_here(one: PlannedTensor, other: PlannedTensor, *, folder: LocalFolder) -> bool:
