@@ -98,6 +98,22 @@ def test_a_processor_runs_fp8_dynamic_and_more_with_amx(kind: Kind, amx: bool, e
     assert mode_on_cpu(kind, amx=amx, experts=experts) == mode
 
 
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_one_scale_for_a_whole_weight_runs_on_no_processor(kind: Kind) -> None:
+    spec = find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    vllm = Path(spec.origin).parent
+    rounding = (vllm / "model_executor/layers/quantization/utils/w8a8_utils.py").read_text("utf-8")
+    again = rounding.partition("def requantize_with_max_scale")[2].partition("\ndef ")[0]
+    assert "ops.scaled_fp8_quant(weight_dq, max_w_scale)" in again
+    # An operator that is declared without arguments can be called with none: it is there in name alone.
+    libraries = sorted(vllm.glob("_C*.so"))
+    assert libraries
+    assert all(b"static_scaled_fp8_quant() -> ()" in library.read_bytes() for library in libraries)
+    assert [mode_on_cpu(kind, amx=amx, one_scale=True) for amx in (False, True)] == [U, U]
+
+
 @pytest.mark.slow
 def test_the_floors_are_those_of_the_installed_vllm() -> None:
     spec = find_spec("vllm")

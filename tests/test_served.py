@@ -2,8 +2,10 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors import safe_open
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core.inspection.dialect import recognise_dialect
 from fp8cli.core.inspection.survey import Survey, survey
+from fp8cli.core.serving.command_line import DEPRECATED
 from fp8cli.core.serving.gpu_models import default_gpus
 from fp8cli.core.serving.served import served_checkpoint, serving_of
 from fp8cli.core.serving.serving_report import Served
@@ -190,3 +193,24 @@ def test_a_checkpoint_without_anything_readable_is_judged_without_raising(tmp_pa
     found = survey(LocalFolder(tmp_path))
     report = serving_of(found, recognise_dialect(found), path="x", contexts=[4096], gpus=default_gpus())
     assert {fit.verdict for judged in report.gpus for fit in judged.fits} == {"unknown"}
+
+
+def test_the_line_that_serves_asks_vllm_to_load_what_it_calls_deprecated_and_nothing_else(
+    made: dict[str, Path],
+) -> None:
+    spec = find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent / "model_executor" / "layers" / "quantization" / "__init__.py"
+    listed = package.read_text("utf-8").partition("DEPRECATED_QUANTIZATION_METHODS = [")[2].partition("]")[0]
+    assert set(re.findall(r'"(\w+)"', listed)) == DEPRECATED
+
+    def lines(quantization: dict[str, Any]) -> dict[str, str | None]:
+        found = surveyed(made["FP8_DYNAMIC"], quantization)
+        report = serving_of(found, recognise_dialect(found), path="x", contexts=[256], gpus=default_gpus())
+        return {judged.gpu.name: judged.best and judged.best.command for judged in report.gpus}
+
+    fbgemm = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]}
+    asked = "vllm serve x --allow-deprecated-quantization --max-model-len 256"
+    assert lines(fbgemm)["H100"] == asked
+    assert lines(compressed(E4M3, TOKEN))["H100"] == "vllm serve x --max-model-len 256"

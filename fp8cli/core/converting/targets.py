@@ -20,6 +20,7 @@ from typing import Final
 
 from fp8cli.core.converting.coded import Activations, DialectName
 from fp8cli.core.inspection.pairing import Granularity
+from fp8cli.core.serving.command_line import load_options
 from fp8cli.errors import UsageError
 from fp8cli.formats.dialect_configs import (
     MODELOPT_FILE,
@@ -160,7 +161,7 @@ _ALL: Final = (
         cache=None,
         lowest_capability=(8, 0),
         experts=False,
-        serve_options=("--allow-deprecated-quantization",),
+        serve_options=load_options("fbgemm_fp8"),
     ),
 )
 TARGETS: Final[Mapping[str, Target]] = {target.name: target for target in _ALL}

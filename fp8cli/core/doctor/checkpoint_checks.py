@@ -163,26 +163,18 @@ def _mode_on_processor(candidate: Candidate, *, amx: bool) -> Check:
         return Check(name=name, status="not checked", found=found, wanted=wanted)
     experts = any(_EXPERTS in each.name for each in candidate.dialect.weights)
     processor = f"no GPU; vLLM's CPU build {'with' if amx else 'without'} AMX"
-    missing = _missing_on_processor(candidate)
-    if missing is not None:
-        found = f"{processor} does not run {missing}"
+    declaration = candidate.dialect.declaration
+    if declaration is not None and declaration.method == "fbgemm_fp8":
+        found = f"{processor} does not run {candidate.dialect.name}, for which it takes Marlin's kernels"
         return Check(name=name, status="failed", found=found, wanted=wanted, fix="serve it on a GPU")
-    if mode_on_cpu(kind, amx=amx, experts=experts) == "native":
+    one_scale = any(each.granularity == "tensor" for each in candidate.dialect.weights)
+    if mode_on_cpu(kind, amx=amx, experts=experts, one_scale=one_scale) == "native":
         fix = "serve it on a GPU: the CPU build is for trying things out"
         return Check(name=name, status="warning", found=f"{processor} runs it", wanted=wanted, fix=fix)
     what = "experts in FP8" if experts else KIND_NAMES[kind]
+    what = "FP8 with one scale for a whole weight" if one_scale else what
     found = f"{processor} does not run {what}"
     return Check(name=name, status="failed", found=found, wanted=wanted, fix="serve it on a GPU")
-
-
-def _missing_on_processor(candidate: Candidate) -> str | None:
-    """Name what its CPU build was not given, whatever the processor: it fails in the loading, by an operator's name."""
-    declaration = candidate.dialect.declaration
-    if declaration is not None and declaration.method == "fbgemm_fp8":
-        return f"{candidate.dialect.name}, for which it takes Marlin's kernels"
-    # `requantize_with_max_scale`: one scale for what is merged, as q, k and v, takes `static_scaled_fp8_quant`.
-    one_scale = any(each.granularity == "tensor" for each in candidate.dialect.weights)
-    return "FP8 with one scale for a whole weight" if one_scale else None
 
 
 def _models(gpus: Gpus, amd: Sequence[AmdGpu]) -> tuple[GpuModel, ...]:

@@ -19,6 +19,7 @@ from fp8cli.core.evaluating.servers import ServedModel
 from fp8cli.core.evaluating.simulation import SimulationOrder
 from fp8cli.core.evaluating.splitting import split_args
 from fp8cli.core.evaluating.subject import Subject
+from fp8cli.core.serving.command_line import DEPRECATED
 from fp8cli.core.serving.modes import BF16_CAPABILITY
 from fp8cli.errors import UsageError
 from fp8cli.formats.run_record import Settings
@@ -35,9 +36,6 @@ BATCH: Final = {"hf": 16, "vllm": 256, "server": 16}
 GPU_BATCH: Final = 32
 CONCURRENT: Final = 8
 """Requests on their way to a server at a time."""
-
-DEPRECATED: Final = "fbgemm_fp8"
-"""A quantization method that vLLM 0.32 still loads, but only on request (DEPRECATED_QUANTIZATION_METHODS)."""
 
 _ELSEWHERE: Final = {"tokenizer", "pretrained"}
 """Arguments that say where a checkpoint lies, which is no setting."""
@@ -88,8 +86,9 @@ def choose_settings(
             fixed = {"dtype": dtype, "max_model_len": length, "gpu_memory_utilization": request.gpu_memory}
             fixed |= split_args(request)
             safe |= _safe_for_vllm(on_gpu=workplace.on_gpu)
-            if subject.declaration is not None and subject.declaration.method == DEPRECATED:
-                reason = f"vLLM refuses {DEPRECATED} as deprecated unless it is told to load it"
+            method = None if subject.declaration is None else subject.declaration.method
+            if method in DEPRECATED:
+                reason = f"vLLM refuses {method} as deprecated unless it is told to load it"
                 safe["allow_deprecated_quantization"] = _Safe(value=True, reason=reason)
         case "server":
             fixed = {"base_url": request.server if served is None else served.completions, "max_length": length}

@@ -135,12 +135,15 @@ class Roster:
         rule = self.found.get(name)
         if name in self.split:
             return False
+        # What is known by its rule, as nearly all of a hundred thousand experts are, need not be searched.
+        if rule is not None and rule.role != "other":
+            return rule.role == "fused experts"
         dimensions = len(self.tensors[name][1])
         # DBRX has those of all, one below the other, in a matrix that is no layer's `weight`.
         matrix = dimensions > 1 and _MATRIX_OF_EXPERTS.search(name) is not None
         if rule is None:
             return matrix or ("experts" in name and dimensions >= _FUSED_DIMENSIONS)
-        return rule.role == "fused experts" or (rule.role == "other" and matrix)
+        return matrix
 
     @cached_property
     def _identified(self) -> dict[str, tuple[str, TensorRule | None]]:

@@ -2,15 +2,25 @@
 
 import shlex
 from pathlib import Path
+from typing import Final
 
 from fp8cli.core.serving.modes import HEAD_SCALES_ON
 from fp8cli.formats.addresses import HUB, parse_address
 from fp8cli.schemes import KvCache, Scheme
 
+DEPRECATED: Final = frozenset({"fbgemm_fp8", "fp_quant"})
+"""Methods that vLLM 0.32 loads on request alone (vllm/model_executor/layers/quantization/__init__.py
+`DEPRECATED_QUANTIZATION_METHODS`). No other method takes an option."""
+
 
 def serve_command(path: str, *options: str) -> str:
     """Return the line that serves a checkpoint with vLLM, with further words of the command line."""
     return shlex.join(["vllm", "serve", path, *options])
+
+
+def load_options(method: str | None) -> tuple[str, ...]:
+    """Return what `vllm serve` must be told to load a checkpoint whose config names this `quant_method`, if any."""
+    return ("--allow-deprecated-quantization",) if method in DEPRECATED else ()
 
 
 def served_as(out: Path | str) -> str:

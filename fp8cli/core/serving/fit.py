@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from fp8cli.core.model.attention import Attention, read_attention
-from fp8cli.core.serving.command_line import serve_command
+from fp8cli.core.serving.command_line import load_options, serve_command
 from fp8cli.core.serving.gpu_models import GIB, GpuModel
 from fp8cli.core.serving.gpu_needs import Needs
 from fp8cli.core.serving.kv_cache import KvCache, kv_cache_of
@@ -189,7 +189,7 @@ def _options(
     needs: Needs, split: TensorParallel, verdict: Verdict, context: int | None, model: _Model
 ) -> tuple[str, ...]:
     """Return the words behind `vllm serve PATH`."""
-    words: list[str] = []
+    words = [*load_options(model.served.method)]
     if split.size > 1:
         words += ["--tensor-parallel-size", str(split.size)]
     length = model.wanted

@@ -151,9 +151,13 @@ def amd_note(gfx: str) -> str | None:
     return None
 
 
-def mode_on_cpu(kind: Kind, *, amx: bool, experts: bool = False) -> Mode | None:
-    """Tell how vLLM's CPU build runs `kind`; `amx`: the processor has AMX. Tried without AMX; read, with it."""
-    if kind in {"weights", "mx"}:
+def mode_on_cpu(kind: Kind, *, amx: bool, experts: bool = False, one_scale: bool = False) -> Mode | None:
+    """Tell how vLLM's CPU build runs `kind`; `amx`: the processor has AMX. Tried without AMX; read, with it.
+
+    one_scale: a weight has a single scale, as in FP8. AMX has a kernel for it, but no such weight gets there: loading
+    rounds it again (`requantize_with_max_scale`) by `static_scaled_fp8_quant`, which the build names and lacks.
+    """
+    if one_scale or kind in {"weights", "mx"}:
         return "unsupported"
     return "native" if amx or (kind == "dynamic" and not experts) else "unsupported"
 
