@@ -70,12 +70,12 @@ def sections(report: InspectReport, *, details: bool) -> tuple[Section, ...]:
             Section(title="by role", parts=(_role_table(report.roles),)),
             serving_section(report, details=details),
         ]
-    if details:
-        parts.append(vllm_section(report))
+        if details:
+            parts.append(vllm_section(report))
     if report.against is not None:
         parts.append(fidelity_section(report.against, details=details))
     listed = report.tensors if report.groups is None else report.groups
-    if listed is not None:
+    if listed:
         parts.append(Section(title="tensors", parts=(_tensor_table(listed),)))
     parts.append(Section(title="checks", parts=(Findings(findings=report.findings, all_passed=details),)))
     required = report.serving.required
