@@ -108,8 +108,9 @@ def test_architectures_of_any_type_leave_the_model_type_to_go_by(named: object) 
 def test_an_output_inside_its_source_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "model"
     source.mkdir()
-    with pytest.raises(UsageError, match="would lie inside its own source, and be taken for a part of it"):
+    with pytest.raises(UsageError, match="would lie inside its own source, and be taken for a part of it") as refused:
         check_output(source / "deep" / "out", overwrite=True, source=source)
+    assert refused.value.hint == f"choose a place beside it: -o {tmp_path / 'out'}"
     check_output(tmp_path / "model-FP8", overwrite=False, source=source)
 
 
