@@ -152,7 +152,8 @@ def _measured_schemes() -> str:
         kl = f"{row['kl']:.1e} ± {row['kl_stderr']:.0e}"
         cells = [f"{row['bytes'] / 10**6:.2f}", sqnr, kl, f"{row['same_top']:.1%}", accuracy, row["verdict"].upper()]
         lines.append(f"| {row['choice']} | {' | '.join(cells)} |")
-    made = f"Of {rows[0]['items']:,} items, with 95 % intervals. {where_and_when(recorded, 'record_schemes.py')}"
+    of = f"Of {rows[0]['items']:,} items, with 95 % intervals of the change."
+    made = f"{of} {where_and_when(recorded, 'record_schemes.py')}"
     return "\n".join([*lines, "", fill(made, 120), ""])
 
 

@@ -1,15 +1,39 @@
 """The documents say what the tool does: generated parts are up to date, commands and figures are real."""
 
 import re
+import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from family_matrix import FAMILIES
 from readme import README, ROOT, regenerate
 
 from fp8cli import __version__
 from fp8cli.cli.app import app
+from fp8cli.core.model.architectures import known_architectures
 from fp8cli.errors import ExitCode
+
+OF_THE_BENCH = {"--on", "--only", "--repeats"}
+COMMANDS: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
+
+
+def prose() -> str:
+    """Return the README without its generated parts."""
+    return re.sub(r"<!-- generated: .*?<!-- end -->", "", README.read_text("utf-8"), flags=re.DOTALL)
+
+
+def typed_lines() -> Iterator[str]:
+    """Yield every line of `fp8` that a reader is told to type, without its comment."""
+    for block in re.findall(r"^```bash\n(.*?)^```", prose(), re.DOTALL | re.MULTILINE):
+        yield from (line.split(" # ")[0].strip() for line in block.splitlines() if line.startswith("fp8 "))
+
+
+def options_of(name: str) -> set[str]:
+    return {word for option in COMMANDS[name].params for word in (*option.opts, *option.secondary_opts)} | {"--help"}
 
 
 def test_the_generated_parts_are_up_to_date() -> None:
@@ -58,3 +82,41 @@ def test_no_document_or_program_names_a_path_of_one_machine() -> None:
         text = (ROOT / name).read_text("utf-8", errors="replace")
         found = re.search(r"(?<![\w.])/(work|home|root|opt)/\w+", text)
         assert found is None or Path(name).parent.name == "tests", f"{name}: {found}"
+
+
+def test_every_line_to_type_is_taken_by_its_command() -> None:
+    lines = list(typed_lines())
+    assert len(lines) >= 4
+    for line in lines:
+        _, name, *words = shlex.split(line)
+        COMMANDS[name].make_context(name, words)
+
+
+def test_every_command_and_option_that_is_named_exists() -> None:
+    spans = re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"^```.*?^```", "", prose(), flags=re.DOTALL | re.MULTILINE))
+    everyone = set().union(*map(options_of, COMMANDS))
+    named = [span.replace("\n", " ").split() for span in spans if span.startswith(("fp8 ", "--"))]
+    assert len(named) > 50
+    for first, *rest in named:
+        options = {word.split("=")[0] for word in (first, *rest) if word.startswith("--") and len(word) > 2}
+        known = options_of(rest[0]) if first == "fp8" and rest[0] in COMMANDS else everyone | OF_THE_BENCH
+        assert first != "fp8" or rest[0] in {*COMMANDS, "--help", "…"}, (first, rest)
+        assert options <= known, (first, rest)
+
+
+def test_links_inside_lead_to_headings_and_folded_parts_are_whole() -> None:
+    text = README.read_text("utf-8")
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    links = re.findall(r"\]\(#([^)]+)\)", text)
+    assert len(links) > 10
+    assert set(links) <= anchors
+    opened = re.findall(r"^<details>\n<summary>.+</summary>\n\n", text, re.MULTILINE)
+    assert len(opened) == text.count("<details>") == text.count("\n\n</details>\n")
+
+
+def test_families_and_architectures_are_as_many_as_it_says() -> None:
+    told = prose()
+    assert f"{len(FAMILIES)} families are tried" in told
+    assert f"The {len(FAMILIES)} families" in told
+    assert f"built-in table of {len(known_architectures())}," in told

@@ -225,4 +225,4 @@ def test_what_is_wrong_is_told_in_one_sentence(
     assert message.startswith(words)
     assert "\n" not in message
     if kind == "task" and "named" in words:
-        assert last["hint"] == "did you mean `story_end`, `story_on` or `story_whole`?"
+        assert last["hint"] == "names like it: `story_end`, `story_on` or `story_whole`"

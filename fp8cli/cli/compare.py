@@ -96,7 +96,7 @@ def compare(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell whether a model is as good as its base, and how sure that is.
+    """Tell whether a model is as good as its base, and how sure.
 
     What is missing is evaluated first. The verdict is PASS, REGRESSION or INCONCLUSIVE, item by item and within a
     margin; the exit code is 0, 1 or 4, and 5 where the sides cannot be compared.

@@ -76,7 +76,10 @@ def convert(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the FP8 checkpoint CKPT in another dialect of FP8, its weights bit for bit the same."""
+    """Write an FP8 checkpoint in another dialect of FP8.
+
+    Its weights stay the same, bit for bit.
+    """
 
     def work(output: "Output") -> ExitCode:
         from fp8cli.commands import convert as command

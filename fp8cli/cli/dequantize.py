@@ -62,7 +62,10 @@ def dequantize(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take the FP8 checkpoint CKPT back to 16 or 32 bits: codes times scales, in any dialect of FP8."""
+    """Take an FP8 checkpoint back to 16 or 32 bits.
+
+    Codes times scales, from any dialect of FP8.
+    """
 
     def work(output: "Output") -> ExitCode:
         from fp8cli.commands import dequantize as command

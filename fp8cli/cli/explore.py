@@ -68,10 +68,10 @@ def explore(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell which FP8 suits MODEL: every scheme measured in one loading, nothing written.
+    """Tell which FP8 suits a model, and write nothing.
 
-    Size, SQNR of the weights, KL divergence, and what changes on tasks, for each; and the one to take, by a rule that
-    the report states.
+    Every scheme is measured in one loading: size, SQNR of the weights, KL divergence, and what changes on tasks; and
+    the one to take is named, by a rule that the report states.
     """
 
     def work(output: "Output") -> ExitCode:

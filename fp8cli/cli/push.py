@@ -35,9 +35,10 @@ def push(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Send the checkpoint CKPT to the Hub or a bucket, unless fp8 inspect calls it damaged.
+    """Send a sound checkpoint to the Hub or a bucket.
 
-    It becomes visible at once, when all of it is there. The card is the folder's own.
+    One that fp8 inspect calls damaged is refused. It becomes visible at once, when all of it is there. The
+    card is the folder's own.
     """
 
     def work(output: "Output") -> ExitCode:

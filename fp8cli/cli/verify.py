@@ -26,9 +26,10 @@ def verify(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare every file with the SHA-256 in fp8.json, which every checkpoint made here carries.
+    """Compare every file with the SHA-256 in its fp8.json.
 
-    Found are files that are missing, cut short, changed, or that nobody put there. Nothing is loaded.
+    Every checkpoint made here carries one. Found are files that are missing, cut short, changed, or that nobody put
+    there. Nothing is loaded.
     """
 
     def work(output: "Output") -> ExitCode:

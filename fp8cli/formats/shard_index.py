@@ -22,7 +22,7 @@ _SHARD_NAME: Final = re.compile(r"model[^/]*\.safetensors", re.DOTALL)
 # What lies in a folder without `model.safetensors`, in the order of asking: pattern, words, hint.
 _INSTEAD: Final = (
     (
-        re.compile(r".*\.safetensors", re.DOTALL),
+        re.compile(r"[^/]*\.safetensors", re.DOTALL),
         "only a differently named file",
         f"if it is the whole checkpoint, rename it to {SINGLE}",
     ),

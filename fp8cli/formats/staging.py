@@ -174,6 +174,10 @@ def check_output(out: Path, *, overwrite: bool, source: Path | None) -> None:
     if source is not None and (resolved == source.resolve() or resolved in source.resolve().parents):
         message = f"the output `{out}` would replace its own source"
         raise UsageError(message, hint="choose another place with -o")
+    if source is not None and source.resolve() in resolved.parents:
+        message = f"the output `{out}` would lie inside its own source, and be taken for a part of it"
+        beside = shlex.quote(str(source.resolve().parent / resolved.name))
+        raise UsageError(message, hint=f"choose a place beside it: -o {beside}")
     if not out.exists() and not out.is_symlink():
         return
     if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):

@@ -63,18 +63,19 @@ def show(report: InspectReport, output: Output, *, view: View = "text", details:
 
 def sections(report: InspectReport, *, details: bool) -> tuple[Section, ...]:
     """Cut a report into sections; the verdict comes last, where a terminal ends."""
-    parts = [
-        Section(title=None, parts=(" · ".join(_headline(report)), *_scheme(report))),
-        Section(title=None, parts=(_dtype_table(report), _sum(report))),
-        Section(title="by role", parts=(_role_table(report.roles),)),
-        serving_section(report, details=details),
-    ]
-    if details:
-        parts.append(vllm_section(report))
+    parts = [Section(title=None, parts=(" · ".join(_headline(report)), *_scheme(report)))]
+    if report.total.tensors:  # Where no tensor could be read, tables of zeros would say that it is small and fits.
+        parts += [
+            Section(title=None, parts=(_dtype_table(report), _sum(report))),
+            Section(title="by role", parts=(_role_table(report.roles),)),
+            serving_section(report, details=details),
+        ]
+        if details:
+            parts.append(vllm_section(report))
     if report.against is not None:
         parts.append(fidelity_section(report.against, details=details))
     listed = report.tensors if report.groups is None else report.groups
-    if listed is not None:
+    if listed:
         parts.append(Section(title="tensors", parts=(_tensor_table(listed),)))
     parts.append(Section(title="checks", parts=(Findings(findings=report.findings, all_passed=details),)))
     required = report.serving.required

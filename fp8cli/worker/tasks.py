@@ -117,7 +117,7 @@ def _resolve(name: str, manager: Any) -> Sequence[str]:
     raise Failure(
         kind="task",
         message=f"no task, group or tag is named `{name}`",
-        hint=f"did you mean {meant}?" if close else "name a task of lm-eval (`lm-eval ls tasks`) or a YAML file",
+        hint=f"names like it: {meant}" if close else "name a task of lm-eval (`lm-eval ls tasks`) or a YAML file",
     )
 
 

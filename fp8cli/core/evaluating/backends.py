@@ -93,7 +93,7 @@ def choose_workplace(request: EvaluationRequest, subject: Subject) -> Workplace:
     if request.simulate is not None:
         return place("hf", "a simulation rounds inside it")
     if request.backend in {"hf", "vllm"}:
-        return place("vllm" if request.backend == "vllm" else "hf", "it was asked for")
+        return place("vllm" if request.backend == "vllm" else "hf", "the command, or the run of the base, says so")
     return place(*_automatic(place("vllm", "")))
 
 

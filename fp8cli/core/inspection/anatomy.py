@@ -13,7 +13,7 @@ from typing import Final
 
 from fp8cli.core.inspection.dialect import Dialect
 from fp8cli.core.inspection.survey import StoredTensor, Survey
-from fp8cli.core.model.architectures import ArchitectureRules, Role, TensorRule, pattern_of
+from fp8cli.core.model.architectures import ArchitectureRules, Role, TensorRule, architecture_name, pattern_of
 from fp8cli.core.model.attention import text_config
 from fp8cli.core.model.multimodal import known_rules
 from fp8cli.core.model.roster import Roster
@@ -127,21 +127,13 @@ def _rules_from_patterns(config: Mapping[str, object], tensors: Mapping[str, Sto
     rules = tuple(TensorRule(pattern=pattern, role=guess_role(pattern, shape)) for pattern, shape in shapes.items())
     modules = {rule.role: rule.pattern.removesuffix(".weight") for rule in rules}
     return ArchitectureRules(
-        name=_name(config),
+        name=architecture_name(config),
         origin="names and shapes",
         tensors=rules,
         output_head=modules.get("output head"),
         input_embedding=modules.get("embedding"),
         base_prefix="",
     )
-
-
-def _name(config: Mapping[str, object]) -> str:
-    match config:
-        case {"architectures": [str() as name, *_]} | {"model_type": str() as name}:
-            return name
-        case _:
-            return "unknown"
 
 
 def _renamed_experts(tensors: Mapping[str, StoredTensor], rules: ArchitectureRules) -> Mapping[str, str]:

@@ -200,6 +200,15 @@ def _evaluate(node: ast.expr, value: Callable[[str], int | None]) -> int | None:
     raise ValueError(f"`{ast.unparse(node)}` is no sum or product of config keys")
 
 
+def architecture_name(config: Mapping[str, Any]) -> str:
+    """Return the name to call a model by: `architectures[0]`, else `model_type`; a config may have anything there."""
+    match config:
+        case {"architectures": [str() as name, *_]} | {"model_type": str() as name}:
+            return name
+        case _:
+            return "unknown"
+
+
 def find_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
     """Look an architecture up by `architectures[0]`, else by `model_type`; None if the table does not know it."""
     table = _table()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fp8cli.core.model.architectures import ALWAYS, OPTIONAL, ArchitectureRules, Role, TensorRule
+from fp8cli.core.model.architectures import ALWAYS, OPTIONAL, ArchitectureRules, Role, TensorRule, architecture_name
 from fp8cli.errors import BadInput, CannotRun
 
 _NO_DECODERS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForConditionalGeneration")
@@ -45,15 +45,16 @@ def read_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     except ImportError as error:
         raise CannotRun(
-            f"`{_name(config)}` is not in the built-in table, and transformers is not installed to describe it",
+            f"`{architecture_name(config)}` is not in the built-in table, and transformers is not installed"
+            " to describe it",
             hint="pip install 'fp8cli[transformers]'",
         ) from error
     model_type = config.get("model_type")
     if model_type not in CONFIG_MAPPING:
         return None
     # By its class: the Auto classes import a hundred other models first.
-    own = _name(config).endswith(_NO_DECODERS) and hasattr(transformers, _name(config))
-    name = _name(config) if own else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
+    own = architecture_name(config).endswith(_NO_DECODERS) and hasattr(transformers, architecture_name(config))
+    name = architecture_name(config) if own else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     if name is None:
         return None
     try:
@@ -61,7 +62,9 @@ def read_rules(config: Mapping[str, Any]) -> ArchitectureRules | None:
         with torch.device("meta"):
             model = getattr(transformers, name)(parsed)
     except Exception as error:
-        raise BadInput(f"transformers {transformers.__version__} cannot build `{_name(config)}`: {error}") from error
+        raise BadInput(
+            f"transformers {transformers.__version__} cannot build `{architecture_name(config)}`: {error}"
+        ) from error
     tied = tied_names(model)
     rules = tuple(
         TensorRule(
@@ -209,8 +212,3 @@ def _module_name(model: Any, getter: str) -> str | None:
     """Find the name of the module that `getter` returns."""
     found = getattr(model, getter)()
     return next((name for name, module in model.named_modules() if module is found), None)
-
-
-def _name(config: Mapping[str, Any]) -> str:
-    """The architecture a config names, for messages."""
-    return str((config.get("architectures") or [config.get("model_type", "?")])[0])

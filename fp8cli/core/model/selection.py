@@ -19,7 +19,15 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from fp8cli.core.model import modeling, multimodal
-from fp8cli.core.model.architectures import ArchitectureRules, Role, TensorRule, find_rules, numbers_of, pattern_of
+from fp8cli.core.model.architectures import (
+    ArchitectureRules,
+    Role,
+    TensorRule,
+    architecture_name,
+    find_rules,
+    numbers_of,
+    pattern_of,
+)
 from fp8cli.core.model.attention import text_config
 from fp8cli.core.model.fused import Part
 from fp8cli.core.model.patterns import Chooser
@@ -81,7 +89,7 @@ class Selection:
 
 def rules_for(config: Mapping[str, Any], tensors: Tensors) -> ArchitectureRules:
     """Find the rules of a checkpoint: in the table, else from transformers, else from its names and shapes."""
-    name = str((config.get("architectures") or [config.get("model_type", "?")])[0])
+    name = architecture_name(config)
     if multimodal.is_multimodal(name, config):
         return multimodal.compose_rules(name, config, tensors)
     return find_rules(config) or modeling.read_rules(config) or rules_from_names(name, tensors)
