@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from fp8cli.calibrator.awq_mappings import awq_mappings
 from fp8cli.calibrator.compressing_protocol import RECIPE, CompressionJob
 from fp8cli.calibrator.finding import kv_cache_scheme
 from fp8cli.worker.failures import Failure, sentence
@@ -70,18 +71,20 @@ def check_data(job: CompressionJob, modifiers: Sequence[Any]) -> bool:
 
 
 def list_mappings(modifiers: Sequence[Any], model: Any) -> None:
-    """Fill in what SmoothQuant would find for this model, as lists.
+    """Fill in what AWQ would not find for this model, and what SmoothQuant would, as lists.
 
-    It would find tuples, and write them into recipe.yaml in a form that no safe reader of YAML takes, its own included.
-    Raises Failure for a model that its table is wrong for.
+    SmoothQuant would find tuples, and write them into recipe.yaml in a form that no safe reader of YAML takes, its own
+    included. Raises Failure for a model that its table is wrong for.
     """
-    from llmcompressor.modifiers.transform import SmoothQuantModifier
+    from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
     from llmcompressor.modifiers.transform.smoothquant.dynamic_mappings import get_layer_mappings_from_model
 
     for modifier in modifiers:
         if isinstance(modifier, SmoothQuantModifier) and modifier.mappings is None:
             modifier.mappings = [[_listed(part) for part in each] for each in get_layer_mappings_from_model(model)]
             _refuse_wrong_norm(modifier.mappings, model)
+        if isinstance(modifier, AWQModifier) and modifier.mappings is None:
+            modifier.mappings = awq_mappings(model)
 
 
 def _refuse_wrong_norm(mappings: Sequence[Any], model: Any) -> None:

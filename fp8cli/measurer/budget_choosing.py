@@ -11,17 +11,18 @@ interactions shared out evenly, so that all costs sum to the KL of everything qu
 2. Some sets of the path are measured, which is the curve, and the path is bisected by *measured* KL, never by the sum
    of costs: that gives a set within the budget beside one that is not.
 3. What interactions make of the sum is mended by measuring neighbours, most promising first: one decision given back,
-   added, or exchanged for one or two others. One that is better and within the budget takes the set's place, until
-   there is none or the measurements are spent.
+   added, or exchanged for one or two others, and of the exchanges of more the `FAR` most promising. One that is better
+   and within the budget takes the set's place, until there is none or the measurements are spent.
 
 What holds of the result: its KL is measured and within the budget. Unless the measurements ran out, no single decision
-can be given back (for a KL), and no set one exchange away that fits has less KL by more than the standard error of the
-difference (for a size); beyond `NEAR` decisions
-only exchanges among the `NEAR` most promising are tried. Where costs add up it is the best set of all. In general that
-is promised by nobody who does not measure all 2ⁿ sets.
+can be given back (for a KL), and no set one exchange away, of one for one or two, that fits has less KL by more than
+the standard error of the difference (for a size); beyond `NEAR` decisions only exchanges among the `NEAR` most
+promising are tried. Where costs add up it is the best set of all. In general that is promised by nobody who does not
+measure all 2ⁿ sets.
 """
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,12 @@ MOST_SETS: Final = 4096
 
 NEAR: Final = 32
 """Decisions of each kind, kept and not, that exchanges are tried with."""
+
+FAR: Final = 12
+"""Exchanges of two, or for three, that are measured from a set, the most promising by the sum of costs."""
+
+FAR_AMONG: Final = 10
+"""Decisions of each kind that those exchanges are made up from: their number grows with its fifth power."""
 
 CURVE: Final = 8
 """Sets of the path between its ends that are measured, evenly by bytes."""
@@ -140,8 +147,9 @@ def least_kl(candidates: Sequence[Candidate], room_bytes: int, measured: Measure
         measured.kl(path[place])
     fitting = [kept for kept in path if size(kept, candidates) <= room_bytes]
     start = fitting[-1]
-    # The sum of costs is no more than a guess: one of the sets before may be better.
-    for other in fitting[-3:-1]:
+    # The sum of costs is no more than a guess: one of the sets before may be better, or any that was measured.
+    measured_ones = [kept for kept in measured.known if size(kept, candidates) <= room_bytes]
+    for other in (*fitting[-3:-1], *measured_ones):
         start = other if measured.is_less(other, start) else start
     return _improve(
         start,
@@ -221,6 +229,9 @@ def _cheaper(kept: Kept, candidates: Sequence[Candidate], limit: float, measured
         and now + candidates[number].cost - candidates[other].cost <= limit
     ]
     yield from (other for _, other in sorted(swaps, key=lambda swap: (swap[0], sorted(swap[1]))))
+    less = size(kept, candidates)
+    fewer = (other for _, other in _far(kept, candidates) if size(other, candidates) < less)
+    yield from itertools.islice(fewer, FAR)
 
 
 def _closer(kept: Kept, candidates: Sequence[Candidate], room_bytes: int) -> Iterator[Kept]:
@@ -241,6 +252,22 @@ def _closer(kept: Kept, candidates: Sequence[Candidate], room_bytes: int) -> Ite
             if size(added, candidates) <= room
         ]
     yield from (other for _, other in sorted(found, key=lambda each: (each[0], sorted(each[1]))))
+    far = (other for _, other in _far(kept, candidates) if size(other, candidates) <= room_bytes)
+    yield from itertools.islice(far, FAR)
+
+
+def _far(kept: Kept, candidates: Sequence[Candidate]) -> list[tuple[float, Kept]]:
+    """Return the sets that are exchanges of two for up to three away, or of one for three; the least cost first."""
+    giving, taking = (numbers[:FAR_AMONG] for numbers in _nearest(kept, candidates))
+    found = []
+    for out, into in ((1, 3), (2, 1), (2, 2), (2, 3)):
+        for given, taken in itertools.product(
+            itertools.combinations(giving, out), itertools.combinations(taking, into)
+        ):
+            lost = math.fsum(candidates[number].cost for number in given)
+            gained = math.fsum(candidates[number].cost for number in taken)
+            found.append((lost - gained, kept - {*given} | {*taken}))
+    return sorted(found, key=lambda each: (each[0], sorted(each[1])))
 
 
 def _nearest(kept: Kept, candidates: Sequence[Candidate]) -> tuple[list[int], list[int]]:
