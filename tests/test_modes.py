@@ -88,13 +88,16 @@ def test_an_amd_gpu_runs_fp8_natively_or_not_at_all(
         ("dynamic", False, True, U),
         ("static", False, False, U),
         ("block", False, False, U),
-        ("block", True, False, N),
-        ("dynamic", True, True, N),
+        ("static", True, False, U),
+        ("block", True, False, W),
+        ("block", True, True, W),
+        ("block", False, True, U),
+        ("dynamic", True, True, U),
         ("weights", True, False, U),
         ("mx", True, False, U),
     ],
 )
-def test_a_processor_runs_fp8_dynamic_and_more_with_amx(kind: Kind, amx: bool, experts: bool, mode: str) -> None:
+def test_a_processor_runs_fp8_dynamic_and_blocks_with_amx(kind: Kind, amx: bool, experts: bool, mode: str) -> None:
     assert mode_on_cpu(kind, amx=amx, experts=experts) == mode
 
 

@@ -20,7 +20,7 @@ from fp8cli.core.machine.gpus import Gpu, Gpus
 from fp8cli.core.machine.probes import Memory
 from fp8cli.core.serving.fit import UTILIZATION, judge_serving
 from fp8cli.core.serving.gpu_models import GpuModel, models_found
-from fp8cli.core.serving.modes import mode_on_cpu
+from fp8cli.core.serving.modes import MODE_WORDS, mode_on_cpu
 from fp8cli.core.serving.serving_report import Fit, GpuFit
 from fp8cli.errors import BadInput, CannotRun
 
@@ -168,9 +168,11 @@ def _mode_on_processor(candidate: Candidate, *, amx: bool) -> Check:
         found = f"{processor} does not run {candidate.dialect.name}, for which it takes Marlin's kernels"
         return Check(name=name, status="failed", found=found, wanted=wanted, fix="serve it on a GPU")
     one_scale = any(each.granularity == "tensor" for each in candidate.dialect.weights)
-    if mode_on_cpu(kind, amx=amx, experts=experts, one_scale=one_scale) == "native":
+    mode = mode_on_cpu(kind, amx=amx, experts=experts, one_scale=one_scale)
+    if mode != "unsupported":
         fix = "serve it on a GPU: the CPU build is for trying things out"
-        return Check(name=name, status="warning", found=f"{processor} runs it", wanted=wanted, fix=fix)
+        found = f"{processor} runs it" if mode == "native" else f"{processor} {MODE_WORDS[mode]}"
+        return Check(name=name, status="warning", found=found, wanted=wanted, fix=fix)
     what = "experts in FP8" if experts else KIND_NAMES[kind]
     what = "FP8 with one scale for a whole weight" if one_scale else what
     found = f"{processor} does not run {what}"

@@ -136,7 +136,7 @@ def _cpu(*, amx: bool) -> ProcessorModes:
     return ProcessorModes(
         processor=f"CPU {'with' if amx else 'without'} AMX",
         # FP8 has one scale for a whole weight.
-        linear={kind: mode_on_cpu(kind, amx=amx, one_scale=kind == "static") for kind in KIND_NAMES},
+        linear={kind: mode_on_cpu(kind, amx=amx) for kind in KIND_NAMES},
         experts=mode_on_cpu("dynamic", amx=amx, experts=True),
         kv_cache="unknown",
     )

@@ -163,7 +163,7 @@ def build_plan(
     """
     home = {info.name: shard.name for shard in checkpoint.shards for info in shard.header.tensors}
     if kv_cache is not None or (scheme is not None and scheme.needs_calibration):
-        _refuse_uncalibrated(selection, scheme)
+        _refuse_uncalibrated(selection, scheme, kv_cache)
     if scheme is None:
         selection = _keep_all(selection, home)
     drafts = [_draft(decision, checkpoint, home, scheme, dtype) for decision in selection.decisions]
@@ -233,15 +233,15 @@ def _draft(
 
 
 _CALIBRATED_FUSED: Final = frozenset({"GraniteMoeForCausalLM"})
-"""Architectures with experts in one tensor whose scales were checked against the forward of transformers."""
+"""Architectures with experts in one tensor whose `input_scale`s are calibrated."""
 
 
-def _refuse_uncalibrated(selection: Selection, scheme: Scheme | None) -> None:
+def _refuse_uncalibrated(selection: Selection, scheme: Scheme | None, kv_cache: KvCache | None) -> None:
     """Raise CannotRun for a model whose scales the calibrator cannot find. Before its decisions are changed."""
     refuse_unknown(selection.rules, "calibrated")
     fused = any(decision.part is not None for decision in selection.decisions)
-    # With the KV cache alone the experts would stay in one tensor, and calibration takes them apart.
-    fused = fused and (scheme is None or selection.rules.name not in _CALIBRATED_FUSED)
+    # Nobody has checked a KV cache's scales beside experts that calibration takes apart.
+    fused = fused and (scheme is None or kv_cache is not None or selection.rules.name not in _CALIBRATED_FUSED)
     if selection.rules.towers or fused:
         kind = "a multimodal model" if selection.rules.towers else "a model whose experts lie in one tensor"
         message = f"`{selection.rules.name}` is {kind}, and this cannot be calibrated with texts yet"

@@ -8,7 +8,7 @@ On NVIDIA GPUs the compute capability decides:
 
 Source: vLLM 0.32, `get_min_capability` of CompressedTensorsW8A8Fp8 (89) and CompressedTensorsW8A16Fp8 (75), and
 the order of its kernels: CUTLASS multiplies 128×128 blocks from 9.0 on, so FP8_BLOCK is weight-only on 8.9.
-vLLM has weight-only FP8 for NVIDIA alone: on AMD GPUs and processors a kind is native or does not run.
+On AMD GPUs a kind is native or does not run; on processors blocks are weight-only, and take AMX.
 """
 
 from collections.abc import Mapping
@@ -151,15 +151,17 @@ def amd_note(gfx: str) -> str | None:
     return None
 
 
-def mode_on_cpu(kind: Kind, *, amx: bool, experts: bool = False, one_scale: bool = False) -> Mode | None:
+def mode_on_cpu(kind: Kind, *, amx: bool, experts: bool = False, one_scale: bool = False) -> Mode:
     """Tell how vLLM's CPU build runs `kind`; `amx`: the processor has AMX. Tried without AMX; read, with it.
 
     one_scale: a weight has a single scale, as in FP8. AMX has a kernel for it, but no such weight gets there: loading
     rounds it again (`requantize_with_max_scale`) by `static_scaled_fp8_quant`, which the build names and lacks.
+    Blocks take AMX, whose kernels leave activations in 16 bits: CPUFp8BlockScaledMMKernel, and CPUExpertsFp8, the only
+    one that the build has for experts in FP8.
     """
-    if one_scale or kind in {"weights", "mx"}:
-        return "unsupported"
-    return "native" if amx or (kind == "dynamic" and not experts) else "unsupported"
+    if kind == "dynamic" and not (experts or one_scale):
+        return "native"
+    return "weight-only" if kind == "block" and amx else "unsupported"
 
 
 def serving_modes(scheme: Scheme) -> tuple[ServingMode, ...]:
