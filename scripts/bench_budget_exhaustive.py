@@ -1,6 +1,6 @@
 """How near the search of `--keep-bf16 auto` comes to the best of all 4,096 sets on the bundled model, all measured.
 
-    .venv/bin/python scripts/bench_budget_exhaustive.py [--texts 16]
+    .venv/bin/python scripts/bench_budget_exhaustive.py [--texts 16] [--skip 0]
 
 Static FP8; for every tenth of the bytes between everything in FP8 and everything in 16 bits, the KL of the set that the
 search finds and that of the best set of at most that size, both on the same texts; and for KL budgets between the same
@@ -25,9 +25,10 @@ def main() -> None:
     """Measure every set, then search with what is known, and print both."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--texts", type=int, default=16, help="stories to measure on")
+    parser.add_argument("--skip", type=int, default=0, help="stories before them")
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
-    ids = [tokenizer(text)["input_ids"] for text in read_stories(0)[0][: options.texts]]
+    ids = [tokenizer(text)["input_ids"] for text in read_stories(0)[0][options.skip :][: options.texts]]
     groups = all_groups()
     model = AutoModelForCausalLM.from_pretrained(BUNDLED_MODEL, dtype=torch.bfloat16).eval()
     observed = observe(model, [module for group in groups for module in group.modules], None, ids)

@@ -40,6 +40,8 @@ class Family:
     """Words of the refusal, where nothing is quantized; the rest is about the others."""
     vllm: str | None = None
     """Why vLLM 0.32 cannot be asked; None: it loads the output, and every parameter is right."""
+    runs: str | None = None
+    """Why the CPU build of vLLM does not run what it loads; None: it does, and the logits are close."""
     transformers: str | None = None
     """Why transformers cannot load the output; None: it does, and its logits are close."""
     oneshot: str | None = None
@@ -102,6 +104,9 @@ _LINEAR_ATTENTION: Final[dict[str, Any]] = {
 _SHARED_GATE: Final = (
     "it quantizes mlp.shared_expert_gate, which vLLM holds unquantized, and changes the norms as in Gemma"
 )
+NO_EXPERTS: Final = "its CPU build has no kernel for experts in FP8 with a scale for each row"
+_NO_PICTURES: Final = "its engine wants the tokenizer and processor of a published model"
+_NO_TEXT: Final = "it writes no text"
 _NORMS: Final = "it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again"
 _OWN_CODE: Final = "it knows no such model and would have to run the code beside the checkpoint; not tried"
 FUSED_ONLY: Final = (
@@ -192,12 +197,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="DeepSeek-V2",
         architecture="DeepseekV2ForCausalLM",
         model_type="deepseek_v2",
+        runs=NO_EXPERTS,
         config=_TEXT | _EXPERTS | _LATENT | {"topk_method": "greedy"},
     ),
     Family(
         name="DeepSeek-V3",
         architecture="DeepseekV3ForCausalLM",
         model_type="deepseek_v3",
+        runs=NO_EXPERTS,
         config=_TEXT | _EXPERTS | _LATENT,
         config_json={"topk_method": "noaux_tc"},
     ),
@@ -205,6 +212,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Mixtral",
         architecture="MixtralForCausalLM",
         model_type="mixtral",
+        runs=NO_EXPERTS,
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
         oneshot="it renames the experts' w1, w2, w3 to gate_proj, down_proj, up_proj",
     ),
@@ -228,12 +236,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Qwen3-MoE",
         architecture="Qwen3MoeForCausalLM",
         model_type="qwen3_moe",
+        runs=NO_EXPERTS,
         config=_TEXT | _EXPERTS | {"num_experts": 4, "head_dim": 32, "mlp_only_layers": [0]},
     ),
     Family(
         name="Qwen3-Next",
         architecture="Qwen3NextForCausalLM",
         model_type="qwen3_next",
+        runs=NO_EXPERTS,
         config=_TEXT
         | _EXPERTS
         | {
@@ -247,12 +257,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="OLMoE",
         architecture="OlmoeForCausalLM",
         model_type="olmoe",
+        runs=NO_EXPERTS,
         config=_TEXT | {"num_experts": 4, "num_experts_per_tok": 2},
     ),
     Family(
         name="Granite-MoE",
         architecture="GraniteMoeForCausalLM",
         model_type="granitemoe",
+        runs=NO_EXPERTS,
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
         transformers=FUSED_ONLY,
     ),
@@ -260,6 +272,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Granite 4 (hybrid)",
         architecture="GraniteMoeHybridForCausalLM",
         model_type="granitemoehybrid",
+        runs=NO_EXPERTS,
         config=_TEXT
         | {
             "num_local_experts": 4,
@@ -278,6 +291,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Granite-MoE, shared",
         architecture="GraniteMoeSharedForCausalLM",
         model_type="granitemoeshared",
+        runs=NO_EXPERTS,
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 128},
         transformers=FUSED_ONLY,
     ),
@@ -292,6 +306,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Jamba",
         architecture="JambaForCausalLM",
         model_type="jamba",
+        runs=NO_EXPERTS,
         config=_TEXT
         | {
             "num_experts": 2,
@@ -335,6 +350,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Qwen2-VL, newer names",
         architecture="Qwen2VLForConditionalGeneration",
         model_type="qwen2_vl",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT
             | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}},
@@ -348,6 +364,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Qwen2.5-VL",
         architecture="Qwen2_5_VLForConditionalGeneration",
         model_type="qwen2_5_vl",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT
             | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}},
@@ -359,6 +376,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Qwen3-VL",
         architecture="Qwen3VLForConditionalGeneration",
         model_type="qwen3_vl",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT | {"head_dim": 32},
             "vision_config": _QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
@@ -369,6 +387,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Qwen3-VL-MoE",
         architecture="Qwen3VLMoeForConditionalGeneration",
         model_type="qwen3_vl_moe",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT | _EXPERTS | {"head_dim": 32, "num_experts": 4, "moe_intermediate_size": 96},
             "vision_config": _QWEN_VISION | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
@@ -383,6 +402,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Qwen3.5",
         architecture="Qwen3_5ForConditionalGeneration",
         model_type="qwen3_5",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT | _LINEAR_ATTENTION,
             "vision_config": _QWEN_VISION | {"num_position_embeddings": 16},
@@ -394,6 +414,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Qwen3.5-MoE",
         architecture="Qwen3_5MoeForConditionalGeneration",
         model_type="qwen3_5_moe",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT
             | _LINEAR_ATTENTION
@@ -408,6 +429,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Llava 1.5",
         architecture="LlavaForConditionalGeneration",
         model_type="llava",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT | {"model_type": "llama"},
             "vision_config": _VISION | {"model_type": "clip_vision_model", "projection_dim": 64},
@@ -420,6 +442,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Llava 1.6",
         architecture="LlavaNextForConditionalGeneration",
         model_type="llava_next",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT | {"model_type": "mistral"},
             "vision_config": _VISION | {"model_type": "clip_vision_model", "projection_dim": 64},
@@ -432,6 +455,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="PaliGemma 2",
         architecture="PaliGemmaForConditionalGeneration",
         model_type="paligemma",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT | {"model_type": "gemma2", "head_dim": 32, "tie_word_embeddings": True},
             "vision_config": _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
@@ -445,6 +469,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Pixtral",
         architecture="LlavaForConditionalGeneration",
         model_type="llava",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT | {"model_type": "mistral"},
             "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 16},
@@ -455,6 +480,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Mistral Small 3",
         architecture="Mistral3ForConditionalGeneration",
         model_type="mistral3",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT | {"model_type": "mistral"},
             "vision_config": _VISION | {"model_type": "pixtral", "head_dim": 16},
@@ -465,6 +491,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Gemma 3 (vision)",
         architecture="Gemma3ForConditionalGeneration",
         model_type="gemma3",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT | {"head_dim": 32, "tie_word_embeddings": True},
             # The published one has no pooling head.
@@ -479,6 +506,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Llama 4",
         architecture="Llama4ForConditionalGeneration",
         model_type="llama4",
+        runs=_NO_PICTURES,
         config={
             "text_config": _TEXT
             | {
@@ -505,6 +533,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Whisper",
         architecture="WhisperForConditionalGeneration",
         model_type="whisper",
+        runs=_NO_PICTURES,
         config={
             "vocab_size": 320,
             "d_model": 128,
@@ -527,12 +556,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="Qwen3 embedding",
         architecture="Qwen3Model",
         model_type="qwen3",
+        runs=_NO_TEXT,
         config=_TEXT | {"head_dim": 32},
     ),
     Family(
         name="Qwen2 classifier",
         architecture="Qwen2ForSequenceClassification",
         model_type="qwen2",
+        runs=_NO_TEXT,
         config=_TEXT | {"num_labels": 3, "pad_token_id": 0},
     ),
     Family(
@@ -561,6 +592,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="BGE (BERT)",
         architecture="BertModel",
         model_type="bert",
+        runs=_NO_TEXT,
         config={"vocab_size": 320, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
         | {"num_attention_heads": 4, "max_position_embeddings": 64},
     ),

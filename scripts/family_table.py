@@ -22,17 +22,19 @@ def family_table() -> str:
     """Return the table, and a footnote for everything that is not as usual."""
     recorded = json.loads(RECORDED.read_text("utf-8"))
     lines = [
-        "| family | quantized in each layer | stays | as `oneshot` | transformers | vLLM 0.32 |",
-        "|---|---|---|---|---|---|",
+        "| family | quantized in each layer | stays | as `oneshot` | transformers | vLLM 0.32 | its CPU build |",
+        "|---|---|---|---|---|---|---|",
     ]
     notes: list[str] = []
     for each in FAMILIES:
         found = recorded[each.name]
         name = f"{each.name} (`{each.architecture}`)"
         if each.refused is not None:
-            lines.append(f"| {name} | nothing: refused{_note(found['refused'], notes)} | | | | |")
+            lines.append(f"| {name} | nothing: refused{_note(found['refused'], notes)} | | | | | |")
             continue
-        answers = (_answer(word, notes) for word in (each.oneshot, each.transformers, each.vllm))
+        answers = (
+            _answer(word, notes) for word in (each.oneshot, each.transformers, each.vllm, each.vllm or each.runs)
+        )
         lines.append(f"| {name} | {_quantized(found['quantized'])} | {_kept(found['kept'])} | {' | '.join(answers)} |")
     return "\n".join([*lines, "", *(f"{number}. {note}" for number, note in enumerate(notes, 1)), ""])
 

@@ -40,6 +40,10 @@ FAR: Final = 12
 FAR_AMONG: Final = 10
 """Decisions of each kind that those exchanges are made up from: their number grows with its fifth power."""
 
+_NEARER: Final = ((1, 1), (1, 2))
+_FARTHER: Final = ((1, 3), (2, 1), (2, 2), (2, 3))
+"""Exchanges, of how many decisions for how many."""
+
 CURVE: Final = 8
 """Sets of the path between its ends that are measured, evenly by bytes."""
 
@@ -132,8 +136,10 @@ def fewest_bytes(candidates: Sequence[Candidate], limit: float, measured: Measur
             high = middle
         else:
             low = middle
+    # Interactions may let a set within the limit that the sum of costs puts beyond it: one that was measured for them.
+    inside = (kept for kept, kl in measured.known.items() if kl <= limit)
     return _improve(
-        path[high],
+        min((path[high], *inside), key=lambda kept: size(kept, candidates)),
         lambda kept: _cheaper(kept, candidates, limit, measured),
         better=lambda other, kept: measured.kl(other) <= limit and size(other, candidates) < size(kept, candidates),
         measured=measured,
@@ -229,8 +235,9 @@ def _cheaper(kept: Kept, candidates: Sequence[Candidate], limit: float, measured
         and now + candidates[number].cost - candidates[other].cost <= limit
     ]
     yield from (other for _, other in sorted(swaps, key=lambda swap: (swap[0], sorted(swap[1]))))
+    # What the sum of costs puts beyond the limit may be within it all the same.
     less = size(kept, candidates)
-    fewer = (other for _, other in _far(kept, candidates) if size(other, candidates) < less)
+    fewer = (other for _, other in _far(kept, candidates, (*_NEARER, *_FARTHER)) if size(other, candidates) < less)
     yield from itertools.islice(fewer, FAR)
 
 
@@ -252,15 +259,15 @@ def _closer(kept: Kept, candidates: Sequence[Candidate], room_bytes: int) -> Ite
             if size(added, candidates) <= room
         ]
     yield from (other for _, other in sorted(found, key=lambda each: (each[0], sorted(each[1]))))
-    far = (other for _, other in _far(kept, candidates) if size(other, candidates) <= room_bytes)
+    far = (other for _, other in _far(kept, candidates, _FARTHER) if size(other, candidates) <= room_bytes)
     yield from itertools.islice(far, FAR)
 
 
-def _far(kept: Kept, candidates: Sequence[Candidate]) -> list[tuple[float, Kept]]:
-    """Return the sets that are exchanges of two for up to three away, or of one for three; the least cost first."""
+def _far(kept: Kept, candidates: Sequence[Candidate], exchanges: Iterable[tuple[int, int]]) -> list[tuple[float, Kept]]:
+    """Return the sets that are such exchanges away, of how many decisions for how many; the least cost first."""
     giving, taking = (numbers[:FAR_AMONG] for numbers in _nearest(kept, candidates))
     found = []
-    for out, into in ((1, 3), (2, 1), (2, 2), (2, 3)):
+    for out, into in exchanges:
         for given, taken in itertools.product(
             itertools.combinations(giving, out), itertools.combinations(taking, into)
         ):
