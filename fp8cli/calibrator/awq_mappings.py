@@ -6,12 +6,14 @@ and where what lies between keeps the factor.
 
 - OLMo 2 has its norms after attention and MLP: none feeds a linear layer, so values and the MLP's gated product remain.
 - OPT has a norm before each (where the config says so), and a ReLU in the MLP, which positive factors pass.
-- DeepSeek-V3 mixes dense layers and layers of experts: only the latter's norm is read by a router too, and patterns for
-  all layers at once, as llm-compressor has them, wait for a router where there is none. So each layer has its own.
+- DeepSeek-V2 and V3, GLM 4.5 and 4.7 mix dense layers and layers of experts: only the latter's norm is
+  read by a router too, and patterns for all layers at once, as llm-compressor has them, wait for a router where there
+  is none, or leave it out where there is one. So each layer has its own.
+- Of Mixtral and Qwen2-MoE llm-compressor forgets the router, and the shared expert with its gate.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -40,23 +42,49 @@ def _opt(model: Any) -> Iterator[tuple[str, list[str]]]:
         yield r"re:.*\.fc1$", [r"re:.*\.fc2$"]
 
 
-def _deepseek_v3(model: Any) -> Iterator[tuple[str, list[str]]]:
+def _mixture(model: Any) -> Iterator[tuple[str, list[str]]]:
     names = {name for name, _ in model.named_modules()}
     for number in range(model.config.num_hidden_layers):
         layer = f"model.layers.{number}"
-        at = f"re:^{re.escape(layer)}"
+        yield f"{layer}.input_layernorm", [f"{layer}.self_attn.{each}_proj" for each in "qkv"]
+        yield f"{layer}.self_attn.v_proj", [f"{layer}.self_attn.o_proj"]
+        yield f"{layer}.post_attention_layernorm", _read_after_attention(layer, names)
+    yield r"re:.*\.up_proj$", [r"re:.*\.down_proj$"]
+
+
+def _latent(model: Any) -> Iterator[tuple[str, list[str]]]:
+    names = {name for name, _ in model.named_modules()}
+    for number in range(model.config.num_hidden_layers):
+        layer = f"model.layers.{number}"
         low_rank = f"{layer}.self_attn.q_a_proj" in names
         query = "q_a_proj" if low_rank else "q_proj"
         yield f"{layer}.input_layernorm", [f"{layer}.self_attn.{query}", f"{layer}.self_attn.kv_a_proj_with_mqa"]
         if low_rank:
             yield f"{layer}.self_attn.q_a_layernorm", [f"{layer}.self_attn.q_b_proj"]
         yield f"{layer}.self_attn.kv_a_layernorm", [f"{layer}.self_attn.kv_b_proj"]
-        router = [f"{layer}.mlp.gate"] if f"{layer}.mlp.gate" in names else []
-        read = [*router, rf"{at}\.mlp\.(.*\.)?gate_proj$", rf"{at}\.mlp\.(.*\.)?up_proj$"]
-        yield f"{layer}.post_attention_layernorm", read
+        yield f"{layer}.post_attention_layernorm", _read_after_attention(layer, names)
     yield r"re:.*\.up_proj$", [r"re:.*\.down_proj$"]
 
 
+def _read_after_attention(layer: str, names: Collection[str]) -> list[str]:
+    """Return what reads the norm before the MLP: a router and the gate of a shared expert where there are, and experts.
+
+    Experts are named by patterns: until llm-compressor takes them apart they may be one tensor.
+    """
+    at = f"re:^{re.escape(layer)}"
+    routers = [name for name in (f"{layer}.mlp.gate", f"{layer}.mlp.shared_expert_gate") if name in names]
+    return [*routers, rf"{at}\.mlp\.(.*\.)?gate_proj$", rf"{at}\.mlp\.(.*\.)?up_proj$"]
+
+
 _MAKERS: Final[Mapping[str, Callable[[Any], Iterator[tuple[str, list[str]]]]]] = MappingProxyType(
-    {"DeepseekV3ForCausalLM": _deepseek_v3, "OPTForCausalLM": _opt, "Olmo2ForCausalLM": _olmo2}
+    {
+        "DeepseekV2ForCausalLM": _latent,
+        "DeepseekV3ForCausalLM": _latent,
+        "Glm4MoeForCausalLM": _mixture,
+        "Glm4MoeLiteForCausalLM": _latent,
+        "MixtralForCausalLM": _mixture,
+        "OPTForCausalLM": _opt,
+        "Olmo2ForCausalLM": _olmo2,
+        "Qwen2MoeForCausalLM": _mixture,
+    }
 )

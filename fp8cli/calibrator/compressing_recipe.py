@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Protocol
 from fp8cli.calibrator.awq_mappings import awq_mappings
 from fp8cli.calibrator.compressing_protocol import RECIPE, CompressionJob
 from fp8cli.calibrator.finding import kv_cache_scheme
+from fp8cli.calibrator.smoothing_readers import refuse_forgotten_readers
 from fp8cli.worker.failures import Failure, sentence
 
 _BITS: Final = 8
@@ -77,14 +78,20 @@ def list_mappings(modifiers: Sequence[Any], model: Any) -> None:
     included. Raises Failure for a model that its table is wrong for.
     """
     from llmcompressor.modifiers.transform import AWQModifier, SmoothQuantModifier
+    from llmcompressor.modifiers.transform.awq.dynamic_mappings import (
+        get_layer_mappings_from_model as mappings_of_awq,
+    )
     from llmcompressor.modifiers.transform.smoothquant.dynamic_mappings import get_layer_mappings_from_model
 
     for modifier in modifiers:
         if isinstance(modifier, SmoothQuantModifier) and modifier.mappings is None:
             modifier.mappings = [[_listed(part) for part in each] for each in get_layer_mappings_from_model(model)]
             _refuse_wrong_norm(modifier.mappings, model)
+            refuse_forgotten_readers("SmoothQuant", [(norm, balance) for balance, norm in modifier.mappings], model)
         if isinstance(modifier, AWQModifier) and modifier.mappings is None:
             modifier.mappings = awq_mappings(model)
+            mappings = modifier.mappings or mappings_of_awq(model)
+            refuse_forgotten_readers("AWQ", [(each.smooth_layer, each.balance_layers) for each in mappings], model)
 
 
 def _refuse_wrong_norm(mappings: Sequence[Any], model: Any) -> None:
