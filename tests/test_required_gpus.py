@@ -119,10 +119,35 @@ def test_words_that_make_no_sense_are_refused(tmp_path: Path, wishes: dict[str, 
     assert error.message == message
 
 
-def test_of_a_recipe_no_number_of_gpus_can_be_required(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text("default_stage: {}\n")
-    error = refused(quantize(tmp_path / "out", scheme=None, recipe=tmp_path / "recipe.yaml", tp=2))
-    assert error.message == "what a recipe makes is not known before it has run, so --tp cannot be required of it"
+@pytest.mark.slow
+def test_what_a_recipe_made_is_refused_when_it_is_known_and_kept_for_a_run_that_asks_for_less(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "default_stage:\n  default_modifiers:\n"
+        "    QuantizationModifier: {targets: [Linear], ignore: [lm_head], scheme: FP8_BLOCK}\n"
+    )
+    plan = run(quantize(tmp_path / "out", scheme=None, recipe=recipe, tp=4, dry_run=True))
+    (later,) = (check for check in plan.checks if check.name == "tensor parallel")
+    assert (later.status, later.wanted) == ("not checked", "a result that vLLM can split over 4 GPUs")
+    error = refused(quantize(tmp_path / "out", scheme=None, recipe=recipe, tp=4))
+    assert isinstance(error, CannotRun)
+    assert error.message == f"vLLM cannot split the result over 4 GPUs: {DOWN}"
+    assert error.hint is not None
+    assert error.hint.endswith("what llm-compressor made is kept, and the same command without --tp goes on from it")
+    assert not (tmp_path / "out").exists()
+    report = run(quantize(tmp_path / "out", scheme=None, recipe=recipe, tp=1))
+    assert report.compression is not None
+    assert report.compression.known, "llm-compressor does not do it again"
+    assert report.serving is not None
+    assert report.serving.required is not None
+    assert report.serving.required.split.verdict == "works"
+
+
+def test_a_recipe_says_itself_what_a_fallback_would_change(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("default_stage: {}\n")
+    error = refused(quantize(tmp_path / "out", scheme=None, recipe=recipe, tp=2, tp_fallback=True))
+    assert error.message == "a recipe says itself what --tp-fallback would say"
 
 
 # inspect

@@ -9,6 +9,7 @@ machine. The making is core.making's.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fp8cli.core.budgeting.assembling import say_why
@@ -31,7 +32,7 @@ from fp8cli.core.making.ordering import (
     order_cluster,
     refuse_what_needs_files,
 )
-from fp8cli.core.making.outlook import fall_back, foresee_plan, foresee_result
+from fp8cli.core.making.outlook import check_later, fall_back, foresee_plan, foresee_result, refuse_unsplittable_whole
 from fp8cli.core.making.placing import settle_output
 from fp8cli.core.making.planning import check_place, plan_checkpoint, refuse_failed
 from fp8cli.core.making.production import Production, ProductionEvent, Started, produce
@@ -121,6 +122,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
     checks = _check_place(planned, out, resources, stays, window)
     if limits is not None:
         checks = (*checks, *check_budget(limits, planned.plan))
+    checks = (*checks, *check_later(choice, request.tp))
     if not request.dry_run:
         refuse_failed(checks)
     done = decided = None
@@ -167,6 +169,7 @@ def _run(request: QuantizeRequest, notify: Notify, *, fallback: Fallback | None)
             hashed=request.hashed,
             delivery=delivery,
             cluster=cluster_work(request, cluster, foreseen.cluster, notify, stays),
+            judge=partial(refuse_unsplittable_whole, checkpoint=checkpoint, out=out, required=request.tp),
         )
         done = produce(production, notify)
         serving = foresee_result(done, checkpoint, out, serving, required=request.tp)

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Final
 
+from fp8cli.core.compressing.whole import Whole
+from fp8cli.core.doctor.environment import Check
 from fp8cli.core.making.production import Produced
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.outlook import foresee_serving
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.serving.preflight import Preflight
-from fp8cli.core.serving.requirement import Fallback, channels_would_do, note_fallback, refuse_unsplittable
+from fp8cli.core.serving.requirement import Fallback, channels_would_do, gpus, note_fallback, refuse_unsplittable
+from fp8cli.errors import CannotRun
 from fp8cli.formats.checkpoint import Checkpoint
 from fp8cli.formats.quant_config import quantization_config
 from fp8cli.schemes import FP8_DYNAMIC
@@ -31,6 +34,25 @@ def foresee_plan(
     if not (fallback and channels_would_do(serving)):
         refuse_unsplittable(serving, channels=CHANNELS)
     return serving
+
+
+def refuse_unsplittable_whole(whole: Whole, checkpoint: Checkpoint, out: Path, *, required: int | None) -> None:
+    """Raise CannotRun where vLLM cannot split what llm-compressor made as required: of a recipe it is known then."""
+    serving = foresee_serving(whole.plan, checkpoint.config, whole.quantization, path=str(out), required=required)
+    try:
+        refuse_unsplittable(serving, channels=None)
+    except CannotRun as refusal:
+        kept = "what llm-compressor made is kept, and the same command without --tp goes on from it"
+        raise CannotRun(refusal.message, hint=f"{refusal.hint}; {kept}") from None
+
+
+def check_later(choice: Choice, required: int | None) -> tuple[Check, ...]:
+    """Say that the number of GPUs is not judged yet, where it cannot be."""
+    if choice.recipe is None or required is None:
+        return ()
+    found = "what a recipe makes is not known before it has run; it is judged then, before it is published"
+    wanted = f"a result that vLLM can split over {gpus(required)}"
+    return (Check(name="tensor parallel", status="not checked", found=found, wanted=wanted),)
 
 
 def fall_back(serving: Preflight, choice: Choice) -> Fallback:

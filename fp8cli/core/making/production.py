@@ -101,6 +101,8 @@ class Production:
     """Where it is to be sent; None: it stays here."""
     cluster: ClusterWork | None = None
     """None: the weights are made on this machine."""
+    judge: Callable[[Whole], None] = lambda _: None
+    """Raises CannotRun where what llm-compressor made is not what was required; it stays for a run without that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,8 @@ def produce(production: Production, notify: Notify) -> Produced:
                 carry_over(source.checkpoint, source.folder, staging)
             source.check_carried(staging)
         whole = _compress(production, staging, notify)
+        if whole is not None:
+            production.judge(whole)
         calibrated = _calibrate(production, staging, notify)
         streamed = None
         with _discarded_if_unfit(out), _attest(production, staging) as attestation:

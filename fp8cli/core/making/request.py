@@ -83,15 +83,13 @@ def settle_choice(request: QuantizeRequest) -> tuple[RecipeFile | None, Choice, 
         "--targets": request.targets != DEFAULT_TARGETS,
         "--ignore": bool(request.ignore),
         "--no-default-ignore": not request.default_ignore,
+        "--tp-fallback": request.tp_fallback,
         **dict.fromkeys(request.modifiers.words, True),
     }
     words = [word for word, is_said in said.items() if is_said]
     if words:
         message = f"a recipe says itself what {' and '.join(words)} would say"
         raise UsageError(message, hint="leave them out, or write them into the recipe")
-    if request.tp is not None:
-        message = "what a recipe makes is not known before it has run, so --tp cannot be required of it"
-        raise UsageError(message, hint="leave --tp out; fp8 inspect OUT --tp N judges the result")
     recipe = read_recipe(request.recipe)
     choice = Choice(scheme=None, kv_cache=None, recipe=recipe.name)
     return recipe, choice, choose_engine(request.engine, choice)
