@@ -1,8 +1,8 @@
 """The families of models that are checked end to end: a tiny config of each, in the names of the published one.
 
-Data only. `tests/families.py` builds the checkpoints and `tests/test_families.py` holds them against transformers,
-llm-compressor and vLLM; what became of each is recorded in `recorded_families.json`, from which `readme.py` makes
-the table of the README.
+Data only. `tests/families.py` builds the checkpoints; `tests/test_families.py` holds them against transformers,
+llm-compressor and vLLM, and `tests/test_families_running.py` runs them in vLLM. What became of each is recorded here
+and in `recorded_families.json`, from which `readme.py` makes the table of the README.
 
 Checkpoints are saved by transformers, which writes the names it once read: `save_pretrained` reverts the mapping in
 `transformers/conversion_mapping.py`. Where it leaves something out, `renamed` puts it back, with the source.
@@ -40,6 +40,9 @@ class Family:
     """Words of the refusal, where nothing is quantized; the rest is about the others."""
     vllm: str | None = None
     """Why vLLM 0.32 cannot be asked; None: it loads the output, and every parameter is right."""
+    vllm_run: str | None = None
+    """Why vLLM's CPU build does not run the output that it loads, in its own words between quotes where it was asked;
+    None: it does, on text, and computes what it does with the source, within the error of FP8."""
     transformers: str | None = None
     """Why transformers cannot load the output; None: it does, and its logits are close."""
     oneshot: str | None = None
@@ -89,14 +92,21 @@ _QWEN_VISION: Final[dict[str, Any]] = {
     "num_heads": 4,
     "out_hidden_size": 128,
 }
+_EXPERTS_ON_CPU: Final = (
+    'its CPU build says "Unsupported FP8 MoE backend: NONE": for experts in FP8 it has kernels for blocks of 128 only, '
+    "and those need AMX"
+)
+SOUND: Final = "not run: its prompts are sound"
+"""Of families that vLLM's engine is not asked about."""
 _STATES: Final[dict[str, Any]] = {"mamba_d_state": 16, "mamba_expand": 2}
 
 _LINEAR_ATTENTION: Final[dict[str, Any]] = {
     "head_dim": 32,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    # vLLM's kernel takes no smaller ones.
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
     "layer_types": ["linear_attention", "full_attention"],
 }
 _SHARED_GATE: Final = (
@@ -181,7 +191,13 @@ FAMILIES: Final[tuple[Family, ...]] = (
         config=_TEXT,
         oneshot="compressed-tensors 0.19 leaves the subclass of nn.Linear in BF16 and says it is done",
     ),
-    Family(name="GPT-NeoX", architecture="GPTNeoXForCausalLM", model_type="gpt_neox", config=_TEXT),
+    Family(
+        name="GPT-NeoX",
+        architecture="GPTNeoXForCausalLM",
+        model_type="gpt_neox",
+        # It has no groups of queries; transformers passes the key over, vLLM believes it.
+        config=_TEXT | {"num_key_value_heads": 4},
+    ),
     Family(
         name="Command R7B",
         architecture="Cohere2ForCausalLM",
@@ -193,6 +209,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="DeepseekV2ForCausalLM",
         model_type="deepseek_v2",
         config=_TEXT | _EXPERTS | _LATENT | {"topk_method": "greedy"},
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="DeepSeek-V3",
@@ -200,6 +217,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         model_type="deepseek_v3",
         config=_TEXT | _EXPERTS | _LATENT,
         config_json={"topk_method": "noaux_tc"},
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Mixtral",
@@ -207,6 +225,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         model_type="mixtral",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
         oneshot="it renames the experts' w1, w2, w3 to gate_proj, down_proj, up_proj",
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="DBRX",
@@ -229,6 +248,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="Qwen3MoeForCausalLM",
         model_type="qwen3_moe",
         config=_TEXT | _EXPERTS | {"num_experts": 4, "head_dim": 32, "mlp_only_layers": [0]},
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Qwen3-Next",
@@ -242,12 +262,14 @@ FAMILIES: Final[tuple[Family, ...]] = (
         }
         | _LINEAR_ATTENTION,
         oneshot=_SHARED_GATE,
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="OLMoE",
         architecture="OlmoeForCausalLM",
         model_type="olmoe",
         config=_TEXT | {"num_experts": 4, "num_experts_per_tok": 2},
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Granite-MoE",
@@ -255,6 +277,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         model_type="granitemoe",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
         transformers=FUSED_ONLY,
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Granite 4 (hybrid)",
@@ -273,6 +296,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "mamba_chunk_size": 16,
         },
         transformers=FUSED_ONLY,
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Granite-MoE, shared",
@@ -280,6 +304,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         model_type="granitemoeshared",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 128},
         transformers=FUSED_ONLY,
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="gpt-oss",
@@ -305,6 +330,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "use_mamba_kernels": False,
         },
         oneshot="it quantizes the Mamba layers, which vLLM holds unquantized",
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Mamba-2 (Codestral Mamba)",
@@ -378,6 +404,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         nested_json={"text_config": {"norm_topk_prob": True}},
         # As in Qwen/Qwen3-VL-30B-A3B-Instruct; `Transpose(1, 2, check_dims=True)` in the conversion mapping.
         transposed=r"experts\.(gate_up_proj|down_proj)$",
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Qwen3.5",
@@ -403,6 +430,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "tie_word_embeddings": False,
         },
         oneshot=_SHARED_GATE,
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Llava 1.5",
@@ -500,6 +528,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
                 "vision_output_dim": 128,
             },
         },
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Whisper",
@@ -522,6 +551,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "pad_token_id": 2,
             "decoder_start_token_id": 1,
         },
+        vllm_run=SOUND,
     ),
     Family(
         name="Qwen3 embedding",

@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from family_matrix import FAMILIES, FUSED_ONLY, RECORDED, Family, family
 from safetensors.torch import load_file, save_file
 
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.errors import CannotRun
-from tests.families import add_prediction_layer, judge_family, save_family
+from tests.families import add_prediction_layer, judge_family, logits, save_family
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -82,21 +81,6 @@ def test_a_family_that_cannot_be_done_is_refused_with_the_reason_and_nothing_is_
         run(QuantizeRequest(model=str(place / "source" / each.name), out=tmp_path / "out"))
     assert str(each.refused) in caught.value.message
     assert list(tmp_path.iterdir()) == []
-
-
-def logits(folder: Path, each: Family) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Run a checkpoint on a few tokens; return its logits and what did not fit while loading."""
-    model, report = getattr(transformers, each.architecture).from_pretrained(
-        folder, dtype="auto", output_loading_info=True
-    )
-    generator = torch.Generator().manual_seed(1)
-    given = {"input_ids": torch.randint(3, 320, (16, 12), generator=generator)}
-    if each.model_type == "whisper":
-        sound = torch.randn(16, 16, 64, generator=generator, dtype=torch.bfloat16)
-        given = {"decoder_input_ids": given["input_ids"], "input_features": sound}
-    with torch.no_grad():
-        found = model.eval()(**given)
-    return (found.logits if "logits" in found else found.last_hidden_state).float(), report
 
 
 @by_name(tuple(each for each in DONE if each.transformers is None))
