@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from family_matrix import FAMILIES, RECORDED
+from family_matrix import FAMILIES, RECORDED, Family
 
 _LAYER: Final = re.compile(r"^.*?\.(layers|h)\.\*\.")
 _SHORT: Final = {
@@ -22,25 +22,33 @@ def family_table() -> str:
     """Return the table, and a footnote for everything that is not as usual."""
     recorded = json.loads(RECORDED.read_text("utf-8"))
     lines = [
-        "| family | quantized in each layer | stays | as `oneshot` | transformers | vLLM 0.32 | its CPU build |",
-        "|---|---|---|---|---|---|---|",
+        "| family | quantized in each layer | stays | as `oneshot` | transformers | vLLM 0.32 |",
+        "|---|---|---|---|---|---|",
     ]
     notes: list[str] = []
     for each in FAMILIES:
         found = recorded[each.name]
         name = f"{each.name} (`{each.architecture}`)"
         if each.refused is not None:
-            lines.append(f"| {name} | nothing: refused{_note(found['refused'], notes)} | | | | | |")
+            lines.append(f"| {name} | nothing: refused{_note(found['refused'], notes)} | | | | |")
             continue
-        answers = (
-            _answer(word, notes) for word in (each.oneshot, each.transformers, each.vllm, each.vllm or each.runs)
-        )
-        lines.append(f"| {name} | {_quantized(found['quantized'])} | {_kept(found['kept'])} | {' | '.join(answers)} |")
+        answers = [_answer(word, notes) for word in (each.oneshot, each.transformers)]
+        cells = [_quantized(found["quantized"]), _kept(found["kept"]), *answers, _served(each, notes)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"{number}. {note}" for number, note in enumerate(notes, 1)), ""])
 
 
 def _answer(reason: str | None, notes: list[str]) -> str:
     return "yes" if reason is None else f"no{_note(reason, notes)}"
+
+
+def _served(each: Family, notes: list[str]) -> str:
+    """Say how far vLLM takes the output: its CPU build runs it, its model classes load it, or neither."""
+    if each.vllm is not None:
+        return _answer(each.vllm, notes)
+    if each.vllm_run is not None:
+        return f"loads{_note(each.vllm_run, notes)}"
+    return "runs, on text" if "vision_config" in each.config else "runs"
 
 
 def _note(words: str, notes: list[str]) -> str:

@@ -94,6 +94,28 @@ def add_prediction_layer(folder: Path) -> dict[str, torch.Tensor]:
     return extra
 
 
+def tokens() -> torch.Tensor:
+    """Return the ids of a few sequences that every family knows [16, 12]."""
+    return torch.randint(3, 320, (16, 12), generator=torch.Generator().manual_seed(1))
+
+
+def logits(folder: Path, each: Family) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Run a checkpoint on a few tokens; return its logits and what did not fit while loading."""
+    model, report = getattr(transformers, each.architecture).from_pretrained(
+        folder, dtype="auto", output_loading_info=True
+    )
+    given = {"input_ids": tokens()}
+    if each.model_type == "paligemma":
+        # Without it, transformers takes all for a prefix, in which attention sees what comes after.
+        given["token_type_ids"] = torch.ones_like(given["input_ids"])
+    if each.model_type == "whisper":
+        sound = torch.randn(16, 16, 64, generator=torch.Generator().manual_seed(1), dtype=torch.bfloat16)
+        given = {"decoder_input_ids": given["input_ids"], "input_features": sound}
+    with torch.no_grad():
+        found = model.eval()(**given)
+    return (found.logits if "logits" in found else found.last_hidden_state).float(), report
+
+
 def judge_family(each: Family, folder: Path) -> dict[str, Any]:
     """Say what `fp8 quantize` does with a family: which modules are quantized, and what stays, each with its reason.
 

@@ -1,9 +1,8 @@
 """Every family of `family_matrix.py`: what is quantized, whether transformers computes the same, what vLLM makes of it.
 
 One random checkpoint of each, in the published names, is quantized once for all tests. Three independent readers
-look at it: transformers, whose own FP8 layers run it; llm-compressor's `oneshot`, tensor by tensor; and vLLM, whose
-model classes load it with their own `load_weights` (see `vllm_families.py`) and whose engine runs what its CPU build
-can (see `vllm_runs.py`).
+look at it: transformers, whose own FP8 layers run it; llm-compressor's `oneshot`, tensor by tensor; and vLLM's model
+classes with their own `load_weights` (see `vllm_families.py`).
 """
 
 import json
@@ -18,14 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from family_matrix import FAMILIES, FUSED_ONLY, NO_EXPERTS, RECORDED, Family, family
+from family_matrix import FAMILIES, FUSED_ONLY, RECORDED, Family, family
 from safetensors.torch import load_file, save_file
 
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.errors import CannotRun
-from tests.families import add_prediction_layer, judge_family, save_family
-from tests.vllm_runs import FORCED, TEXTS
+from tests.families import add_prediction_layer, judge_family, logits, save_family
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -34,14 +31,7 @@ FUSED = tuple(each for each in DONE if each.transformers == FUSED_ONLY or each.n
 LOGITS = 0.2
 """Most that the logits of two random layers may differ, relative to their norm: 0.05 to 0.1 is usual in FP8, and two
 weights of one layer that are exchanged give 0.5 and more."""
-RUNNING = 0.12
-"""The same for vLLM beside transformers, which round activations at different places; 0.02 to 0.08 is usual."""
 
-
-RUN = tuple(each for each in DONE if each.vllm is None and each.runs is None)
-AS_ITSELF = ("GPT-NeoX", "InternLM 2, with code of its own")
-"""Families whose output vLLM is compared with its own run of the source: transformers runs no InternLM 2, and vLLM 0.32
-runs GPT-NeoX by a module of its own making that differs from transformers' on source and output alike."""
 
 IN_BLOCKS: dict[str, dict[str, int]] = {
     "Qwen3-MoE": {"num_key_value_heads": 4},
@@ -91,21 +81,6 @@ def test_a_family_that_cannot_be_done_is_refused_with_the_reason_and_nothing_is_
         run(QuantizeRequest(model=str(place / "source" / each.name), out=tmp_path / "out"))
     assert str(each.refused) in caught.value.message
     assert list(tmp_path.iterdir()) == []
-
-
-def logits(folder: Path, each: Family) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Run a checkpoint on a few tokens; return its logits and what did not fit while loading."""
-    model, report = getattr(transformers, each.architecture).from_pretrained(
-        folder, dtype="auto", output_loading_info=True
-    )
-    generator = torch.Generator().manual_seed(1)
-    given = {"input_ids": torch.randint(3, 320, (16, 12), generator=generator)}
-    if each.model_type == "whisper":
-        sound = torch.randn(16, 16, 64, generator=generator, dtype=torch.bfloat16)
-        given = {"decoder_input_ids": given["input_ids"], "input_features": sound}
-    with torch.no_grad():
-        found = model.eval()(**given)
-    return (found.logits if "logits" in found else found.last_hidden_state).float(), report
 
 
 @by_name(tuple(each for each in DONE if each.transformers is None))
@@ -343,66 +318,3 @@ def test_every_tensor_is_the_one_that_llm_compressor_writes(place: Path, tmp_pat
         for tensor, value in theirs.items():
             assert ours[tensor].dtype == value.dtype, tensor
             assert torch.equal(ours[tensor].view(torch.uint8), value.view(torch.uint8)), tensor
-
-
-@pytest.fixture(scope="module")
-def engine(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor | str]:
-    """Return what vLLM's engine gives for every family that it runs, for one with experts, and for spoiled outputs."""
-    folder = tmp_path_factory.mktemp("engine")
-    jobs = [[each.name, str(place / "output" / each.name)] for each in (*RUN, family("Mixtral"))]
-    jobs += [[f"source of {name}", str(place / "source" / name)] for name in AS_ITSELF]
-    down, keys = "model.layers.0.mlp.down_proj.weight_scale", "model.layers.0.self_attn.k_proj"
-    for name, change in (
-        ("scale doubled", lambda tensors: tensors.update({down: tensors[down] * 2})),
-        ("keys exchanged with values", exchange(keys, keys.replace("k_proj", "v_proj"))),
-    ):
-        jobs.append([name, spoil(place, "Llama 2 and 3", folder / name, change)[2]])
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "tests.vllm_runs", str(folder / "found.pt"), str(folder / "jobs.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, torch.Tensor | str] = torch.load(folder / "found.pt")
-    return found
-
-
-def log_probabilities(folder: Path, each: Family) -> torch.Tensor:
-    """Return what transformers gives where `vllm_runs` has vLLM's answer, [texts, 2, vocabulary]."""
-    model = getattr(transformers, each.architecture).from_pretrained(folder, dtype="auto").eval()
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[*text, FORCED] for text in TEXTS])).logits
-    return logits[:, -2:].float().log_softmax(-1)
-
-
-def distance(found: torch.Tensor | str, expected: torch.Tensor | str) -> float:
-    """Return how far log-probabilities are apart, relative to how far they are from even ones."""
-    assert isinstance(found, torch.Tensor), found
-    assert isinstance(expected, torch.Tensor), expected
-    even = expected - expected.mean(-1, keepdim=True)
-    return float((found - found.mean(-1, keepdim=True) - even).norm() / even.norm())
-
-
-@pytest.mark.slow
-@by_name(RUN)
-def test_vllm_runs_the_output_and_computes_what_transformers_does(
-    place: Path, engine: dict[str, torch.Tensor | str], each: Family
-) -> None:
-    if each.name in AS_ITSELF:
-        expected = engine[f"source of {each.name}"]
-    else:
-        expected = log_probabilities(place / "output" / each.name, each)
-    assert 0 < distance(engine[each.name], expected) < RUNNING
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["scale doubled", "keys exchanged with values"])
-def test_running_tells_a_wrong_output_from_a_right_one(
-    place: Path, engine: dict[str, torch.Tensor | str], name: str
-) -> None:
-    llama = family("Llama 2 and 3")
-    assert distance(engine[name], log_probabilities(place / "output" / llama.name, llama)) > RUNNING
-
-
-@pytest.mark.slow
-def test_experts_in_fp8_are_refused_by_the_cpu_build(engine: dict[str, torch.Tensor | str]) -> None:
-    assert engine["Mixtral"] == "ValueError: Unsupported FP8 MoE backend: NONE"
-    assert family("Mixtral").runs == NO_EXPERTS
