@@ -6,9 +6,9 @@ and where what lies between keeps the factor.
 
 - OLMo 2 has its norms after attention and MLP: none feeds a linear layer, so values and the MLP's gated product remain.
 - OPT has a norm before each (where the config says so), and a ReLU in the MLP, which positive factors pass.
-- DeepSeek-V2 and V3, GLM 4.5 and 4.7 mix dense layers and layers of experts: only the latter's norm is
-  read by a router too, and patterns for all layers at once, as llm-compressor has them, wait for a router where there
-  is none, or leave it out where there is one. So each layer has its own.
+- DeepSeek-V2 and V3, GLM 4.5 and 4.7 mix dense layers and layers of experts: only the latter's norm is read by a router
+  too, and patterns for all layers at once, as llm-compressor has them, wait for a router where there is none, or leave
+  it out where there is one. So each layer has its own.
 - Of Mixtral and Qwen2-MoE llm-compressor forgets the router, and the shared expert with its gate.
 """
 

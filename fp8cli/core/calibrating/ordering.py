@@ -112,8 +112,8 @@ def order_calibration(
     """Fill in the defaults and look at the data; None where nothing needs calibration.
 
     model: the folder of the checkpoint, if it is one, for its own data. on_cluster: whether several processes go to the
-    nodes of a cluster. Raises UsageError for options that make no
-    sense and where data is wanting, BadInput for data that is of no use.
+    nodes of a cluster. Raises UsageError for options that make no sense and where data is wanting, BadInput for data
+    that is of no use.
     """
     if not choice.needs_calibration:
         named = [word for field, word in _WORDS.items() if getattr(options, field) is not None]

@@ -38,6 +38,8 @@ def foresee_plan(
 
 def refuse_unsplittable_whole(whole: Whole, checkpoint: Checkpoint, out: Path, *, required: int | None) -> None:
     """Raise CannotRun where vLLM cannot split what llm-compressor made as required: of a recipe it is known then."""
+    if required is None:
+        return
     serving = foresee_serving(whole.plan, checkpoint.config, whole.quantization, path=str(out), required=required)
     try:
         refuse_unsplittable(serving, channels=None)
