@@ -95,6 +95,6 @@ class NotComparable(Fp8Error):
 
 
 class Interrupted(Fp8Error):
-    """The user stopped the run."""
+    """The user stopped the run. `hint` is what precedes the command, which only the command line knows."""
 
     exit_code = ExitCode.INTERRUPTED

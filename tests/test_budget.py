@@ -199,6 +199,7 @@ def test_a_run_ended_while_it_measures_publishes_nothing_and_leaves_no_process(
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "error: interrupted while sensitivities were measured, of which nothing is kept" in said
+    assert "hint: fewer or shorter texts take less time; begin again with: fp8 quantize " in said
     wait_until(lambda: not Path(f"/proc/{measurer}").exists())
     assert [path.name for path in tmp_path.iterdir()] == ["loaded.json"]
 

@@ -307,6 +307,16 @@ def test_a_config_of_absurd_size_is_refused_without_reading_it(tmp_path: Path) -
     assert refusal(tmp_path).message == "`config.json` is 200,000,001 bytes long, which no such file is"
 
 
+def test_a_folder_above_a_checkpoint_is_refused_with_the_name_of_what_is_below(tmp_path: Path) -> None:
+    single(shard("a"))(tmp_path / "below/epoch-2")
+    (tmp_path / "below/weights").mkdir()
+    (tmp_path / "below/weights/model.safetensors").write_bytes(shard("a"))
+    where = "point to the folder that holds config.json and the .safetensors files, such as `below/epoch-2` below it"
+    assert refusal(tmp_path).hint == where
+    single(shard("b"))(tmp_path / "other")
+    assert refusal(tmp_path).hint == f"{where}, one of 2"
+
+
 def test_a_pipe_is_no_file_and_a_link_to_one_is_not_opened(tmp_path: Path) -> None:
     write_folder(tmp_path)
     os.mkfifo(tmp_path / "model.safetensors")

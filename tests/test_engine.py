@@ -146,7 +146,7 @@ def test_an_interrupted_run_goes_on_where_it_was_and_ends_in_the_same_bytes(sour
     wanted = digest(quantize(source, tmp_path / "whole" / "out").out)
     stopped = stop_after(source, tmp_path / "out", pieces=100, piece_bytes=TINY_PIECES)
     assert stopped.exit_code == 130
-    assert stopped.hint == "run the same command again to go on"
+    assert stopped.hint == "go on with"
     report = quantize(source, tmp_path / "out", piece_bytes=TINY_PIECES)
     assert report.bytes_resumed > 0
     assert digest(tmp_path / "out") == wanted

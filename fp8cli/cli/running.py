@@ -32,7 +32,7 @@ def run(command: str, work: "Callable[[Output], ExitCode]", *, json: bool, quiet
         code = work(output)
     except Interrupted as stopped:
         again = shlex.join(["fp8", *sys.argv[1:]])
-        output.error(Interrupted(stopped.message, hint=f"go on with: {again}"), command=command)
+        output.error(Interrupted(stopped.message, hint=f"{stopped.hint or 'go on with'}: {again}"), command=command)
         code = stopped.exit_code
     except Fp8Error as error:
         if os.environ.get("FP8_DEBUG") == "1":

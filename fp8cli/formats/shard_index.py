@@ -183,4 +183,14 @@ def _without_index(label: str, files: Collection[str], present: Collection[str])
             return Complaint(check="weights.other", words=words, hint=hint, files=(found,))
     words = f"`{label}` holds no weights: no `{SINGLE}` and no index to shards"
     hint = "point to the folder that holds config.json and the .safetensors files"
+    within = _checkpoints_within(files)
+    if within:
+        hint += f", such as `{within[0]}` below it" + (f", one of {len(within)}" if len(within) > 1 else "")
     return Complaint(check="weights.none", words=words, hint=hint)
+
+
+def _checkpoints_within(files: Collection[str]) -> tuple[str, ...]:
+    """Name the folders below that look like checkpoints: those with config.json and weights beside it."""
+    ends = (f"/{SINGLE}", f"/{INDEX}")
+    weights = {str(PurePosixPath(name).parent) for name in files if name.endswith(ends)}
+    return tuple(sorted(folder for folder in weights if f"{folder}/config.json" in files))

@@ -179,10 +179,11 @@ def _find(request: BudgetRequest, place: WorkPlace, groups: Sequence[Group], goa
                 return _look_at_weights(request, groups, goal, notify)
             return _measure(request, place.folder, groups, goal, notify)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted while weights were measured, of which nothing is kept") from None
+        message = "interrupted while weights were measured, of which nothing is kept"
+        raise Interrupted(message, hint="begin again with") from None
     except Interrupted:
         message = "interrupted while sensitivities were measured, of which nothing is kept"
-        raise Interrupted(message, hint="run the same command again; fewer or shorter texts take less time") from None
+        raise Interrupted(message, hint="fewer or shorter texts take less time; begin again with") from None
 
 
 def _measure(request: BudgetRequest, work: Path, groups: Sequence[Group], goal: Goal, notify: Notify) -> Found:

@@ -173,7 +173,7 @@ def sending(
         raise
     except (KeyboardInterrupt, Interrupted):
         message = f"interrupted; what is done is kept in `{staging.folder}`, what was sent in `{destination.label}`"
-        hint = "run the same command again to go on, or with --restart to give it up"
+        hint = "--restart gives it up; go on with"
         raise Interrupted(message, hint=hint) from None
     finally:
         opened.stop()

@@ -135,7 +135,7 @@ class Attestation:
             yield
         except KeyboardInterrupt:
             message = f"interrupted; what is done is kept beside `{self.staging.out}`"
-            raise Interrupted(message, hint="run the same command again to go on") from None
+            raise Interrupted(message, hint="go on with") from None
 
     def _told(self, name: str) -> str | None:
         """Return the SHA-256 of a source file, where the Hub tells it."""

@@ -298,7 +298,7 @@ def _kept_for_the_log(staging: Staging, what: str) -> Iterator[None]:
         if not staging.done:
             discard(staging.out)
         message = f"interrupted while {what}, of which nothing is kept"
-        raise Interrupted(message, hint="run the same command again; fewer samples take less time") from None
+        raise Interrupted(message, hint="fewer samples take less time; begin again with") from None
     except Fp8Error:
         if not staging.done:
             # Other data, or another scheme, may be what helps.

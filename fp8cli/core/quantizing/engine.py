@@ -161,7 +161,7 @@ class _Run:
             self._do(todo)
         except KeyboardInterrupt:
             message = f"interrupted; what is done is kept beside `{self.staging.out}`"
-            raise Interrupted(message, hint="run the same command again to go on") from None
+            raise Interrupted(message, hint="go on with") from None
         finally:
             self._stop.set()
             committer.join()
