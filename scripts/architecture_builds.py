@@ -77,7 +77,10 @@ TURNED: dict[str, tuple[Any, ...]] = {
     "n_inner": (1777,),
     "word_embed_proj_dim": (1152,),
 }
-FIXED: dict[str, dict[str, Any]] = {"lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)}}
+FIXED: dict[str, dict[str, Any]] = {
+    "lfm2": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
+}
 """Keys without which a config class cannot be built."""
 UNTURNED = re.compile(r"^(use_cache|return_dict|is_encoder_decoder|tie_word_embeddings|add_cross_attention)$|^output_")
 UNMOVED = re.compile(r"token|chunk|window|position|layer|period|offset|group|per_tok|topk|seed|pretraining_tp")
@@ -142,6 +145,9 @@ def variants(config_class: Any) -> Iterator[dict[str, Any]]:
             yield first | {key: not field.default}
         elif "int" in str(field.type) and key not in first and not UNMOVED.search(key):
             yield first | {key: field.default + 2 if isinstance(field.default, int) else 1776}
+        if "int" in str(field.type) and key not in first:
+            # A size of 0 often means that there is no such part.
+            yield first | {key: 0}
         for value in TURNED.get(key, ()):
             yield first | {key: value}
             yield second | {key: value}

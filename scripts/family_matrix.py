@@ -109,6 +109,33 @@ _LINEAR_ATTENTION: Final[dict[str, Any]] = {
     "linear_value_head_dim": 64,
     "layer_types": ["linear_attention", "full_attention"],
 }
+_WINDOWS: Final[dict[str, Any]] = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
+_ROUTED: Final[dict[str, Any]] = {
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+_SPARSE: Final[dict[str, Any]] = {"index_n_heads": 4, "index_head_dim": 32, "index_topk": 8, "n_shared_experts": 1}
+_GEMMA_4: Final[dict[str, Any]] = {
+    "head_dim": 32,
+    "pad_token_id": 0,
+    "tie_word_embeddings": True,
+    "num_kv_shared_layers": 0,
+}
+_PER_LAYER: Final[dict[str, Any]] = {"hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 320}
+_GEMMA_4_EXPERTS: Final[dict[str, Any]] = {
+    "hidden_size_per_layer_input": 0,
+    "enable_moe_block": True,
+    "num_experts": 4,
+    "top_k_experts": 2,
+    # Unlike half of the hidden size, so that a tensor of all experts fits one way only.
+    "moe_intermediate_size": 96,
+}
+_SPARSE_ON_CPU: Final = 'its CPU build says "Sparse Attention is not supported on CPU."'
+_TOWER_OF_SIGLIP: Final = ((r"^(model\.)?vision_tower\.", r"\1vision_tower.vision_model."),)
+"""As published; PrefixChange of `SiglipVisionModel` in the conversion mapping."""
 _SHARED_GATE: Final = (
     "it quantizes mlp.shared_expert_gate, which vLLM holds unquantized, and changes the norms as in Gemma"
 )
@@ -171,6 +198,37 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     Family(name="Granite", architecture="GraniteForCausalLM", model_type="granite", config=_TEXT),
     Family(name="OLMo 2", architecture="Olmo2ForCausalLM", model_type="olmo2", config=_TEXT),
+    Family(name="GLM 4", architecture="Glm4ForCausalLM", model_type="glm4", config=_TEXT | {"head_dim": 32}),
+    Family(
+        name="SmolLM 3",
+        architecture="SmolLM3ForCausalLM",
+        model_type="smollm3",
+        config=_TEXT | {"no_rope_layers": [1, 0], "tie_word_embeddings": True},
+    ),
+    Family(name="EXAONE 4", architecture="Exaone4ForCausalLM", model_type="exaone4", config=_TEXT | _WINDOWS),
+    Family(name="Seed-OSS", architecture="SeedOssForCausalLM", model_type="seed_oss", config=_TEXT | {"head_dim": 32}),
+    Family(name="OLMo 3", architecture="Olmo3ForCausalLM", model_type="olmo3", config=_TEXT | _WINDOWS),
+    Family(
+        name="LFM2",
+        architecture="Lfm2ForCausalLM",
+        model_type="lfm2",
+        config=_TEXT
+        | {"layer_types": ["conv", "full_attention"], "block_multiple_of": 64, "tie_word_embeddings": True},
+        config_json={"conv_dim": 128, "conv_dim_out": 128, "block_dim": 128, "block_ff_dim": 256},
+    ),
+    Family(
+        name="Falcon-H1",
+        architecture="FalconH1ForCausalLM",
+        model_type="falcon_h1",
+        config=_TEXT
+        | {"mamba_d_ssm": 128, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1},
+    ),
+    Family(
+        name="Gemma 4 (text)",
+        architecture="Gemma4ForCausalLM",
+        model_type="gemma4_text",
+        config=_TEXT | _GEMMA_4 | _PER_LAYER,
+    ),
     Family(
         name="OPT",
         architecture="OPTForCausalLM",
@@ -242,6 +300,116 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "tie_word_embeddings": False,
         },
         refused="vLLM 0.32 finds the experts of DBRX in no form, quantized or not",
+    ),
+    Family(
+        name="DeepSeek-V3.2",
+        architecture="DeepseekV32ForCausalLM",
+        model_type="deepseek_v32",
+        config=_TEXT | _EXPERTS | _LATENT | _SPARSE,
+        config_json={"topk_method": "noaux_tc"},
+        vllm_run=_SPARSE_ON_CPU,
+    ),
+    Family(
+        name="GLM 5",
+        architecture="GlmMoeDsaForCausalLM",
+        model_type="glm_moe_dsa",
+        config=_TEXT | _EXPERTS | _LATENT | _SPARSE,
+        config_json={"topk_method": "noaux_tc"},
+        vllm_run=_SPARSE_ON_CPU,
+    ),
+    Family(
+        name="GLM 4.5 to 4.7",
+        architecture="Glm4MoeForCausalLM",
+        model_type="glm4_moe",
+        config=_TEXT | _EXPERTS | _ROUTED | {"head_dim": 32},
+        vllm_run=_EXPERTS_ON_CPU,
+    ),
+    Family(
+        name="GLM 4.7 Flash",
+        architecture="Glm4MoeLiteForCausalLM",
+        model_type="glm4_moe_lite",
+        config=_TEXT | _EXPERTS | _LATENT | {"n_shared_experts": 1},
+        vllm_run=_EXPERTS_ON_CPU,
+    ),
+    Family(
+        name="MiniMax-M2",
+        architecture="MiniMaxM2ForCausalLM",
+        model_type="minimax_m2",
+        config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "rotary_dim": 16},
+        config_json={"scoring_func": "sigmoid", "use_routing_bias": True},
+        vllm_run=_EXPERTS_ON_CPU,
+    ),
+    Family(
+        name="MiMo-V2-Flash",
+        architecture="MiMoV2FlashForCausalLM",
+        model_type="mimo_v2_flash",
+        config=_TEXT | _EXPERTS | _ROUTED | {"head_dim": 32},
+        config_json={
+            "hybrid_layer_pattern": [0, 1],
+            "moe_layer_freq": [0, 1],
+            "layernorm_epsilon": 1e-5,
+            "swa_num_attention_heads": 4,
+            "swa_num_key_value_heads": 2,
+            "swa_head_dim": 32,
+            "swa_v_head_dim": 32,
+            "swa_rope_theta": 10000,
+            "sliding_window_size": 16,
+            "add_swa_attention_sink_bias": True,
+            "add_full_attention_sink_bias": False,
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+        },
+        vllm_run=_EXPERTS_ON_CPU,
+    ),
+    Family(
+        name="Ernie 4.5 (experts)",
+        architecture="Ernie4_5_MoeForCausalLM",
+        model_type="ernie4_5_moe",
+        config=_TEXT
+        | {
+            "moe_intermediate_size": 128,
+            "moe_num_experts": 4,
+            "moe_k": 2,
+            "moe_num_shared_experts": 1,
+            "moe_layer_start_index": 1,
+        },
+        vllm_run=_EXPERTS_ON_CPU,
+    ),
+    Family(
+        name="HunYuan (experts)",
+        architecture="HunYuanMoEV1ForCausalLM",
+        model_type="hunyuan_v1_moe",
+        config=_TEXT | {"head_dim": 32, "num_experts": 4, "moe_topk": 2},
+        vllm_run=_EXPERTS_ON_CPU,
+    ),
+    Family(
+        name="LFM2 (experts)",
+        architecture="Lfm2MoeForCausalLM",
+        model_type="lfm2_moe",
+        config=_TEXT | _EXPERTS | {"num_experts": 4, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+        vllm_run=_EXPERTS_ON_CPU,
+    ),
+    Family(
+        name="Nemotron-H",
+        architecture="NemotronHForCausalLM",
+        model_type="nemotron_h",
+        config=_TEXT
+        | {
+            "head_dim": 32,
+            "layers_block_type": ["mamba", "attention", "mlp"],
+            "num_hidden_layers": 3,
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 32,
+            "ssm_state_size": 16,
+            "n_groups": 2,
+        },
+    ),
+    Family(
+        name="Qwen2-MoE",
+        architecture="Qwen2MoeForCausalLM",
+        model_type="qwen2_moe",
+        config=_TEXT | _EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 128},
+        vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
         name="Qwen3-MoE",
@@ -502,6 +670,96 @@ FAMILIES: Final[tuple[Family, ...]] = (
         # As in google/gemma-3-4b-it; PrefixChange of `SiglipVisionModel`, which stands for that of CLIP.
         renamed=((r"^vision_tower\.", "vision_tower.vision_model."),),
         oneshot=_NORMS,
+    ),
+    Family(
+        name="Gemma 4 (vision)",
+        architecture="Gemma4ForConditionalGeneration",
+        model_type="gemma4",
+        config={
+            "text_config": _TEXT | _GEMMA_4 | _PER_LAYER | {"layer_types": ["sliding_attention", "full_attention"]},
+            "vision_config": _VISION | {"head_dim": 16, "num_key_value_heads": 4, "position_embedding_size": 16},
+            "audio_config": None,
+        },
+    ),
+    Family(
+        name="Gemma 4 (vision, experts)",
+        architecture="Gemma4ForConditionalGeneration",
+        model_type="gemma4",
+        config={
+            "text_config": _TEXT
+            | _GEMMA_4
+            | _GEMMA_4_EXPERTS
+            | {"layer_types": ["sliding_attention", "full_attention"]},
+            "vision_config": _VISION | {"head_dim": 16, "num_key_value_heads": 4, "position_embedding_size": 16},
+            "audio_config": None,
+        },
+        transformers=FUSED_ONLY,
+        vllm_run=_EXPERTS_ON_CPU,
+    ),
+    Family(
+        name="GLM 4.5V and 4.6V",
+        architecture="Glm4vMoeForConditionalGeneration",
+        model_type="glm4v_moe",
+        config={
+            "text_config": _TEXT
+            | _EXPERTS
+            | _ROUTED
+            | {
+                "head_dim": 32,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "partial_rotary_factor": 0.5,
+                    "mrope_section": [2, 3, 3],
+                },
+            },
+            "vision_config": _VISION | {"depth": 3, "num_heads": 4, "out_hidden_size": 128},
+            "tie_word_embeddings": False,
+        },
+        nested_json={"text_config": {"use_qk_norm": False}},
+        vllm_run=_EXPERTS_ON_CPU,
+    ),
+    Family(
+        name="InternVL 3",
+        architecture="InternVLForConditionalGeneration",
+        model_type="internvl",
+        config={
+            "text_config": _TEXT | {"model_type": "qwen2"},
+            "vision_config": _VISION | {"image_size": [28, 28], "patch_size": [14, 14]},
+            "tie_word_embeddings": False,
+        },
+    ),
+    Family(
+        name="SmolVLM",
+        architecture="SmolVLMForConditionalGeneration",
+        model_type="smolvlm",
+        config={
+            "text_config": _TEXT | {"model_type": "llama"},
+            "vision_config": _VISION,
+            "scale_factor": 2,
+            "tie_word_embeddings": False,
+        },
+    ),
+    Family(
+        name="Llava OneVision",
+        architecture="LlavaOnevisionForConditionalGeneration",
+        model_type="llava_onevision",
+        config={
+            "text_config": _TEXT | {"model_type": "qwen2"},
+            "vision_config": _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+            "tie_word_embeddings": False,
+        },
+        renamed=_TOWER_OF_SIGLIP,
+    ),
+    Family(
+        name="Command A Vision",
+        architecture="Cohere2VisionForConditionalGeneration",
+        model_type="cohere2_vision",
+        config={
+            "text_config": _TEXT | {"model_type": "cohere2", "tie_word_embeddings": True},
+            "vision_config": _VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+        },
+        renamed=_TOWER_OF_SIGLIP,
     ),
     Family(
         name="Llama 4",

@@ -31,6 +31,8 @@ FUSED = tuple(each for each in DONE if each.transformers == FUSED_ONLY or each.n
 LOGITS = 0.2
 """Most that the logits of two random layers may differ, relative to their norm: 0.05 to 0.1 is usual in FP8, and two
 weights of one layer that are exchanged give 0.5 and more."""
+SHARP = 0.4
+"""The same for Gemma 4, whose attention does not divide its products: random ones look at one token alone."""
 
 
 IN_BLOCKS: dict[str, dict[str, int]] = {
@@ -88,8 +90,11 @@ def test_transformers_loads_every_name_and_its_logits_stay_close(place: Path, ea
     expected, _ = logits(place / "source" / each.name, each)
     found, report = logits(place / "output" / each.name, each)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    difference = float((found - expected).norm() / expected.norm())
-    assert 0 < difference < LOGITS
+    assert 0 < float((found - expected).norm() / expected.norm()) < allowed(each)
+
+
+def allowed(each: Family) -> float:
+    return SHARP if each.name.startswith("Gemma 4") else LOGITS
 
 
 def together(output: dict[str, torch.Tensor], source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -125,15 +130,15 @@ def test_experts_taken_out_of_a_fused_tensor_compute_what_they_did_in_it(
     source = load_file(place / "source" / each.name / "model.safetensors")
     values = together(load_file(place / "output" / each.name / "model.safetensors"), source)
     for name, whole in source.items():
-        allowed = 0.08 * whole.float().abs() + 0.003 * whole.float().abs().max()
-        assert bool(((values[name].float() - whole.float()).abs() <= allowed).all()), name
+        rounding = 0.08 * whole.float().abs() + 0.003 * whole.float().abs().max()
+        assert bool(((values[name].float() - whole.float()).abs() <= rounding).all()), name
     shutil.copy(place / "source" / each.name / "config.json", tmp_path)
     plain = {name: value.to(torch.bfloat16).contiguous() for name, value in values.items()}
     save_file(plain, tmp_path / "model.safetensors", metadata={"format": "pt"})
     expected, _ = logits(place / "source" / each.name, each)
     found, report = logits(tmp_path, each)
     assert not report["missing_keys"]
-    assert 0 < float((found - expected).norm() / expected.norm()) < LOGITS
+    assert 0 < float((found - expected).norm() / expected.norm()) < allowed(each)
 
 
 def test_both_layouts_of_qwen3_vl_s_experts_give_the_same_bytes(place: Path, tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ of FP8. So a name that is skipped in silence, a scale that is missing, and halve
 wrong place all show up as a parameter that differs. Found are, by name: `error`, the refusal of either; `differ`,
 the parameters that differ or were never given a value; `fp8`, the layers that vLLM holds in FP8.
 
-Three things stand in for what this machine has not got. torchvision, which vLLM's and transformers' image processors
+Four things stand in for what this machine has not got. torchvision, which vLLM's and transformers' image processors
 import: no picture is processed here. The choice of a kernel for FP8 experts, which the CPU build refuses to make, and
 AMX, without which it has none for blocks: kernels are chosen before the weights are created, change neither their
-names nor their shapes, and are not run.
+names nor their shapes, and are not run. Sparse attention, for which there is none on a CPU: the dense one takes its
+place behind the same weights.
 """
 
 import json
@@ -32,17 +33,33 @@ from safetensors.torch import load_file
 from vllm.config import set_current_vllm_config
 from vllm.distributed import destroy_model_parallel, init_distributed_environment, initialize_model_parallel
 from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.layers.attention.mla_attention import MLACommonImpl
 from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe import (
     compressed_tensors_moe_w8a8_fp8,
 )
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.model_executor.models import registry
+from vllm.platforms.cpu import CpuPlatform
 from vllm.utils.torch_utils import set_default_torch_dtype
 
 # It would start a process for every model class to look at it; here one process is all there is.
 registry._run_in_subprocess = lambda look: look()
 torch.cpu._is_amx_tile_supported = lambda: True
 compressed_tensors_moe_w8a8_fp8.select_fp8_moe_backend = lambda **_: (None, None)
+choose_backend, start_attention = CpuPlatform.get_attn_backend_cls, MLACommonImpl.__init__
+
+
+def _choose_dense(selected_backend: Any, attn_selector_config: Any, num_heads: int | None = None) -> str:
+    return choose_backend(selected_backend, attn_selector_config._replace(use_sparse=False), num_heads)
+
+
+def _start_dense(self: Any, *words: Any, **options: Any) -> None:
+    sparse = ("topk_indices_buffer", "indexer", "index_group_builder")
+    start_attention(self, *words, **{name: value for name, value in options.items() if name not in sparse})
+
+
+CpuPlatform.get_attn_backend_cls = staticmethod(_choose_dense)
+MLACommonImpl.__init__ = _start_dense
 
 FP8 = torch.float8_e4m3fn
 ROUNDING = 0.08

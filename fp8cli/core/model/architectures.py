@@ -34,6 +34,7 @@ Role = Literal[
     "fused experts",
     "buffer",
     "vision tower",
+    "audio tower",
     "projector",
     "other",
 ]

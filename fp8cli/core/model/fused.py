@@ -69,6 +69,8 @@ FUSED: Final[Mapping[str, tuple[FusedExperts, ...]]] = {
     "GraniteMoeForCausalLM": _GRANITE,
     "GraniteMoeSharedForCausalLM": _GRANITE,
     "GraniteMoeHybridForCausalLM": _GRANITE,
+    "GraniteMoeSWAForCausalLM": _in_place("model.layers.*.block_sparse_moe.experts", transposed=False),
+    "Gemma4ForCausalLM": _in_place("model.layers.*.experts", transposed=False),
     "Llama4ForCausalLM": _in_place("model.layers.*.feed_forward.experts", transposed=True),
     "Qwen3VLMoeForConditionalGeneration": _in_place("model.layers.*.mlp.experts", transposed=None),
 }

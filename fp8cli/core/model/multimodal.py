@@ -29,13 +29,13 @@ class Spelling:
     """What stands where the text model says `model.`."""
     head: str
     towers: Mapping[str, Role]
-    """Beginning of a name → the part it belongs to."""
+    """Beginning of a name → the part it belongs to. The first is always there; sound is not."""
     in_memory: Mapping[str, str] = field(default_factory=dict)
     """See `ArchitectureRules`."""
 
     def fits(self, names: Iterable[str]) -> bool:
         """Whether a checkpoint is spelled so: its layers and a tower are where this says."""
-        places = (f"{self.model}layers.", *self.towers)
+        places = (f"{self.model}layers.", next(iter(self.towers)))
         return all(any(name.startswith(place) for name in names) for place in places)
 
 
@@ -70,11 +70,49 @@ _LLAMA: Final = (
     ),
 )
 
+_GEMMA_4: Final = (
+    Spelling(
+        model="model.language_model.",
+        head="lm_head",
+        towers={
+            "model.vision_tower.": "vision tower",
+            "model.embed_vision.": "projector",
+            "model.audio_tower.": "audio tower",
+            "model.embed_audio.": "projector",
+        },
+    ),
+)
+_IDEFICS: Final = (
+    Spelling(
+        model="model.text_model.",
+        head="lm_head",
+        towers={"model.vision_model.": "vision tower", "model.connector.": "projector"},
+    ),
+)
+_MINICPM: Final = (
+    Spelling(
+        model="model.language_model.",
+        head="lm_head",
+        towers={"model.vision_tower.": "vision tower", "model.merger.": "projector"},
+    ),
+)
+
 _FAMILIES: Final[Mapping[str, tuple[str | None, tuple[Spelling, ...]]]] = {
+    "AyaVisionForConditionalGeneration": (None, _LLAVA),
+    "Cohere2VisionForConditionalGeneration": (None, _LLAVA),
+    "Exaone4_5_ForConditionalGeneration": ("Exaone4ForCausalLM", _QWEN[:1]),
     "Gemma3ForConditionalGeneration": ("Gemma3ForCausalLM", _LLAVA),
+    "Gemma4ForConditionalGeneration": ("Gemma4ForCausalLM", _GEMMA_4),
+    "Glm4vForConditionalGeneration": ("Glm4ForCausalLM", _QWEN[:1]),
+    "Glm4vMoeForConditionalGeneration": ("Glm4MoeForCausalLM", _QWEN[:1]),
+    "Idefics3ForConditionalGeneration": (None, _IDEFICS),
+    "InternVLForConditionalGeneration": (None, _LLAVA),
+    "Lfm2VlForConditionalGeneration": (None, _LLAVA),
     "Llama4ForConditionalGeneration": ("Llama4ForCausalLM", _LLAMA),
     "LlavaForConditionalGeneration": (None, _LLAVA),
     "LlavaNextForConditionalGeneration": (None, _LLAVA),
+    "LlavaOnevisionForConditionalGeneration": (None, _LLAVA),
+    "MiniCPMV4_6ForConditionalGeneration": ("Qwen3_5ForCausalLM", _MINICPM),
     "Mistral3ForConditionalGeneration": (None, _LLAVA),
     "PaliGemmaForConditionalGeneration": (None, _LLAVA),
     "Qwen2VLForConditionalGeneration": ("Qwen2ForCausalLM", _QWEN),
@@ -83,6 +121,7 @@ _FAMILIES: Final[Mapping[str, tuple[str | None, tuple[Spelling, ...]]]] = {
     "Qwen3_5MoeForConditionalGeneration": ("Qwen3_5MoeForCausalLM", _QWEN[:1]),
     "Qwen3VLForConditionalGeneration": ("Qwen3ForCausalLM", _QWEN[:1]),
     "Qwen3VLMoeForConditionalGeneration": ("Qwen3MoeForCausalLM", _QWEN[:1]),
+    "SmolVLMForConditionalGeneration": (None, _IDEFICS),
 }
 """Architecture → its text model in the table (None: the one `text_config` names) and how it may be spelled."""
 
