@@ -139,6 +139,9 @@ _TOWER_OF_SIGLIP: Final = ((r"^(model\.)?vision_tower\.", r"\1vision_tower.visio
 _SHARED_GATE: Final = (
     "it quantizes mlp.shared_expert_gate, which vLLM holds unquantized, and changes the norms as in Gemma"
 )
+_INDEXER: Final = "it quantizes the indexer's wk and weights_proj, which vLLM holds unquantized"
+_ROUTERS: Final = "it quantizes the router, which vLLM holds unquantized"
+_RENAMED: Final = "it renames the experts' w1, w2, w3 to gate_proj, down_proj, up_proj"
 _NORMS: Final = "it changes the norms: it adds 1 in BF16 to calibrate them and takes it away again"
 _OWN_CODE: Final = "it knows no such model and would have to run the code beside the checkpoint; not tried"
 FUSED_ONLY: Final = (
@@ -282,7 +285,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         architecture="MixtralForCausalLM",
         model_type="mixtral",
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2},
-        oneshot="it renames the experts' w1, w2, w3 to gate_proj, down_proj, up_proj",
+        oneshot=_RENAMED,
         vllm_run=_EXPERTS_ON_CPU,
     ),
     Family(
@@ -308,6 +311,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         config=_TEXT | _EXPERTS | _LATENT | _SPARSE,
         config_json={"topk_method": "noaux_tc"},
         vllm_run=_SPARSE_ON_CPU,
+        oneshot=_INDEXER,
     ),
     Family(
         name="GLM 5",
@@ -316,6 +320,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         config=_TEXT | _EXPERTS | _LATENT | _SPARSE,
         config_json={"topk_method": "noaux_tc"},
         vllm_run=_SPARSE_ON_CPU,
+        oneshot=_INDEXER,
     ),
     Family(
         name="GLM 4.5 to 4.7",
@@ -338,6 +343,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         config=_TEXT | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "rotary_dim": 16},
         config_json={"scoring_func": "sigmoid", "use_routing_bias": True},
         vllm_run=_EXPERTS_ON_CPU,
+        oneshot=_RENAMED,
     ),
     Family(
         name="MiMo-V2-Flash",
@@ -381,6 +387,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         model_type="hunyuan_v1_moe",
         config=_TEXT | {"head_dim": 32, "num_experts": 4, "moe_topk": 2},
         vllm_run=_EXPERTS_ON_CPU,
+        oneshot=_ROUTERS,
     ),
     Family(
         name="LFM2 (experts)",
@@ -388,6 +395,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         model_type="lfm2_moe",
         config=_TEXT | _EXPERTS | {"num_experts": 4, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
         vllm_run=_EXPERTS_ON_CPU,
+        oneshot=f"{_RENAMED}, and widens expert_bias to FP32",
     ),
     Family(
         name="Nemotron-H",
@@ -410,6 +418,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         model_type="qwen2_moe",
         config=_TEXT | _EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 128},
         vllm_run=_EXPERTS_ON_CPU,
+        oneshot="it quantizes mlp.shared_expert_gate, which vLLM holds unquantized",
     ),
     Family(
         name="Qwen3-MoE",
@@ -695,6 +704,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         },
         transformers=FUSED_ONLY,
         vllm_run=_EXPERTS_ON_CPU,
+        oneshot=_ROUTERS,
     ),
     Family(
         name="GLM 4.5V and 4.6V",
@@ -739,6 +749,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             "scale_factor": 2,
             "tie_word_embeddings": False,
         },
+        oneshot="it quantizes the connector, a part of what sees",
     ),
     Family(
         name="Llava OneVision",

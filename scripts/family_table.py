@@ -13,6 +13,7 @@ _SHORT: Final = {
     "a router, kept by default: vLLM holds it unquantized": "router",
     "a Mamba layer, kept by default: vLLM holds it unquantized": "vLLM holds the mixer unquantized",
     "a convolution, not an nn.Linear": "convolution",
+    "part of the indexer of sparse attention, kept by default: vLLM holds it unquantized": "indexer",
     "not the weight of an nn.Linear": "no nn.Linear",
 }
 _TOWER: Final = re.compile(r"^part of the ([\w ]+), which stays")

@@ -102,7 +102,7 @@ def together(output: dict[str, torch.Tensor], source: dict[str, torch.Tensor]) -
     values = {
         name: tensor.float() * output[f"{name}_scale"].float() if f"{name}_scale" in output else tensor
         for name, tensor in output.items()
-        if not name.endswith("_scale")
+        if not name.endswith(".weight_scale")
     }
     fused = {}
     for name, whole in source.items():
@@ -209,9 +209,9 @@ def vllm(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
         spoil(place, "Llama 2 and 3", folder / "scale gone", lambda tensors: tensors.pop(scale)),
         spoil(place, "Mixtral", folder / "halves exchanged", exchange(f"{expert}.w1", f"{expert}.w3")),
     ]
-    router = folder / "router"
-    run(QuantizeRequest(model=str(place / "source" / "Qwen3-Next"), out=router, default_ignore=False))
-    pairs.append(["router", str(place / "source" / "Qwen3-Next"), str(router)])
+    for part, name in (("router", "Qwen3-Next"), ("indexer", "DeepSeek-V3.2")):
+        run(QuantizeRequest(model=str(place / "source" / name), out=folder / part, default_ignore=False))
+        pairs.append([part, str(place / "source" / name), str(folder / part)])
     tower = spoil(place, "Qwen3-VL", folder / "tower not ignored", lambda _: None)
     config = json.loads((folder / "tower not ignored" / "config.json").read_text())
     config["quantization_config"]["ignore"] = ["lm_head"]
@@ -250,6 +250,7 @@ def test_vllm_s_loading_tells_a_wrong_output_from_a_right_one(vllm: dict[str, An
     assert vllm["scale gone"]["differ"] == ["model.layers.0.mlp.down_proj.weight"]
     assert vllm["halves exchanged"]["differ"] == ["model.layers.0.block_sparse_moe.experts.routed_experts.w13_weight"]
     assert vllm["router"]["error"] is not None
+    assert vllm["indexer"]["error"] is not None or vllm["indexer"]["differ"]
     assert vllm["tower not ignored"]["error"] is not None or vllm["tower not ignored"]["differ"]
 
 
