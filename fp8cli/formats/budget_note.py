@@ -36,7 +36,7 @@ class BudgetNote:
         chosen = f"{self.said}: {self.kept:,} of {self.groups:,} groups of Linears {stay} in 16 bits"
         if self.data is None or self.kl is None:
             return f"{chosen}, chosen by the noise of their weights alone; no KL was measured"
-        fitted = f", which {' and '.join(self.fitted)} was fitted to" if self.fitted else ""
+        fitted = f", which {' and '.join(self.fitted)} had too" if self.fitted else ""
         error = 0.0 if self.kl_se is None else self.kl_se
         return (
             f"{chosen}, with a KL of {self.kl:.3g} ± {error:.1g} nats to the source, measured by simulation on "

@@ -58,14 +58,9 @@ def choose(
     )
     modules = [model_names(model, group.weights) for group in work.groups]
     making = Making(job=job, scheme=work.scheme, model=model, encoded=encoded, progress=progress)
-    sets = _Sets(
-        work=work,
-        forms=making.forms([*itertools.chain(*modules)]),
-        reference=reference,
-        modules=modules,
-        progress=progress,
-    )
-    runs = Runs(making=making, reference=reference, modules=modules)
+    forms = making.forms([*itertools.chain(*modules)])
+    sets = _Sets(work=work, forms=forms, reference=reference, modules=modules, progress=progress)
+    runs = Runs(making=making, first=forms, reference=reference, modules=modules)
     measured = Measured(measure=sets.kl, most=work.most, error=sets.error)
     numbers = range(len(work.groups))
     outputs: dict[int, Sums] = {}

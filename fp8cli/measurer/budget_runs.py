@@ -66,6 +66,8 @@ class Runs:
     """Runs for single sets."""
 
     making: Making
+    first: Forms
+    """What the run for everything came to."""
     reference: Reference
     modules: Sequence[Sequence[str]]
     """Of each group, by the names that the model has for them."""
@@ -87,7 +89,7 @@ class Runs:
 
     def _run(self, kept: Kept) -> Forms:
         names = [name for number, names in enumerate(self.modules) if number not in kept for name in names]
-        forms = self.making.forms(names)
+        forms = self.making.forms(names) if kept else self.first
         with forms.rounded(names):
             self.found[kept] = self.reference.divergence(forms.model)
         return forms

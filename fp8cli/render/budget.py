@@ -79,9 +79,8 @@ def _source(report: BudgetReport) -> str:
     if not report.runs:
         return f"{sets}{when}"
     which = "the chosen one" if report.runs == 1 else f"{count(report.runs)} of them, the chosen one too,"
-    return (
-        f"{sets}{when}, on the model as {' and '.join(report.modifiers)} leaves it; {which} in a run for that set alone"
-    )
+    prepared = f"on the model as prepared by {' and '.join(report.modifiers)}"
+    return f"{sets}{when}, {prepared}; {which} in a run for that set alone"
 
 
 def _curve_table(report: BudgetReport, *, unicode: bool) -> Table:

@@ -84,7 +84,7 @@ def assemble(
 
 def _fitted_note(modifiers: Modifiers) -> str:
     names = " and ".join(modifiers.names)
-    return f"{names} is fitted to the texts that KL was measured on; on others it may be higher"
+    return f"KL was measured on the texts that {names} had too; on others it may be higher"
 
 
 def say_why(plan: Plan, report: BudgetReport) -> Plan:

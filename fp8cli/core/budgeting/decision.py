@@ -241,7 +241,8 @@ def _unmet(request: BudgetRequest, found: Found, groups: Sequence[Group]) -> Can
     runs = [each for each in found["sets"] if each["own_run"]]
     if runs:
         names = " and ".join(modifiers.names)
-        message = f"{budget.said} was not met in {len(runs)} runs of {names} for the sets that promised to meet it"
+        sets = "the one set" if len(runs) == 1 else f"any of {len(runs)} sets"
+        message = f"{budget.said} was not met by {sets} that {names} ran for, of those that promised to meet it"
         if budget.kind == "sqnr":
             return CannotRun(message, hint="ask for less, or keep more as it is with --ignore")
         least = min(each["kl"] for each in runs)
@@ -251,7 +252,7 @@ def _unmet(request: BudgetRequest, found: Found, groups: Sequence[Group]) -> Can
     cached = request.plan.kv_cache is not None
     causes = " and ".join((*(("the FP8 KV cache",) if cached else ()), *moving.names))
     words = " and ".join((*(("--kv-cache",) if cached else ()), *moving.words))
-    message = f"{budget.said} cannot be met: {causes} alone, with every Linear in 16 bits, has a KL of {floor:.3g} nats"
+    message = f"{budget.said} cannot be met: with every Linear in 16 bits the KL of {causes} alone is {floor:.3g} nats"
     return CannotRun(message, hint=f"leave out {words}, or allow a higher --max-kl")
 
 
