@@ -17,8 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fp8cli.core.budgeting.work_place import BUDGET
 from fp8cli.core.measuring.measuring_events import StepBegins
+from fp8cli.core.simulating.words import simulated_scheme
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.staging import partial_folder
+from fp8cli.measurer.budget_forms import SimulatedForms
+from fp8cli.measurer.budget_outputs import measure_outputs
+from fp8cli.simulator.observing import observe
 from tests.budgets import FRAGILE, STORIES, decide_on, plant_fragility
 from tests.calibrated import MODEL
 from tests.starting import Run, fp8, words_of
@@ -138,6 +142,22 @@ def test_outputs_show_the_fragile_layer_and_an_unfinished_run_does_not_measure_t
     assert not told
     assert again.known
     assert (again.groups, again.curve, again.ignore) == (first.groups, first.curve, first.ignore)
+
+
+def test_outputs_are_noisy_by_their_own_rounding_and_not_by_that_of_the_cache() -> None:
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto").eval()
+    names, samples = ["model.layers.1.self_attn.o_proj"], [[1, 40, 900, 17, 300], [1, 7, 33]]
+    scheme = simulated_scheme("fp8_dynamic+kv")
+    cached = SimulatedForms(model=model, scheme=scheme, observed=observe(model, names, scheme.kv_cache, samples))
+    plain = SimulatedForms(model=model, scheme=simulated_scheme("fp8_dynamic"), observed=None)
+    ((signal, noise),) = measure_outputs(cached, names, samples)
+    assert [[signal, noise]] == measure_outputs(plain, names, samples)
+    assert 0 < noise < signal / 100
+    # A set, whose KL is asked for, has the cache rounded all the same.
+    with torch.inference_mode(), cached.rounded(names):
+        rounded = model(torch.tensor(samples[:1])).logits
+    with torch.inference_mode(), plain.rounded(names):
+        assert not torch.equal(model(torch.tensor(samples[:1])).logits, rounded)
 
 
 def test_weights_alone_do_not_show_the_fragile_layer_and_say_so(fragile: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from fp8cli.measurer.reference import Reference
 from fp8cli.samples.encoding import Encoded, encode_samples
 from fp8cli.simulator.modifying import modify
 from fp8cli.simulator.preparing import prepare
+from fp8cli.worker.failures import Failure
 from fp8cli.worker.progress import Progress
 from tests.budgets import FRAGILE, STORIES, plant_fragility
 from tests.calibrated import MODEL
@@ -45,6 +46,15 @@ pytestmark = [
 ROWS = 8
 LIMIT = 0.0008
 POSITIONS = 200
+FEW = Encoded(ids=((1, 5, 9, 30), (1, 8, 70, 11)), max_seq_length=4, conversations=False)
+
+
+@pytest.fixture(scope="module")
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
+    config = MixtralConfig(vocab_size=320, hidden_size=128, intermediate_size=128, **sizes)
+    folder = save_model(tmp_path_factory.mktemp("mixtral") / "model", config)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
 
 
 @pytest.fixture(scope="module")
@@ -225,18 +235,31 @@ def test_a_prepared_model_is_the_modified_one_where_all_is_rounded_and_its_own_s
     assert (factor - 1).abs().max() > 0.1
 
 
-def test_experts_that_transformers_fuses_are_one_layer_of_outputs(tmp_path: Path) -> None:
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}
-    config = MixtralConfig(vocab_size=320, hidden_size=128, intermediate_size=128, **sizes)
-    model = AutoModelForCausalLM.from_pretrained(save_model(tmp_path / "mixtral", config), dtype="auto").eval()
+def test_a_model_whose_linears_transformers_renames_is_refused_before_anything_is_measured(
+    mixtral: Any, tmp_path: Path
+) -> None:
+    weights = tuple(f"model.layers.0.block_sparse_moe.experts.{number}.w2.weight" for number in range(4))
+    work = BudgetWork(
+        scheme=simulated_scheme("fp8_dynamic+gptq"),
+        groups=(BudgetGroup(name="experts", weights=weights, saved_bytes=1),),
+        goal=Goal(kind="kl", value=0.1),
+        most=9,
+    )
+    job = MeasureJob(model="", dtype="", device="cpu", samples=None, positions=9, budget_bytes=10**6, work=work)
+    with pytest.raises(Failure, match=r"knows `model\.layers\.0\.block_sparse_moe\.experts\.0\.w2\.weight` as `model"):
+        choose(job, work, mixtral, FEW, tmp_path, Progress(tmp_path, 0))
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".f32"]
+
+
+def test_experts_that_transformers_fuses_are_one_layer_of_outputs(mixtral: Any) -> None:
+    model = mixtral
     experts = [
         f"model.layers.0.mlp.experts.{number}.{part}"
         for number in range(4)
         for part in ("gate_proj", "up_proj", "down_proj")
     ]
     names = [*experts, "model.layers.0.self_attn.o_proj"]
-    encoded = Encoded(ids=((1, 5, 9, 30), (1, 8, 70, 11)), max_seq_length=4, conversations=False)
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    encoded, tokenizer = FEW, AutoTokenizer.from_pretrained(MODEL)
     prepared = prepare(model, simulated_scheme("fp8_dynamic+gptq"), names, tokenizer=tokenizer, encoded=encoded, seed=1)
     attention, layer = prepared.layers(names[::-1])
     assert attention is prepared.model.get_submodule(names[-1])

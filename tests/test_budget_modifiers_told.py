@@ -14,7 +14,11 @@ from fp8cli.core.doctor.environment import gib
 from fp8cli.core.measuring.measuring_events import Modifying, StepBegins, measuring_event
 from fp8cli.core.quantizing.hessians import largest_hessians
 from fp8cli.core.quantizing.modifiers import NO_MODIFIERS, Modifiers
+from fp8cli.core.simulating.words import simulated_scheme
 from fp8cli.formats.budget_note import BudgetNote
+from fp8cli.measurer.budget_protocol import BudgetWork, Goal
+from fp8cli.measurer.model import room_for
+from fp8cli.measurer.protocol import MeasureJob, read_job, write_job
 from fp8cli.render import budget
 from fp8cli.render.console import Channel, Output
 from fp8cli.render.progress import QuantizeBar
@@ -102,6 +106,20 @@ def test_the_copies_that_modifiers_work_on_are_foreseen(
     outputs = 2048 * 1280 * 2000 * 12
     most = 10**9 + models * weights + rounded * quantized + hessians + outputs
     assert check.wanted == f"about {gib(most)} to load the model and to round it"
+
+
+@pytest.mark.parametrize(
+    ("name", "room"),
+    [("FP8_DYNAMIC", 2.25), ("FP8_DYNAMIC+GPTQ", 3.25), ("FP8+SMOOTHQUANT_0.8+KV", 5.25), ("FP8_BLOCK+AWQ+GPTQ", 5.25)],
+)
+def test_a_job_with_modifiers_comes_back_as_it_was_written_and_wants_more_room(
+    name: str, room: float, tmp_path: Path
+) -> None:
+    work = BudgetWork(scheme=simulated_scheme(name), groups=(), goal=Goal(kind="kl", value=0.1), most=90)
+    job = MeasureJob(model="m", dtype="bfloat16", device="auto", samples=None, positions=1, budget_bytes=1, work=work)
+    write_job(job, tmp_path)
+    assert read_job(tmp_path) == job
+    assert room_for(job.work) == room
 
 
 def test_papers_say_that_the_modifiers_had_the_same_texts() -> None:

@@ -33,6 +33,7 @@ from fp8cli.measurer.protocol import MeasureJob
 from fp8cli.measurer.reference import Divergence, Reference, clustered_error
 from fp8cli.samples.encoding import Encoded
 from fp8cli.simulator.finding import model_names
+from fp8cli.worker.failures import Failure
 from fp8cli.worker.progress import Progress
 
 TEXTS: Final = 128
@@ -42,12 +43,16 @@ _GOLDEN: Final = (5**0.5 - 1) / 2
 """Multiples of it, without their whole part, are spread evenly, however many there are (Weyl)."""
 
 _FLOAT32_BYTES: Final = 4
+_WEIGHT: Final = ".weight"
 
 
 def choose(
     job: MeasureJob, work: BudgetWork, model: Any, encoded: Encoded, folder: Path, progress: Progress
 ) -> Mapping[str, object]:
     """Measure and choose; see `budget_protocol` for what is returned. Raises Failure where nothing can be measured."""
+    modules = [model_names(model, group.weights) for group in work.groups]
+    if work.scheme.modified:
+        _refuse_other_names(work, modules)
     reference = Reference(
         model,
         enough(encoded.ids, min(job.positions, job.budget_bytes // (_FLOAT32_BYTES * _vocabulary(model)))),
@@ -56,7 +61,6 @@ def choose(
         budget_bytes=job.budget_bytes,
         notify=lambda done, total: progress.tell("reference", done=done, total=total),
     )
-    modules = [model_names(model, group.weights) for group in work.groups]
     making = Making(job=job, scheme=work.scheme, model=model, encoded=encoded, progress=progress)
     forms = making.forms([*itertools.chain(*modules)])
     sets = _Sets(work=work, forms=forms, reference=reference, modules=modules, progress=progress)
@@ -96,6 +100,18 @@ def choose(
         "exhausted": settled.exhausted,
         "positions": reference.positions,
     }
+
+
+def _refuse_other_names(work: BudgetWork, modules: Sequence[Sequence[str]]) -> None:
+    """Refuse a choice that llm-compressor could not be told: what stays is named to it as the checkpoint has it."""
+    for group, names in zip(work.groups, modules, strict=True):
+        for weight, name in zip(group.weights, names, strict=True):
+            if weight.removesuffix(_WEIGHT) != name:
+                raise Failure(
+                    kind="model",
+                    message=f"llm-compressor knows `{weight}` as `{name}`, and would not keep what is chosen",
+                    hint="choose without its modifiers, or with them leave out --keep-bf16 auto",
+                )
 
 
 def enough(ids: Sequence[Sequence[int]], positions: int) -> Sequence[Sequence[int]]:
