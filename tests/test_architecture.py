@@ -4,8 +4,8 @@ Inside the core: comparing, exploring → evaluating → making → converting, 
 calibrating, measuring, delivering → simulating, sampling, processes → fetching, doctor → quantizing → serving →
 inspection → model; machine, which is facts alone, needs none of them. `worker`, `calibrator` and `measurer` run in
 processes of their own, perhaps under another interpreter, and share nothing with the rest but their protocols and the
-judgement of rows of calibration data; `samples` and `simulator` are rooms that those processes share; one file of the
-simulator lets llm-compressor do its work on a model in memory, by the calibrator's own way, and is imported for schemes
+judgement of rows of calibration data; `samples` and `simulator` are rooms that those processes share; two files of the
+simulator let llm-compressor do its work on a model in memory, by the calibrator's own way, and are imported for schemes
 with modifiers alone.
 
 The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
