@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fp8cli.core.budgeting.decision import _unmet, check_budget
+from fp8cli.core.budgeting.decision import _all_kept, _unmet, check_budget
 from fp8cli.core.budgeting.report import BudgetReport, CurvePoint, GroupReport
 from fp8cli.core.doctor.environment import gib
 from fp8cli.core.measuring.measuring_events import Modifying, StepBegins, measuring_event
@@ -77,6 +77,14 @@ def test_a_budget_that_is_not_met_is_refused_with_what_stands_in_its_way(
 ) -> None:
     error = _unmet(request_for(MODEL, tmp_path / "out", **options), {"sets": sets}, GROUPS)
     assert (error.message, error.hint) == (message, hint)
+
+
+def test_where_only_everything_in_16_bits_would_do_the_hint_is_what_a_run_came_to(tmp_path: Path) -> None:
+    request = request_for(MODEL, tmp_path / "out", modifiers=Modifiers(gptq=True), max_kl=0.1)
+    sets = [measured([1], 0.09), measured([2], 0.12, own_run=True), measured(EVERYTHING, 0.0)]
+    error = _all_kept(request, {"sets": sets}, GROUPS)
+    assert error.message == "--max-kl 0.1 leaves every Linear in 16 bits, so nothing would be quantized"
+    assert error.hint == "allow more: the least KL with anything in FP8 was 0.12 nats"
 
 
 @pytest.mark.parametrize(

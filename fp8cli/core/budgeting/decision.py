@@ -260,7 +260,9 @@ def _all_kept(request: BudgetRequest, found: Found, groups: Sequence[Group]) -> 
     said = request.order.budget.said
     message = f"{said} leaves every Linear in 16 bits, so nothing would be quantized"
     if request.order.budget.kind == "kl":
-        least = min(each["kl"] for each in found["sets"] if len(each["kept"]) < len(groups))
+        # Where modifiers ran for single sets, what was seen before is no promise.
+        runs = [each for each in found["sets"] if each["own_run"]]
+        least = min(each["kl"] for each in runs or found["sets"] if len(each["kept"]) < len(groups))
         return CannotRun(message, hint=f"allow more: the least KL with anything in FP8 was {least:.3g} nats")
     sums = [each["outputs"] or each["weights"] for each in found["groups"]]
     best = decibels(min(map(worst_ratio, sums)))
