@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,7 @@ from fp8cli.core.budgeting.ordering import order_budget
 from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.quantizing.choices import choose
+from fp8cli.core.quantizing.modifiers import NO_MODIFIERS, Modifiers
 from fp8cli.core.quantizing.resources import plan_resources
 from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
 from tests.calibrated import MODEL, plan_of
@@ -42,24 +44,31 @@ def plant_fragility(folder: Path) -> Path:
 
 
 def decide_on(
+    model: Path, out: Path, *, notify: Callable[[BudgetEvent], None] = lambda _: None, **options: Any
+) -> BudgetReport:
+    """Decide what the command would; options: as `request_for` takes them."""
+    return decide(request_for(model, out, **options), notify)
+
+
+def request_for(
     model: Path,
     out: Path,
     *,
     scheme: str = "FP8_DYNAMIC",
     kv_cache: str | None = None,
+    modifiers: Modifiers = NO_MODIFIERS,
     data: Path | None = None,
     samples: int | None = None,
     dry_run: bool = False,
-    notify: Callable[[BudgetEvent], None] = lambda _: None,
     **options: float | str,
-) -> BudgetReport:
-    """Decide what the command would."""
-    choice = choose(scheme, kv_cache)
+) -> BudgetRequest:
+    """Return what the command would ask for."""
+    choice = choose(scheme, kv_cache, modifiers)
     budget = read_budget(BudgetOptions(keep="auto", **options), choice)  # type: ignore[arg-type]
     assert budget is not None
     calibration = CalibrationOptions(data=None if data is None else str(data), samples=samples)
     plan = plan_of(model, None if choice.scheme is None else choice.scheme.name, choice.kv_cache)
-    request = BudgetRequest(
+    return BudgetRequest(
         order=order_budget(budget, calibration, choice, model=model),
         checkpoint=open_checkpoint(LocalFolder(model)),
         folder=LocalFolder(model),
@@ -70,4 +79,3 @@ def decide_on(
         restart=False,
         dry_run=dry_run,
     )
-    return decide(request, notify)

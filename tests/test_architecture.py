@@ -4,8 +4,8 @@ Inside the core: comparing, exploring → evaluating → making → converting, 
 calibrating, measuring, delivering → simulating, sampling, processes → fetching, doctor → quantizing → serving →
 inspection → model; machine, which is facts alone, needs none of them. `worker`, `calibrator` and `measurer` run in
 processes of their own, perhaps under another interpreter, and share nothing with the rest but their protocols and the
-judgement of rows of calibration data; `samples` and `simulator` are rooms that those processes share; one file of the
-simulator lets llm-compressor do its work on a model in memory, by the calibrator's own way, and is imported for schemes
+judgement of rows of calibration data; `samples` and `simulator` are rooms that those processes share; two files of the
+simulator let llm-compressor do its work on a model in memory, by the calibrator's own way, and are imported for schemes
 with modifiers alone.
 
 The table below is the architecture. A file is judged by the row with the longest path that it starts with; its
@@ -97,6 +97,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/measurer/explore_protocol.py": ("fp8cli.simulator.scheme", "fp8cli.worker.protocol"),
     "fp8cli/measurer/budget_protocol.py": ("fp8cli.measurer.explore_protocol", "fp8cli.simulator.scheme"),
     "fp8cli/measurer/budget_choosing.py": (),
+    "fp8cli/measurer/budget_settling.py": ("fp8cli.measurer.budget_choosing",),
     "fp8cli/simulator/": ("fp8cli.simulator", "fp8cli.worker.failures", "torch", "transformers"),
     "fp8cli/simulator/modifying.py": (
         "fp8cli.simulator",
@@ -106,6 +107,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "torch",
         "compressed_tensors",
     ),
+    "fp8cli/simulator/preparing.py": ("fp8cli.simulator", "fp8cli.samples", "torch"),
     "fp8cli/simulator/scheme.py": (),
     "fp8cli/simulator/job.py": ("fp8cli.samples.request",),
     "fp8cli/core/simulating/": ("fp8cli.core.simulating", "fp8cli.simulator.scheme", *QUANTIZING),
@@ -200,6 +202,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     ),
     "fp8cli/core/measuring/": (
         "fp8cli.core.measuring",
+        "fp8cli.core.calibrating.llm_compressor",
         "fp8cli.core.doctor",
         "fp8cli.core.processes",
         "fp8cli.core.sampling",

@@ -17,8 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fp8cli.core.budgeting.work_place import BUDGET
 from fp8cli.core.measuring.measuring_events import StepBegins
+from fp8cli.core.simulating.words import simulated_scheme
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.staging import partial_folder
+from fp8cli.measurer.budget_forms import SimulatedForms
+from fp8cli.measurer.budget_outputs import measure_outputs
+from fp8cli.simulator.observing import observe
 from tests.budgets import FRAGILE, STORIES, decide_on, plant_fragility
 from tests.calibrated import MODEL
 from tests.starting import Run, fp8, words_of
@@ -140,6 +144,22 @@ def test_outputs_show_the_fragile_layer_and_an_unfinished_run_does_not_measure_t
     assert (again.groups, again.curve, again.ignore) == (first.groups, first.curve, first.ignore)
 
 
+def test_outputs_are_noisy_by_their_own_rounding_and_not_by_that_of_the_cache() -> None:
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto").eval()
+    names, samples = ["model.layers.1.self_attn.o_proj"], [[1, 40, 900, 17, 300], [1, 7, 33]]
+    scheme = simulated_scheme("fp8_dynamic+kv")
+    cached = SimulatedForms(model=model, scheme=scheme, observed=observe(model, names, scheme.kv_cache, samples))
+    plain = SimulatedForms(model=model, scheme=simulated_scheme("fp8_dynamic"), observed=None)
+    ((signal, noise),) = measure_outputs(cached, names, samples)
+    assert [[signal, noise]] == measure_outputs(plain, names, samples)
+    assert 0 < noise < signal / 100
+    # A set, whose KL is asked for, has the cache rounded all the same.
+    with torch.inference_mode(), cached.rounded(names):
+        rounded = model(torch.tensor(samples[:1])).logits
+    with torch.inference_mode(), plain.rounded(names):
+        assert not torch.equal(model(torch.tensor(samples[:1])).logits, rounded)
+
+
 def test_weights_alone_do_not_show_the_fragile_layer_and_say_so(fragile: Path, tmp_path: Path) -> None:
     told: list[object] = []
     report = decide_on(fragile, tmp_path / "out", min_sqnr=24.0, notify=told.append)
@@ -156,7 +176,9 @@ def test_static_scales_and_a_cache_are_measured_too_and_the_cache_sets_a_floor(
     fragile: Path, texts: Path, tmp_path: Path
 ) -> None:
     words = {"scheme": "FP8", "kv_cache": "fp8", "data": texts, "samples": 6}
-    with pytest.raises(CannotRun, match="cannot be met: the FP8 KV cache alone"):
+    with pytest.raises(
+        CannotRun, match="cannot be met: with every Linear in 16 bits the KL of the FP8 KV cache alone is"
+    ):
         decide_on(fragile, tmp_path / "out", max_kl=1e-7, **words)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     report = decide_on(fragile, tmp_path / "out", target_size="1.4MB", dry_run=True, **words)  # type: ignore[arg-type]

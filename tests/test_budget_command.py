@@ -129,11 +129,7 @@ def test_a_terminal_without_unicode_gets_marks_and_bars_that_it_can_show(model: 
             "no weight is quantized, so --keep-bf16 auto would have no effect",
         ),
         ([*AUTO, "--target-size", "1MB", "--scheme", "FP8"], 2, "`FP8` is calibrated on texts, and none are named"),
-        (
-            [*AUTO, "--min-sqnr", "30", "--gptq", "--calibration-data", "x.jsonl"],
-            2,
-            "a budget takes many sets of layers one after another, and GPTQ would begin anew with each",
-        ),
+        ([*AUTO, "--min-sqnr", "30", "--gptq"], 2, "`FP8_DYNAMIC + GPTQ` is calibrated on texts, and none are named"),
         (
             [*AUTO, "--target-size", "1MB"],
             3,

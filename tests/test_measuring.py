@@ -182,13 +182,15 @@ def test_a_gpu_that_is_not_there_is_refused_and_where_there_is_none_the_processo
         choose_device("cuda:1", 10)
 
 
-@pytest.mark.parametrize(("size", "device"), [(400, "cuda"), (500, "cpu")])
-def test_a_gpu_is_taken_where_the_weights_fit_twice_and_some_room_is_left(
-    size: int, device: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("size", "room", "device"), [(400, 2.25, "cuda"), (500, 2.25, "cpu"), (300, 3.25, "cuda"), (400, 3.25, "cpu")]
+)
+def test_a_gpu_is_taken_where_the_weights_fit_twice_or_more_often_and_some_room_is_left(
+    size: int, room: float, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1000, 2000))
-    assert choose_device("auto", size).type == device
+    assert choose_device("auto", size, room=room).type == device
 
 
 def test_memory_is_what_the_weights_take_twice_with_one_batch_of_outputs() -> None:

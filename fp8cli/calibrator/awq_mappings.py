@@ -14,6 +14,7 @@ and where what lies between keeps the factor.
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -26,6 +27,32 @@ def awq_mappings(model: Any) -> list[Any] | None:
     if make is None:
         return None
     return [AWQMapping(smooth_layer=smooth, balance_layers=balance) for smooth, balance in make(model)]
+
+
+@contextmanager
+def without_idle_mappings() -> Iterator[None]:
+    """Let AWQ pass over mappings whose readers all stay as they are.
+
+    llm-compressor 0.14 asks whether the reader or what is read is to be quantized. Of values that are, before an output
+    projection that is not, it weighs no weight at all, and divides by their number.
+    """
+    from llmcompressor.modifiers.transform import AWQModifier
+
+    resolve = AWQModifier._set_resolved_mappings  # noqa: SLF001 - there is no other place
+
+    def resolve_fewer(modifier: Any, model: Any) -> None:
+        resolve(modifier, model)
+        modifier._resolved_mappings = [  # noqa: SLF001 - as above
+            mapping
+            for mapping in modifier._resolved_mappings  # noqa: SLF001 - as above
+            if any(hasattr(layer, "quantization_scheme") for layer in mapping.balance_layers)
+        ]
+
+    try:
+        AWQModifier._set_resolved_mappings = resolve_fewer  # noqa: SLF001 - as above
+        yield
+    finally:
+        AWQModifier._set_resolved_mappings = resolve  # noqa: SLF001 - as above
 
 
 def _olmo2(_model: Any) -> Iterator[tuple[str, list[str]]]:

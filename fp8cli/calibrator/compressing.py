@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from fp8cli.calibrator import compressing_protocol as protocol
+from fp8cli.calibrator.awq_mappings import without_idle_mappings
 from fp8cli.calibrator.compressing_recipe import check_data, list_mappings, make_modifiers
 from fp8cli.calibrator.finding import count_parts, data_set_of, observers_of, refuse_unreached
 from fp8cli.calibrator.loading import load_model
@@ -77,9 +78,17 @@ def compress_job(folder: Path, progress: Progress) -> None:
 
 
 def compress_model(
-    modifiers: Sequence[Any], model: Any, tokenizer: Any, encoded: Encoded | None, tell: Callable[..., None]
+    modifiers: Sequence[Any],
+    model: Any,
+    tokenizer: Any,
+    encoded: Encoded | None,
+    tell: Callable[..., None],
+    *,
+    before_last: Sequence[Any] = (),
 ) -> None:
     """Run `oneshot`: the model is quantized afterwards, but not packed yet.
+
+    before_last: modifiers that change nothing, and go before the last one, which rounds.
 
     Raises Failure naming modules that no sample reached, or saying why the model cannot be compressed.
     """
@@ -96,10 +105,13 @@ def compress_model(
     missed: list[str] = []
     try:
         list_mappings(modifiers, model)
-        with _watched(modifiers, model, missed, lambda number: tell("layer", number=number, of=max(number, parts))):
+        with (
+            without_idle_mappings(),
+            _watched(modifiers, model, missed, lambda number: tell("layer", number=number, of=max(number, parts))),
+        ):
             oneshot(
                 model=model,
-                recipe=list(modifiers),
+                recipe=[*modifiers[:-1], *before_last, modifiers[-1]],
                 pipeline="datafree" if encoded is None else "sequential",
                 batch_size=1,
                 shuffle_calibration_samples=False,

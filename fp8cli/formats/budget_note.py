@@ -27,6 +27,8 @@ class BudgetNote:
     kl: float | None
     """Measured, nats; so its standard error."""
     kl_se: float | None
+    fitted: tuple[str, ...] = ()
+    """llm-compressor's modifiers, which had the same data."""
 
     def sentence(self) -> str:
         """What was chosen, and what it came to."""
@@ -34,10 +36,11 @@ class BudgetNote:
         chosen = f"{self.said}: {self.kept:,} of {self.groups:,} groups of Linears {stay} in 16 bits"
         if self.data is None or self.kl is None:
             return f"{chosen}, chosen by the noise of their weights alone; no KL was measured"
+        fitted = f", which {' and '.join(self.fitted)} had too" if self.fitted else ""
         error = 0.0 if self.kl_se is None else self.kl_se
         return (
             f"{chosen}, with a KL of {self.kl:.3g} ± {error:.1g} nats to the source, measured by simulation on "
-            f"{self.positions or 0:,} tokens of {showable(self.data)}"
+            f"{self.positions or 0:,} tokens of {showable(self.data)}{fitted}"
         )
 
     def for_card(self) -> str:

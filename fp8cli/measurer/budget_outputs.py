@@ -7,29 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fp8cli.simulator.applying import simulated
-from fp8cli.simulator.finding import find_layers
-from fp8cli.simulator.observing import Observed
-from fp8cli.simulator.scheme import SimulatedScheme
+from fp8cli.measurer.budget_forms import Forms
 
 
-def measure_outputs(
-    model: Any,
-    scheme: SimulatedScheme,
-    modules: Collection[str],
-    observed: Observed | None,
-    samples: Sequence[Sequence[int]],
-) -> list[list[float]]:
+def measure_outputs(forms: Forms, modules: Collection[str], samples: Sequence[Sequence[int]]) -> list[list[float]]:
     """Return [Σ y², Σ (y − ŷ)²] of each layer over all samples: y what it puts out as it is, ŷ when it is rounded.
 
     modules: Linears that have one input (see `core.budgeting.groups`), so that rounding one changes no other's; experts
-    of a layer are one layer. samples: token ids of each. The outputs of all samples, in the model's dtype, are in main
-    memory meanwhile.
+    of a layer are one layer. No KV cache is rounded, which would change inputs. samples: token ids of each. The outputs
+    of all samples, in the model's dtype, are in main memory meanwhile.
     """
-    found = find_layers(model, modules)
-    layers = [*found.linears.values(), *(each.module for each in found.experts)]
+    layers = forms.layers(modules)
     plain: list[list[Tensor]] = [[] for _ in layers]
-    _watch(model, layers, samples, lambda place, output: plain[place].append(output.cpu()))
+    _watch(forms.model, layers, samples, lambda place, output: plain[place].append(output.cpu()))
     sums = [[0.0, 0.0] for _ in layers]
 
     def compare(place: int, output: Tensor) -> None:
@@ -37,8 +27,8 @@ def measure_outputs(
         sums[place][0] += float(before.double().square().sum())
         sums[place][1] += float((before.double() - output.double()).square().sum())
 
-    with simulated(model, scheme, modules, observed):
-        _watch(model, layers, samples, compare)
+    with forms.rounded(modules, cache=False):
+        _watch(forms.model, layers, samples, compare)
     return sums
 
 

@@ -6,9 +6,11 @@ The result has, with groups called by their numbers from 0 in the order of the w
                 outputs, the same of what its Linears (for experts: their layer) put out, null unless the goal is an
                 SQNR; alone, KL with this group alone in FP8, and cost, its share of the whole (see `budget_choosing`),
                 both null if the goal is an SQNR
-    sets        all that were measured: {kept: [group, …], kl, kl_se, same_top}, see `reference.Divergence`
-    kept        the groups that stay in 16 bits; null where not even all of them meet the budget
-    exhausted   whether the measurements ran out before every neighbour of it was tried
+    sets        all that were measured: {kept: [group, …], kl, kl_se, same_top, own_run}, see `reference.Divergence`;
+                own_run: whether modifiers ran for that set alone (see `budget_settling`)
+    kept        the groups that stay in 16 bits; null where not even all of them meet the budget, or with modifiers none
+                that got a run of its own
+    exhausted   whether the measurements, or such runs, ran out before everything better was tried
     positions   next-token distributions that each set was measured on
 """
 

@@ -70,7 +70,8 @@ def _work(folder: Path, progress: Progress) -> None:
 def _versions(job: protocol.MeasureJob) -> dict[str, str | None]:
     """Return the versions of what takes part. Raises Failure where llm-compressor has to and is not here."""
     here = facts.versions()
-    if isinstance(job.work, ExploreWork) and any(scheme.modified for scheme in job.work.schemes):
+    schemes = job.work.schemes if isinstance(job.work, ExploreWork) else (job.work.scheme,)
+    if any(scheme.modified for scheme in schemes):
         from fp8cli.simulator.modifying import PACKAGE, need_llm_compressor
 
         here[PACKAGE] = need_llm_compressor()

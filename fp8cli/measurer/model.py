@@ -2,12 +2,17 @@
 
 from typing import Any, Final
 
-from fp8cli.measurer.protocol import MeasureJob
+from fp8cli.measurer.budget_protocol import BudgetWork
+from fp8cli.measurer.protocol import MeasureJob, Work
 from fp8cli.worker.failures import Failure
 
 ROOM: Final = 2.25
 """A GPU is chosen where this many times the weights are free: while a form is measured, the weights that it rounds lie
 beside what they were, and what layers hand on wants room too."""
+_COPIES_OF_BUDGET: Final = 1
+_COPIES_OF_MOVED: Final = 3
+"""Copies besides where modifiers prepare a choice within a budget: of the model for one set alone, and where scales are
+moved, of the weights in 16 bits in both."""
 
 
 def load(job: MeasureJob) -> Any:
@@ -18,7 +23,7 @@ def load(job: MeasureJob) -> Any:
 
     model = load_model(job.model, job.dtype, offload=None)
     size = sum(tensor.nbytes for tensor in model.parameters())
-    device = choose_device(job.device, size)
+    device = choose_device(job.device, size, room=room_for(job.work))
     try:
         model.to(device)
     except torch.OutOfMemoryError as error:
@@ -27,8 +32,18 @@ def load(job: MeasureJob) -> Any:
     return model.eval()
 
 
-def choose_device(wanted: str, size: int) -> Any:
-    """Return the device for weights of `size` bytes. Raises Failure for a GPU that is not there."""
+def room_for(work: Work) -> float:
+    """Return how many times the weights are to be free on a GPU for some work."""
+    if not isinstance(work, BudgetWork) or not work.scheme.modified:
+        return ROOM
+    return ROOM + (_COPIES_OF_MOVED if work.scheme.moves_channels else _COPIES_OF_BUDGET)
+
+
+def choose_device(wanted: str, size: int, *, room: float = ROOM) -> Any:
+    """Return the device for weights of `size` bytes, of which so many times are to be free on a GPU.
+
+    Raises Failure for a GPU that is not there.
+    """
     import torch
 
     if wanted.startswith("cuda"):
@@ -40,6 +55,6 @@ def choose_device(wanted: str, size: int) -> Any:
         return torch.device(wanted)
     if wanted == "auto" and torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
-        if free > size * ROOM:
+        if free > size * room:
             return torch.device("cuda")
     return torch.device("cpu")

@@ -14,6 +14,7 @@ Events are objects with the key `event`:
     loading     the model is being loaded
     loaded      device, seconds
     reference   done, total: positions of the model as it is
+    modifying   done, total: parts of the model that llm-compressor has prepared for a choice within a budget
     step        number, of, name: a part of the work begins
     finished
     failed      kind (a FailureKind of `worker.protocol`), message: one sentence without a full stop, hint or null

@@ -76,7 +76,11 @@ def _source(report: BudgetReport) -> str:
         return f"sensitivities from the weights alone, in {report.seconds:.1f} s"
     sets = f"{count(report.measured)} sets measured on {count(report.positions or 0)} tokens of {report.data}"
     when = " by an earlier run" if report.known else f" in {report.seconds:.1f} s on {report.device}"
-    return f"{sets}{when}"
+    if not report.runs:
+        return f"{sets}{when}"
+    which = "the chosen one" if report.runs == 1 else f"{count(report.runs)} of them, the chosen one too,"
+    prepared = f"on the model as prepared by {' and '.join(report.modifiers)}"
+    return f"{sets}{when}, {prepared}; {which} in a run for that set alone"
 
 
 def _curve_table(report: BudgetReport, *, unicode: bool) -> Table:

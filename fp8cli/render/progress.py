@@ -67,6 +67,7 @@ class QuantizeBar(ByteBar):
                 | measuring.ModelLoading()
                 | measuring.ModelLoaded()
                 | measuring.ReferenceProgress()
+                | measuring.Modifying()
                 | measuring.StepBegins()
             ):
                 self._measurement.notify(event)
@@ -169,6 +170,10 @@ class MeasureBar(Steps):
             case measuring.ReferenceProgress(done=done, total=total):
                 if self._what != _REFERENCE:
                     self._start(_REFERENCE, total)
+                self._move_to(done)
+            case measuring.Modifying(done=done, total=total):
+                if self._what != _MODIFIED:
+                    self._start(_MODIFIED, total)
                 self._move_to(done)
             case measuring.StepBegins(number=number, of=of, name=name):
                 if self._what != _MEASURED:

@@ -84,6 +84,21 @@ def find_layers(model: torch.nn.Module, modules: Collection[str]) -> Found:
     return Found(linears=linears, experts=tuple(experts.values()))
 
 
+def find_outputs(model: torch.nn.Module, modules: Collection[str]) -> tuple[torch.nn.Module, ...]:
+    """Return what puts out the outputs of these Linears: each itself, and of experts their layer, fused or not."""
+    there, found = dict(model.named_modules()), find_layers(model, modules)
+    layers = dict.fromkeys(_layer_of(name, there) for name in found.linears)
+    return (*layers, *(experts.module for experts in found.experts))
+
+
+def _layer_of(name: str, there: Mapping[str, torch.nn.Module]) -> torch.nn.Module:
+    expert = _EXPERT.fullmatch(name)
+    layer = None if expert is None else there.get(expert[1])
+    # A mere list of experts is never called.
+    is_called = layer is not None and type(layer).forward is not torch.nn.ModuleList.forward
+    return layer if is_called and layer is not None else there[name]
+
+
 def find_attentions(model: torch.nn.Module) -> Mapping[str, torch.nn.Module]:
     """Return the attention modules with a cache that compressed-tensors would quantize. Raises Failure for none."""
     found = {

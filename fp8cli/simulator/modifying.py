@@ -16,6 +16,7 @@ import torch
 
 from fp8cli.calibrator.compressing import compress_model
 from fp8cli.calibrator.compressing_recipe import modifiers_for
+from fp8cli.calibrator.keeping import keeper_of
 from fp8cli.calibrator.surroundings import INSTALL, seed_all
 from fp8cli.samples.encoding import Encoded
 from fp8cli.simulator.applying import change_of
@@ -43,11 +44,13 @@ def modify(
     encoded: Encoded,
     seed: int,
     notify: Callable[[int, int], None] = lambda _done, _total: None,
+    keep: Callable[[str, Any], None] | None = None,
 ) -> None:
     """Let llm-compressor prepare and round these Linears of a model, for good, and its KV cache if the scheme has one.
 
     model: in the dtype of its checkpoint. modules: its own names for them. encoded: what it is shown. seed: of the
-    draw. notify: parts of the model that are done, and all there are.
+    draw. notify: parts of the model that are done, and all there are. keep: gets the weight of each of these Linears as
+    it is before it is rounded, smoothed if the scheme smooths.
 
     Raises Failure for a module that is not there, and for a model that llm-compressor cannot take.
     """
@@ -61,18 +64,27 @@ def modify(
         notify(done, max(parts, done))
 
     seed_all(seed)
-    compress_model(modifiers_for(scheme, scheme.base, targets=modules, ignore=()), model, tokenizer, encoded, tell)
+    modifiers = modifiers_for(scheme, scheme.base, targets=modules, ignore=())
+    keepers = () if keep is None else (keeper_of(modules, keep),)
+    compress_model(modifiers, model, tokenizer, encoded, tell, before_last=keepers)
     _round(model, modules, device)
 
 
 def changes(model: Any, modified: Any, modules: Sequence[str]) -> Mapping[str, tuple[float, float]]:
     """Return by module the sum of squares of its weight, and of what became of it, in a modified copy of the model."""
-    layers, others = find_layers(model, modules), find_layers(modified, modules)
+    others = find_layers(modified, modules).linears
+    weights = weights_of(model, modules)
+    return {name: change_of(weight, others[name].weight.data, name) for name, weight in weights.items()}
+
+
+def weights_of(model: Any, modules: Sequence[str]) -> Mapping[str, Any]:
+    """Return the weights of these Linears, by their names; those of experts that transformers fuses as views."""
+    layers = find_layers(model, modules)
     weights = {name: linear.weight.data for name, linear in layers.linears.items()}
     for experts in layers.experts:
         for expert, parts in experts.parts.items():
             weights |= {f"{experts.name}.{expert}.{part}": experts.weight(expert, part) for part in sorted(parts)}
-    return {name: change_of(weight, others.linears[name].weight.data, name) for name, weight in weights.items()}
+    return weights
 
 
 def _round(model: Any, modules: Sequence[str], device: Any) -> None:

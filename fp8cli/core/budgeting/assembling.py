@@ -9,6 +9,7 @@ from fp8cli.core.budgeting.groups import Group, patterns_of
 from fp8cli.core.budgeting.ordering import BudgetOrder
 from fp8cli.core.budgeting.report import BudgetReport, CurvePoint, GroupReport
 from fp8cli.core.budgeting.weight_choice import decibels, worst_ratio
+from fp8cli.core.quantizing.modifiers import Modifiers
 from fp8cli.core.quantizing.plan import Plan
 
 WEIGHTS_NOTE: Final = (
@@ -18,6 +19,9 @@ WEIGHTS_NOTE: Final = (
 EXHAUSTED_NOTE: Final = (
     "the measurements ran out before all neighbours of the choice were tried; a slightly better one may exist"
 )
+
+UNMEASURED: Final[Mapping[str, Any]] = {"kl": None, "kl_se": None, "same_top": None, "own_run": False}
+"""What is said of a set whose KL is not known."""
 
 
 def assemble(
@@ -47,6 +51,8 @@ def assemble(
     staying = [groups[number] for number in sorted(kept)]
     data = order.data
     notes = [] if data is not None else [WEIGHTS_NOTE]
+    if order.modifiers.names:
+        notes.append(_fitted_note(order.modifiers))
     if found["exhausted"]:
         notes.append(EXHAUSTED_NOTE)
     return BudgetReport(
@@ -66,12 +72,19 @@ def assemble(
         kept_modules=tuple(module for group in staying for module in group.modules),
         ignore=patterns_of(staying, linears),
         measured=0 if data is None else len(found["sets"]),
+        modifiers=order.modifiers.names,
+        runs=sum(each["own_run"] for each in found["sets"]),
         exhausted=found["exhausted"],
         device=found.get("device"),
         seconds=seconds,
         known=known,
         notes=tuple(notes),
     )
+
+
+def _fitted_note(modifiers: Modifiers) -> str:
+    names = " and ".join(modifiers.names)
+    return f"KL was measured on the texts that {names} had too; on others it may be higher"
 
 
 def say_why(plan: Plan, report: BudgetReport) -> Plan:
@@ -113,7 +126,7 @@ def _curve(
     """Return the sets that no other beats, by bytes, and the chosen one."""
     chosen = tuple(found["kept"])
     sets = {tuple(each["kept"]): each for each in found["sets"]}
-    sets.setdefault(chosen, {"kl": None, "kl_se": None, "same_top": None})
+    sets.setdefault(chosen, UNMEASURED)
     whole = sum(plan.bytes_after.values()) + sum(group.saved_bytes for group in groups[:fixed])
 
     def size(kept: tuple[int, ...]) -> int:
@@ -136,6 +149,7 @@ def _curve(
                 kl_se=each["kl_se"],
                 same_top=each["same_top"],
                 lowest_sqnr_db=decibels(max(left)) if left else None,
+                own_run=each["own_run"],
                 chosen=kept == chosen,
             )
         )

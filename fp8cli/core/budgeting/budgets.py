@@ -67,10 +67,6 @@ def read_budget(options: BudgetOptions, choice: Choice) -> Budget | None:
     if choice.recipe is not None:
         message = f"a recipe says itself what stays as it is, so --keep-bf16 {AUTO} would have no effect"
         raise UsageError(message, hint="leave it out, or write what is to stay into the recipe's ignore")
-    if choice.modifiers.names:
-        names = " and ".join(choice.modifiers.names)
-        message = f"a budget takes many sets of layers one after another, and {names} would begin anew with each"
-        raise UsageError(message, hint=f"leave out {' and '.join(choice.modifiers.words)}, or --keep-bf16 {AUTO}")
     if choice.scheme is None:
         message = f"no weight is quantized, so --keep-bf16 {AUTO} would have no effect"
         raise UsageError(message, hint="leave it out, or choose a scheme")

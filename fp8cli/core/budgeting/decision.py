@@ -9,12 +9,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from fp8cli import __version__
-from fp8cli.core.budgeting.assembling import assemble
+from fp8cli.core.budgeting.assembling import UNMEASURED, assemble
 from fp8cli.core.budgeting.groups import Group, find_groups
 from fp8cli.core.budgeting.ordering import POSITIONS, REFERENCE_BYTES, BudgetOrder
 from fp8cli.core.budgeting.report import BudgetReport
@@ -33,13 +33,14 @@ from fp8cli.core.model.roster import Roster
 from fp8cli.core.model.selection import rules_for
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
+from fp8cli.core.simulating.words import modified
 from fp8cli.errors import CannotRun, Interrupted
 from fp8cli.formats.checkpoint import Checkpoint, LocalFolder
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.staging import disk_errors
 from fp8cli.measurer.budget_protocol import BudgetGroup, BudgetWork, Goal
 from fp8cli.measurer.protocol import MeasureJob
-from fp8cli.simulator.scheme import SIMULATED, with_kv_cache
+from fp8cli.simulator.scheme import SIMULATED, SimulatedScheme, with_kv_cache
 
 MOST_BESIDES: Final = 66
 """Sets that may be measured besides two for every group: the ends, the curve, the bisection, neighbours."""
@@ -87,6 +88,11 @@ def check_budget(order: BudgetOrder, plan: Plan) -> tuple[Check, ...]:
     if order.data is None:
         return ()
     memory = estimate_memory(plan, order.max_seq_length)
+    if order.modifiers.names:
+        # One copy is prepared for everything, and one for a single set. Where scales are moved, both keep the weights
+        # in 16 bits too, which are no longer the model's.
+        moved = bool(replace(order.modifiers, gptq=False).names)
+        memory = estimate_memory(plan, order.max_seq_length, copies=2, rounded=2 if moved else 0)
     return (guard("memory", lambda: check_memory(memory)),)
 
 
@@ -162,7 +168,7 @@ def _key(request: BudgetRequest, groups: Sequence[Group], goal: Goal) -> str:
         __version__,
         dict(request.state),
         plan.fingerprint(),
-        plan.kv_cache,
+        asdict(_scheme(request)),
         [group.name for group in groups],
         asdict(goal),
         data,
@@ -188,7 +194,6 @@ def _find(request: BudgetRequest, place: WorkPlace, groups: Sequence[Group], goa
 
 def _measure(request: BudgetRequest, work: Path, groups: Sequence[Group], goal: Goal, notify: Notify) -> Found:
     order, plan, device = request.order, request.plan, request.resources.device
-    assert plan.scheme is not None  # noqa: S101 - `read_budget` refuses a budget without one
     assert order.data is not None  # noqa: S101 - see `_find`
     job = MeasureJob(
         model=str(request.folder.path.absolute()),
@@ -200,7 +205,7 @@ def _measure(request: BudgetRequest, work: Path, groups: Sequence[Group], goal: 
         positions=POSITIONS,
         budget_bytes=REFERENCE_BYTES,
         work=BudgetWork(
-            scheme=with_kv_cache(SIMULATED[plan.scheme.name], plan.kv_cache),
+            scheme=_scheme(request),
             groups=tuple(
                 BudgetGroup(name=group.name, weights=group.tensors, saved_bytes=group.saved_bytes) for group in groups
             ),
@@ -212,6 +217,12 @@ def _measure(request: BudgetRequest, work: Path, groups: Sequence[Group], goal: 
     return measure(job, order.data, work, python=order.python, notify=notify, environ=environ)
 
 
+def _scheme(request: BudgetRequest) -> SimulatedScheme:
+    plan = request.plan
+    assert plan.scheme is not None  # noqa: S101 - `read_budget` refuses a budget without one
+    return modified(with_kv_cache(SIMULATED[plan.scheme.name], plan.kv_cache), request.order.modifiers)
+
+
 def _look_at_weights(request: BudgetRequest, groups: Sequence[Group], goal: Goal, notify: Notify) -> Found:
     """Return what the weights say, in the words of the measurer."""
     noise = measure_weights(request.plan, request.folder.resolve, workers=request.resources.workers, notify=notify)
@@ -219,7 +230,7 @@ def _look_at_weights(request: BudgetRequest, groups: Sequence[Group], goal: Goal
     weights = [[list(noise[name]) for name in group.tensors] for group in groups]
     return {
         "groups": [{"weights": each, "outputs": None, "alone": None, "cost": None} for each in weights],
-        "sets": [{"kept": sorted(kept), "kl": None, "kl_se": None, "same_top": None} for kept in choice.path],
+        "sets": [{"kept": sorted(kept), **UNMEASURED} for kept in choice.path],
         "kept": sorted(choice.kept),
         "exhausted": False,
         "positions": None,
@@ -227,19 +238,32 @@ def _look_at_weights(request: BudgetRequest, groups: Sequence[Group], goal: Goal
 
 
 def _unmet(request: BudgetRequest, found: Found, groups: Sequence[Group]) -> CannotRun:
+    budget, modifiers = request.order.budget, request.order.modifiers
+    runs = [each for each in found["sets"] if each["own_run"]]
+    if runs:
+        names = " and ".join(modifiers.names)
+        sets = "the one set" if len(runs) == 1 else f"any of {len(runs)} sets"
+        message = f"{budget.said} was not met by {sets} that {names} ran for, of those that promised to meet it"
+        if budget.kind == "sqnr":
+            return CannotRun(message, hint="ask for less, or keep more as it is with --ignore")
+        least = min(each["kl"] for each in runs)
+        return CannotRun(f"{message}: the least KL was {least:.3g} nats", hint="allow a higher --max-kl")
     floor = next(each["kl"] for each in found["sets"] if len(each["kept"]) == len(groups))
-    message = (
-        f"{request.order.budget.said} cannot be met: the FP8 KV cache alone, with every Linear in 16 bits, has a KL of "
-        f"{floor:.3g} nats"
-    )
-    return CannotRun(message, hint="leave out --kv-cache, or allow a higher --max-kl")
+    moving = replace(modifiers, gptq=False)
+    cached = request.plan.kv_cache is not None
+    causes = " and ".join((*(("the FP8 KV cache",) if cached else ()), *moving.names))
+    words = " and ".join((*(("--kv-cache",) if cached else ()), *moving.words))
+    message = f"{budget.said} cannot be met: with every Linear in 16 bits the KL of {causes} alone is {floor:.3g} nats"
+    return CannotRun(message, hint=f"leave out {words}, or allow a higher --max-kl")
 
 
 def _all_kept(request: BudgetRequest, found: Found, groups: Sequence[Group]) -> CannotRun:
     said = request.order.budget.said
     message = f"{said} leaves every Linear in 16 bits, so nothing would be quantized"
     if request.order.budget.kind == "kl":
-        least = min(each["kl"] for each in found["sets"] if len(each["kept"]) < len(groups))
+        # Where modifiers ran for single sets, what was seen before is no promise.
+        runs = [each for each in found["sets"] if each["own_run"]]
+        least = min(each["kl"] for each in runs or found["sets"] if len(each["kept"]) < len(groups))
         return CannotRun(message, hint=f"allow more: the least KL with anything in FP8 was {least:.3g} nats")
     sums = [each["outputs"] or each["weights"] for each in found["groups"]]
     best = decibels(min(map(worst_ratio, sums)))

@@ -8,6 +8,7 @@ from fp8cli.core.budgeting.budgets import AUTO, WORDS, Budget
 from fp8cli.core.calibrating.calibration import LENGTH_DEFAULT
 from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.quantizing.choices import Choice
+from fp8cli.core.quantizing.modifiers import Modifiers
 from fp8cli.core.sampling.data import BUNDLED_MODEL, SAMPLES_DEFAULT, SEED_DEFAULT, CalibrationData, read_calibration
 from fp8cli.errors import BadInput, UsageError
 
@@ -30,6 +31,8 @@ class BudgetOrder:
     max_seq_length: int
     seed: int
     python: Path | None
+    modifiers: Modifiers
+    """What llm-compressor does to weights before or while they are rounded."""
 
 
 def order_budget(budget: Budget, options: CalibrationOptions, choice: Choice, *, model: Path | None) -> BudgetOrder:
@@ -46,10 +49,11 @@ def order_budget(budget: Budget, options: CalibrationOptions, choice: Choice, *,
         raise UsageError(message, hint="give a number of tokens, such as --max-seq-length 2048")
     has_data = options.data is not None or (model is not None and model.resolve() == BUNDLED_MODEL.resolve())
     if not has_data and (budget.kind == "kl" or choice.needs_calibration):
-        why = (
-            f"{WORDS['kl']} is measured on texts" if budget.kind == "kl" else f"`{choice.name}` is calibrated on texts"
-        )
-        raise UsageError(f"{why}, and none are named", hint="name some with --calibration-data, or ask for --min-sqnr")
+        if choice.needs_calibration:
+            message = f"`{choice.name}` is calibrated on texts, and none are named"
+            raise UsageError(message, hint="name some with --calibration-data")
+        message = f"{WORDS['kl']} is measured on texts, and none are named"
+        raise UsageError(message, hint="name some with --calibration-data, or ask for --min-sqnr")
     if not has_data:
         _refuse_idle(options)
     try:
@@ -67,6 +71,7 @@ def order_budget(budget: Budget, options: CalibrationOptions, choice: Choice, *,
         max_seq_length=length,
         seed=seed,
         python=_interpreter(options.python),
+        modifiers=choice.modifiers,
     )
 
 

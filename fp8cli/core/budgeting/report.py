@@ -43,6 +43,9 @@ class CurvePoint:
     lowest_sqnr_db: float | None
     """Of the groups that are in FP8, as far as it is known: of their outputs if those were measured, else of their
     weights. None where no group is left."""
+    own_run: bool
+    """Whether modifiers ran for this set alone, as for the checkpoint; else, if there are any, it was measured on the
+    model as they leave it with every group in FP8."""
     chosen: bool
 
 
@@ -76,8 +79,12 @@ class BudgetReport:
     """The same as `ignore` of a recipe has it."""
     measured: int
     """Sets whose KL was measured."""
+    modifiers: tuple[str, ...]
+    """`GPTQ`, `SmoothQuant 0.5`, `AWQ`: what llm-compressor did to the weights that were measured."""
+    runs: int
+    """Of the sets, those that modifiers ran for alone; the chosen one is among them."""
     exhausted: bool
-    """Whether the measurements ran out before all neighbours of the chosen set were tried."""
+    """Whether measurements, or runs of modifiers, ran out before all neighbours of the chosen set were tried."""
     device: str | None
     """That it was measured on."""
     seconds: float

@@ -147,6 +147,7 @@ def _plan(request: ExploreRequest, checkpoint: Checkpoint, forms: Sequence[Form]
     refused = [each for each in planned if isinstance(each, RefusedForm)]
     if len(refused) == len(planned):
         raise refused[0].error
+    modified = any(form.scheme.modified for form in forms)
     return _Explored(
         checkpoint=checkpoint,
         dtype=dtype,
@@ -154,7 +155,8 @@ def _plan(request: ExploreRequest, checkpoint: Checkpoint, forms: Sequence[Form]
         memory=estimate_memory(
             _of_weights(checkpoint, selection, dtype),
             _length(request, checkpoint),
-            modified=any(form.scheme.modified for form in forms),
+            copies=1 if modified else 0,
+            rounded=0 if modified else 1,
         ),
         notes=notes,
     )

@@ -49,4 +49,5 @@ def note_budget(report: BudgetReport) -> BudgetNote:
         positions=report.positions,
         kl=report.chosen.kl,
         kl_se=report.chosen.kl_se,
+        fitted=report.modifiers,
     )

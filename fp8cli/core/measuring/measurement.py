@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from fp8cli.core.calibrating.llm_compressor import forced_environment
 from fp8cli.core.measuring.measuring_events import MeasuringEvent, measuring_event
 from fp8cli.core.processes.supervision import Program, run_program
 from fp8cli.core.sampling.data import CalibrationData
@@ -64,7 +65,7 @@ def measure(
             python=Path(sys.executable) if python is None else python,
             notify=notify,
             stall_seconds=stall_seconds,
-            forced={"CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {},
+            forced=forced_environment("cpu" if job.device == "cpu" else "auto"),
             environ=environ,
         )
     finally:

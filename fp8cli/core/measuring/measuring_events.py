@@ -33,6 +33,14 @@ class ReferenceProgress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Modifying:
+    """llm-compressor has prepared so many parts of the model."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepBegins:
     """A part of the work begins."""
 
@@ -42,7 +50,7 @@ class StepBegins:
     name: str
 
 
-MeasuringEvent = TextsRead | ModelLoading | ModelLoaded | ReferenceProgress | StepBegins
+MeasuringEvent = TextsRead | ModelLoading | ModelLoaded | ReferenceProgress | Modifying | StepBegins
 """What a caller is told."""
 
 
@@ -57,6 +65,8 @@ def measuring_event(fields: object) -> MeasuringEvent | None:
             return ModelLoaded(device=device, seconds=seconds)
         case {"event": "reference", "done": int(done), "total": int(total)}:
             return ReferenceProgress(done=done, total=total)
+        case {"event": "modifying", "done": int(done), "total": int(total)}:
+            return Modifying(done=done, total=total)
         case {"event": "step", "number": int(number), "of": int(of), "name": str(name)}:
             return StepBegins(number=number, of=of, name=name)
         case _:

@@ -3,10 +3,10 @@
     1 GB + weights + weights that are rounded + tokens of a batch · vocabulary · 12
 
 The first term is Python with torch and transformers. Weights that are rounded lie beside what they were, so that the
-model can be taken back; where llm-compressor prepares weights, the whole model does, and with it the Hessians that GPTQ
-has of one layer. The last is what a batch comes to at the output: logits, and their logarithms in float32 before
-and after the softmax; it has 512 tokens, or one longer text. On a GPU the model is in main memory only while it is
-loaded, which is the smaller sum.
+model can be taken back; where llm-compressor prepares weights, copies of the whole model do, and with them the Hessians
+that GPTQ has of one layer. The last is what a batch comes to at the output: logits, and their logarithms in float32
+before and after the softmax; it has 512 tokens, or one longer text. On a GPU the model is in main memory only while it
+is loaded, which is the smaller sum.
 """
 
 from dataclasses import dataclass
@@ -34,15 +34,17 @@ class Memory:
     most: int
 
 
-def estimate_memory(plan: Plan, max_seq_length: int, *, modified: bool = False) -> Memory:
+def estimate_memory(plan: Plan, max_seq_length: int, *, copies: int = 0, rounded: int = 1) -> Memory:
     """Estimate the main memory that measuring needs, see above.
 
-    plan: of any scheme that quantizes weights. modified: whether llm-compressor prepares those of a form.
+    plan: of any scheme that quantizes weights. copies: of the model, which llm-compressor prepares. rounded: how many
+    times the weights that are rounded lie beside all that.
     """
     kept = [tensor for tensor in plan.tensors if tensor.action != "drop"]
     sizes = {tensor.name: tensor.source.elements * DTYPES[tensor.compute_dtype].bits // 8 for tensor in kept}
-    rounded = sum(sizes[tensor.name] for tensor in kept if tensor.action == "quantize")
-    beside = sum(sizes.values()) + largest_hessians(plan) if modified else rounded
+    beside = rounded * sum(sizes[tensor.name] for tensor in kept if tensor.action == "quantize")
+    if copies:
+        beside += copies * sum(sizes.values()) + largest_hessians(plan)
     vocabulary = max((tensor.source.shape[0] for tensor in kept if tensor.role in _TABLES), default=0)
     least = PROGRAM_BYTES + sum(sizes.values())
     return Memory(least=least, most=least + beside + max(max_seq_length, BATCH_TOKENS) * vocabulary * _OUTPUT_BYTES)
