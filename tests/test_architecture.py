@@ -258,7 +258,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "fp8cli/formats/": ("fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/recipe_file.py": ("yaml", "fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/bucket_s3.py": ("s3fs", "fp8cli.formats", *VOCABULARY),
-    "fp8cli/formats/gcs_requests.py": ("fsspec", "httpx", "fp8cli.formats", *VOCABULARY),
+    "fp8cli/formats/gcs_requests.py": ("gcsfs", "httpx", "fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/hub_uploads.py": ("huggingface_hub", "fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/moved_files.py": ("fsspec", "fp8cli.formats", *VOCABULARY),
     "fp8cli/formats/hub.py": ("huggingface_hub", "fp8cli.formats", *VOCABULARY),

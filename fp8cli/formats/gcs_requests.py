@@ -11,6 +11,7 @@ how long a server wants to be left alone.
 
 import json
 import re
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -136,14 +137,16 @@ class GcsRequests:
         import httpx
 
         limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
-        return httpx.Client(timeout=SECONDS_OF_SILENCE, limits=limits)
+        client = httpx.Client(timeout=SECONDS_OF_SILENCE, limits=limits)
+        weakref.finalize(self, client.close)
+        return client
 
     @cached_property
     def _files(self) -> Any:
         """The file system of gcsfs, for what it knows. Any, because it has no types."""
-        import fsspec
+        import gcsfs
 
-        return fsspec.filesystem("gs", skip_instance_cache=True)
+        return gcsfs.GCSFileSystem(skip_instance_cache=True)
 
 
 def _told(text: str) -> tuple[str, str]:
