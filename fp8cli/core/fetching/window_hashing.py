@@ -107,7 +107,7 @@ class WindowHashing:
                 digest = hashlib.sha256()
                 for begin, end, block in steps:
                     if block is not None and self.line.lend(block):
-                        self._read(shard, begin, end, digest)
+                        self._read(block, digest)
                         self.line.give_back(block)
                     else:
                         self._fetch(shard, begin, end, digest)
@@ -118,10 +118,13 @@ class WindowHashing:
             self._failure = problem
             self.line.fail(problem)
 
-    def _read(self, shard: str, begin: int, end: int, digest: "hashlib._Hash") -> None:
+    def _read(self, block: Block, digest: "hashlib._Hash") -> None:
         with disk_errors(self.line.out):
-            for at in range(begin, end, _READ_BYTES):
-                digest.update(self.line.files.read(shard, at, min(_READ_BYTES, end - at)))
+            file = self.line.files.file(block)
+            with file.path.open("rb", buffering=0) as reading:
+                reading.seek(self.line.blocks.span(block)[0] - file.begin)
+                while data := reading.read(_READ_BYTES):
+                    digest.update(data)
 
     def _fetch(self, shard: str, begin: int, end: int, digest: "hashlib._Hash") -> None:
         place = self.line.place

@@ -11,7 +11,7 @@ from typing import Final
 
 from fp8cli.core.fetching.blocks import REQUEST_BYTES, Blocks, in_order
 from fp8cli.core.fetching.streaming import StreamFacts
-from fp8cli.core.fetching.window_files import WindowFiles
+from fp8cli.core.fetching.window_files import WindowFiles, WindowShard
 from fp8cli.core.fetching.window_hashing import ShardToHash, WindowHashing
 from fp8cli.core.fetching.window_line import WindowLine
 from fp8cli.core.quantizing.plan import Plan
@@ -48,9 +48,9 @@ class WindowSupply:
         with disk_errors(self.out):
             self._files = WindowFiles(self.folder)
 
-    def path(self, shard: str) -> Path:
-        """Return the file of the window that stands for a shard."""
-        return self._files.path(shard)
+    def path(self, shard: str) -> WindowShard:
+        """Return the shard, as it lies in the window."""
+        return WindowShard(self._files, self._lined_up().blocks, shard)
 
     def mode(self, shard: str) -> int:
         """Return the mode of any file."""
