@@ -17,7 +17,6 @@ from fp8cli.core.fetching.blocks import Block
 from fp8cli.core.fetching.window_line import WindowLine
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.patience import Patience, Stopped
-from fp8cli.formats.staging import disk_errors
 
 _MOST_FOR_A_KNOWN_HASH: Final = 64 * 2**20
 """Bytes that may be fetched for the hash of a shard alone, where the server tells the hash already."""
@@ -119,7 +118,7 @@ class WindowHashing:
             self.line.fail(problem)
 
     def _read(self, block: Block, digest: "hashlib._Hash") -> None:
-        with disk_errors(self.line.out):
+        with self.line.errors():
             file = self.line.files.file(block)
             with file.path.open("rb", buffering=0) as reading:
                 reading.seek(self.line.blocks.span(block)[0] - file.begin)

@@ -11,9 +11,9 @@ source stay until he has read them, unless he waits for one that has no room.
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from fp8cli.core.fetching.blocks import Block, Blocks
@@ -26,7 +26,7 @@ from fp8cli.errors import CannotRun
 from fp8cli.formats.patience import Patience, Stopped
 from fp8cli.formats.ranges import Range
 from fp8cli.formats.sources import Elsewhere
-from fp8cli.formats.staging import Piece, disk_errors
+from fp8cli.formats.staging import Piece
 
 _SECONDS_TO_HANG_UP: Final = 1.0
 _FORE: Final = 64
@@ -38,8 +38,8 @@ class WindowLine:
     """The pieces of one run of a crew, and the threads that fetch for them."""
 
     place: Elsewhere
-    out: Path
-    """What messages call the output."""
+    errors: Callable[[], AbstractContextManager[None]]
+    """Turns an error of the disk that the window is on into one sentence."""
     connections: int
     window_bytes: int
     files: WindowFiles
@@ -136,7 +136,7 @@ class WindowLine:
 
         For one thread, which hashes the source. Raises Stopped once the run has failed.
         """
-        with self._changed, disk_errors(self.out):
+        with self._changed, self.errors():
             self._awaited = block
             while block not in self._held or block in self._wanted_by:
                 if self._failure is not None or self.hung_up.is_set():
@@ -157,7 +157,7 @@ class WindowLine:
 
     def give_back(self, block: Block) -> None:
         """Take note that a block was hashed."""
-        with self._changed, disk_errors(self.out):
+        with self._changed, self.errors():
             self._lent = None
             self.unhashed.discard(block)
             if block in self._spent:
@@ -287,7 +287,7 @@ class WindowLine:
     def _fetch(self, block: Block) -> None:
         shard, (begin, end) = block[0], self.blocks.span(block)
 
-        with disk_errors(self.out), self.files.writing(block) as write:
+        with self.errors(), self.files.writing(block) as write:
             got = self._patience.read(lambda at: self.place.stream(shard, at, end), begin, end, write)
         with self._changed:
             self._asked += 1
