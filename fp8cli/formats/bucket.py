@@ -99,15 +99,17 @@ class BucketDestination:
         """A folder of a bucket need not be made."""
         return standing or Standing(files=())
 
+    def begin(self, name: str, size: int) -> Upload:
+        """Begin a multipart upload."""
+        mark = os.urandom(16).hex()
+        upload_id = self._ask(lambda: self.store.begin(self._key(name), mark))
+        return Upload(id=f"{mark}/{upload_id}", part_bytes=max(PART_BYTES, -(-size // MAX_PARTS)))
+
     def send(self, name: str, file: Path, before: Upload | None, notes: Notes) -> tuple[Upload, str]:
         """Send the parts that are not there yet, and read all for the hash."""
-        size = file.stat().st_size
         there = None if before is None else self._parts(name, before)
         if before is None or there is None:
-            mark = os.urandom(16).hex()
-            upload_id = self._ask(lambda: self.store.begin(self._key(name), mark))
-            part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
-            before, there = Upload(id=f"{mark}/{upload_id}", part_bytes=part_bytes), {}
+            before, there = self.begin(name, file.stat().st_size), {}
             notes.begun(before)
         upload, parts, digest = before, dict(there), hashlib.sha256()
 

@@ -35,8 +35,6 @@ _VERSIONS: Final = (
     "etag",
     "VersionId",
     "version_id",
-    "generation",
-    "md5Hash",
     "LastModified",
     "mtime",
     "created",
