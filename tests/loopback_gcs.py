@@ -43,8 +43,9 @@ class Asked:
 
     @property
     def what(self) -> str:
-        """Such as `POST ?uploads models/tiny/shard`: method, the first word of the query, the object's name."""
-        return f"{self.method} ?{next(iter(self.query), '')} {self.name}"
+        """Such as `PUT ?partNumber=3 models/tiny/shard`: method, the query's first field, the object's name."""
+        first = next((f"{key}={values[0]}" for key, values in self.query.items()), "")
+        return f"{self.method} ?{first} {self.name}"
 
     @property
     def name(self) -> str:
@@ -66,9 +67,9 @@ class Stored:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def described(self, name: str) -> dict[str, object]:
-        md5 = base64.b64encode(hashlib.md5(self.data, usedforsecurity=False).digest()).decode()
+        """Return what is told of it; without an MD5, which objects that came in parts have not."""
         facts = {"kind": "storage#object", "name": name, "bucket": BUCKET, "size": str(len(self.data))}
-        return {**facts, "generation": str(self.generation), "md5Hash": md5, "metadata": self.metadata}
+        return {**facts, "generation": str(self.generation), "metadata": self.metadata}
 
 
 @dataclass
@@ -285,8 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
         return _json(told)
 
     def _send(self, stored: Stored) -> Answer:
-        md5 = stored.described("")["md5Hash"]
-        headers = {"x-goog-generation": str(stored.generation), "x-goog-hash": f"md5={md5}"}
+        headers = {"x-goog-generation": str(stored.generation)}
         stored_as = stored.metadata.get("Content-Encoding")
         if stored_as is not None:
             # Unpacked on its way, and never in parts.

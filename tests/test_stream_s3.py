@@ -314,7 +314,7 @@ def test_a_folder_and_a_help_page_load_no_library_of_stores() -> None:
         "import sys; from fp8cli.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('fsspec', 's3fs', 'aiohttp') if name in sys.modules])"
+        "print([name for name in ('fsspec', 's3fs', 'gcsfs', 'aiohttp') if name in sys.modules])"
     )
     for words in (["quantize", "--help"], ["inspect", "fp8cli/bundled/stories-llama"]):
         told = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)

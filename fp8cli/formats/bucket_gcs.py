@@ -1,7 +1,8 @@
 """Google Cloud Storage as a store that a checkpoint is sent to (`bucket.BucketStore`).
 
-Uploads in parts are those of its XML API, which are like S3's: invisible until they are completed, kept for a week,
-and told of part by part. https://cloud.google.com/storage/docs/multipart-uploads
+Uploads in parts are those of its XML API, which are like S3's: invisible until they are completed, told of part by
+part, and kept, at the price of their bytes, until they are completed or aborted, or the bucket's lifecycle ends them.
+https://cloud.google.com/storage/docs/multipart-uploads
 Everything that is sent goes with its MD5, so that what is corrupted on its way is refused there.
 """
 
