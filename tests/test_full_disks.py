@@ -49,10 +49,16 @@ class Narrow:
     """The process whose children work on the head."""
 
 
-def mount_tmpfs(folder: Path, size: int) -> None:
+@contextmanager
+def mounted(folder: Path, size: int) -> Iterator[Path]:
+    """Mount a small file system for the time."""
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=False).returncode:
         pytest.skip("needs a user who may mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +82,7 @@ def narrow(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     blind, scratch = folder / "blind", folder / "scratch"
     blind.mkdir()
     scratch.mkdir()
-    mount_tmpfs(folder / "disk", DISK_BYTES)
-    with LoopbackHub() as hub, pytest.MonkeyPatch.context() as patch:
+    with mounted(folder / "disk", DISK_BYTES) as disk, LoopbackHub() as hub, pytest.MonkeyPatch.context() as patch:
         hub.repos[ID] = Repo()
         hub.repos[ID].push({path.name: path.read_bytes() for path in source.iterdir()})
         for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "RAY_USAGE_STATS_ENABLED": "0"}.items():
@@ -114,12 +119,11 @@ def narrow(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
             assert second.poll() is None
             signal.signal(signal.SIGTERM, before)
             raylet = cluster.head_node.all_processes["raylet"][0].process.pid
-            yield Narrow(address=cluster.address, disk=folder / "disk", blind=blind, raylet=raylet)
+            yield Narrow(address=cluster.address, disk=disk, blind=blind, raylet=raylet)
             close_session()
         finally:
             end_with_children(second)
             cluster.shutdown()
-            subprocess.run(["umount", str(folder / "disk")], check=True)
 
 
 def quantize(model: str | Path, out: Path, narrow: Narrow, **more: object) -> QuantizeReport:
