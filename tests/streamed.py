@@ -44,7 +44,8 @@ def watched_window(out: Path) -> Iterator[Seen]:
             taken = 0
             for file in (partial_folder(out) / "window").glob("*"):
                 try:
-                    taken += file.stat().st_blocks * 512
+                    # Not every file system counts blocks, and a file here takes no less than it is long.
+                    taken += max(file.stat().st_blocks * 512, file.stat().st_size)
                 except FileNotFoundError:
                     continue
             seen.peak_bytes = max(seen.peak_bytes, taken)

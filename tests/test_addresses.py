@@ -8,9 +8,10 @@ from fp8cli.errors import BadInput, Fp8Error, UsageError
 from fp8cli.formats.addresses import Address, mask, parse_address
 from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.hub import HubRepo
-from fp8cli.formats.remote_errors import explain, is_passing
+from fp8cli.formats.remote_errors import explain
 from fp8cli.formats.remote_folder import RemoteFolder
 from fp8cli.formats.sources import fetch_command, full_name_of, name_of, resolve_anything, resolve_source
+from fp8cli.formats.store_errors import is_passing
 
 BUCKET = Address(scheme="s3", path="bucket/some/model")
 

@@ -88,6 +88,11 @@ def stream(out: Path, model: str = MODEL, **more: object) -> QuantizeReport:
     return run(QuantizeRequest(model=model, out=out, streaming=options, **wish))  # type: ignore[arg-type]
 
 
+def hide_gcsfs(patch: pytest.MonkeyPatch) -> None:
+    """Let it look as if gcsfs were not installed."""
+    patch.setitem(sys.modules, "gcsfs", None)
+
+
 def everything(path: str, span: str) -> bool:
     del path, span
     return True
@@ -204,8 +209,14 @@ def test_a_file_that_changes_while_it_is_read_is_refused(proxy: StumblingProxy, 
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_sentence(
-    proxy: StumblingProxy, tmp_path: Path, model: str, how: int | None, words: str
+    proxy: StumblingProxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    how: int | None,
+    words: str,
 ) -> None:
+    hide_gcsfs(monkeypatch)
     if how is not None:
         proxy.stumble(everything, how)
     with pytest.raises(Fp8Error) as refused:
@@ -216,8 +227,11 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_extra_is_named_with_its_command(proxy: StumblingProxy, tmp_path: Path) -> None:
+def test_a_missing_extra_is_named_with_its_command(
+    proxy: StumblingProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert proxy.url
+    hide_gcsfs(monkeypatch)
     with pytest.raises(CannotRun) as refused:
         stream(tmp_path / "out", model="gcs://models/some")
     assert refused.value.hint == 'pip install "fp8cli[gcs]"'
@@ -300,7 +314,7 @@ def test_a_folder_and_a_help_page_load_no_library_of_stores() -> None:
         "import sys; from fp8cli.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('fsspec', 's3fs', 'aiohttp') if name in sys.modules])"
+        "print([name for name in ('fsspec', 's3fs', 'gcsfs', 'aiohttp') if name in sys.modules])"
     )
     for words in (["quantize", "--help"], ["inspect", "fp8cli/bundled/stories-llama"]):
         told = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import random
+import subprocess
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import plan_resources
 from fp8cli.core.quantizing.supply import LocalSupply, Supply
 from fp8cli.errors import BadInput, CannotRun
-from fp8cli.formats import holes, patience
+from fp8cli.formats import patience
 from fp8cli.formats.addresses import Address
+from fp8cli.formats.holes import takes_holes
 from fp8cli.formats.patience import Stopped
 from fp8cli.formats.remote_folder import RemoteFolder
 from fp8cli.formats.staging import Piece, stage
@@ -90,7 +92,7 @@ def check(plan: Plan, source: Path, tmp_path: Path, *, times_least: int) -> Wind
     with watched_window(out) as seen:
         assert write(plan, supply, out) == wanted
         assert supply.hashes() == hashes_in(source)
-    assert not list(supply.folder.glob("*.safetensors"))
+    assert not list(supply.folder.iterdir())
     facts = supply.facts()
     assert facts is not None
     assert facts.window_peak_bytes <= room
@@ -215,23 +217,46 @@ def test_a_file_that_is_not_the_one_that_was_listed_is_noticed(tmp_path: Path) -
         place.state(["a"])
 
 
-def test_pages_are_given_back_and_what_lies_beside_them_stays(tmp_path: Path) -> None:
+def test_a_block_is_given_back_though_it_is_open_and_another_one_stays(tmp_path: Path) -> None:
     files = WindowFiles(tmp_path / "window")
-    files.write("a/b", 10 * PAGE_BYTES, b"x" * (8 * PAGE_BYTES))
-    files.give_back("a/b", 12 * PAGE_BYTES, 16 * PAGE_BYTES)
-    path = files.path("a/b")
-    assert path.stat().st_blocks * 512 == 4 * PAGE_BYTES
-    data = path.read_bytes()
-    assert data == bytes(10 * PAGE_BYTES) + b"x" * 2 * PAGE_BYTES + bytes(4 * PAGE_BYTES) + b"x" * 2 * PAGE_BYTES
-    files.close()
-    assert not (tmp_path / "window").exists()
+    span = (10 * PAGE_BYTES, 18 * PAGE_BYTES)
+    for block in (("a/b", 0), ("a/b", 1)):
+        files.begin(block, span)
+        with files.writing(block) as write:
+            write(span[0] + 5, b"x" * (8 * PAGE_BYTES - 5))
+    first, second = (files.file(("a/b", number)).path for number in (0, 1))
+    with first.open("rb") as reading:
+        files.give_back(("a/b", 0))
+        assert os.fstat(reading.fileno()).st_blocks == 0
+    assert list((tmp_path / "window").iterdir()) == [second]
+    assert second.read_bytes() == bytes(5) + b"x" * (8 * PAGE_BYTES - 5)
+    # What comes again is not taken for what was there.
+    files.begin(("a/b", 0), span)
+    assert files.file(("a/b", 0)).path not in {first, second}
+    with files.writing(("a/b", 1)) as write:
+        files.close()
+        assert not (tmp_path / "window").exists()
+        with pytest.raises(Stopped):
+            write(0, b"late")
     with pytest.raises(Stopped):
-        files.write("a/b", 0, b"late")
+        files.begin(("a/b", 2), span)
     assert not (tmp_path / "window").exists()
 
 
-def test_a_file_system_without_holes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holes, "punch", lambda *_: False)
-    with pytest.raises(CannotRun, match="cannot make holes in files, which streaming needs"):
-        WindowFiles(tmp_path / "window")
-    assert not list((tmp_path / "window").iterdir())
+@pytest.fixture
+def no_holes(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system that can make no holes in files."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "ramfs", "ramfs", str(disk)], check=False).returncode:
+        pytest.skip("needs a user who may mount a ramfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_file_system_without_holes_holds_no_more_than_one_with_them(no_holes: Path, tmp_path: Path) -> None:
+    assert not takes_holes(no_holes)
+    source = save_model(tmp_path / "source", llama_config(**ODD), max_shard_size="300KB")
+    facts = check(plan_of(source, "FP8_BLOCK"), source, no_holes, times_least=1).facts()
+    assert facts is not None
+    assert facts.window_peak_bytes < sum(path.stat().st_size for path in source.glob("*.safetensors")) / 2

@@ -16,7 +16,8 @@ from typing import Final, Protocol
 from fp8cli.errors import UsageError
 from fp8cli.formats.addresses import HUB, Address, parse_address
 
-_BUCKETS: Final = frozenset({"s3", "s3a"})
+_S3: Final = frozenset({"s3", "s3a"})
+_GCS: Final = frozenset({"gs", "gcs"})
 _READ_ONLY: Final = frozenset({"http", "https"})
 
 MESSAGE: Final = "Upload an FP8 checkpoint"
@@ -130,15 +131,21 @@ def name_repository(text: str) -> Address:
 
 
 def open_destination(address: Address, options: SendOptions) -> Destination:
-    """Return the place with this address. Raises CannotRun if a package for it is missing; asks no server."""
+    """Return the place with this address. Asks no server, and loads no library of a store."""
     if address.scheme == HUB:
         from fp8cli.formats.hub_uploads import HubDestination
 
         return HubDestination(address, options)
-    if address.scheme in _BUCKETS:
+    if address.scheme in _S3:
         from fp8cli.formats.bucket import BucketDestination
+        from fp8cli.formats.bucket_s3 import S3Bucket
 
-        return BucketDestination(address)
+        return BucketDestination(address, S3Bucket(address))
+    if address.scheme in _GCS:
+        from fp8cli.formats.bucket import BucketDestination
+        from fp8cli.formats.bucket_gcs import GcsBucket
+
+        return BucketDestination(address, GcsBucket(address))
     from fp8cli.formats.moved_files import MovedFiles
 
     return MovedFiles(address)

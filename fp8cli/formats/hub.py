@@ -18,13 +18,12 @@ import re
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from fp8cli.errors import BadInput, CannotRun, Fp8Error
 from fp8cli.formats.checkpoint import CONFIG, MAX_JSON_BYTES, LocalFolder, open_checkpoint
@@ -49,8 +48,6 @@ _PAUSES: Final = (1.0, 2.0)
 """Seconds to wait before asking again when a server stumbles."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-
-_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +171,7 @@ class HubRepo:
                     raise not_cached(_request_of(self))
                 folder = LocalFolder(Path(config).parent)
                 return _Listing(folder.path.name, folder.files(), folder, {})
-            info = _patiently(
+            info = Patience(self, pauses=_PAUSES).ask(
                 lambda: HfApi().model_info(
                     self.repo_id, revision=self.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
                 )
@@ -232,7 +229,11 @@ def _snapshot(repo: HubRepo, names: Sequence[str]) -> Path:
         from huggingface_hub import snapshot_download
 
         patterns = [glob.escape(name) for name in names]
-        return Path(_patiently(lambda: snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=patterns)))
+        return Path(
+            Patience(repo, pauses=_PAUSES).ask(
+                lambda: snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=patterns)
+            )
+        )
 
 
 def _check_room(repo: HubRepo, needed: int) -> None:
@@ -291,18 +292,6 @@ def _stopped_at_once() -> Iterator[None]:
             yield
     finally:
         constants.HF_HUB_OFFLINE = False
-
-
-def _patiently(ask: Callable[[], _Answer]) -> _Answer:
-    """Return what `ask` returns, asking again when a connection breaks off or the server is busy."""
-    for pause in _PAUSES:
-        try:
-            return ask()
-        except Exception as problem:
-            if not is_passing(problem):
-                raise
-        time.sleep(pause)
-    return ask()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from fp8cli.errors import CannotRun, Fp8Error, UsageError
 from fp8cli.formats.hub_errors import HubRequest, explain, is_passing
+from fp8cli.formats.patience import seconds_of
 
 _KEPT: Final = "what was sent is kept: run the same command again"
 _CHANGED: Final = frozenset({409, 412})
@@ -24,8 +25,7 @@ def status_of(problem: BaseException) -> int | None:
 def retry_after(problem: BaseException) -> float | None:
     """Return the seconds that the Hub asked to wait, if it did."""
     response: Any = getattr(_unwrapped(problem), "response", None)
-    text = "" if response is None else response.headers.get("Retry-After", "")
-    return float(text) if text.isdigit() else None
+    return None if response is None else seconds_of(response.headers.get("Retry-After"))
 
 
 def explain_upload(problem: BaseException, request: HubRequest) -> Fp8Error:

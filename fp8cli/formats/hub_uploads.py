@@ -11,28 +11,25 @@ Endpoint, token and proxies are huggingface_hub's own (HF_ENDPOINT, HF_TOKEN, HF
 # ruff: noqa: PLC0415
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from fp8cli.errors import CannotRun, Fp8Error
 from fp8cli.formats.addresses import Address
 from fp8cli.formats.destinations import Notes, SendOptions, Sent, Standing, Upload
 from fp8cli.formats.hub_errors import HubRequest
 from fp8cli.formats.hub_upload_errors import explain_upload, is_passing_upload, retry_after, status_of
+from fp8cli.formats.patience import Patience
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo
 
 _PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds to wait before asking again, after huggingface_hub has asked several times itself."""
-
-_LONGEST_PAUSE: Final = 300.0
-"""Seconds; a Hub that asks for more patience than that is told of."""
 
 _LEFT_BY_OTHERS: Final = frozenset({"README.md", "LICENSE", "LICENSE.txt"})
 """What a repository has that was made on the Hub's pages: nothing that would be lost."""
@@ -73,9 +70,9 @@ class HubDestination:
         repo, branch = self.address.path, self.address.revision
         with self._explained():
             if standing is None:
-                _patiently(lambda: self._api.create_repo(repo, private=not self.options.public, exist_ok=True))
+                self._ask(lambda: self._api.create_repo(repo, private=not self.options.public, exist_ok=True))
             if branch is not None:
-                _patiently(lambda: self._api.create_branch(repo, branch=branch, exist_ok=True))
+                self._ask(lambda: self._api.create_branch(repo, branch=branch, exist_ok=True))
         standing = self.look()
         if standing is None:
             message = f"`{self.label}` was made, and {self._request.host} does not show it"
@@ -87,7 +84,7 @@ class HubDestination:
         del before
         with self._explained():
             addition = self._addition(name, file)
-            _patiently(lambda: self._preupload(addition))
+            self._ask(lambda: self._preupload(addition))
             sha256 = addition.upload_info.sha256.hex()
         # What went into the storage is let go of; a file that has to travel in the commit is not.
         kept = addition.path_or_fileobj == b""
@@ -104,7 +101,7 @@ class HubDestination:
 
         wanted = UploadInfo(size=size, sample=b"", sha256=bytes.fromhex(upload.parts[1]))
         with self._explained():
-            actions, errors, _ = _patiently(
+            actions, errors, _ = self._ask(
                 lambda: post_lfs_batch_info(
                     upload_infos=[wanted],
                     token=None,
@@ -125,8 +122,17 @@ class HubDestination:
             additions += [self._addition(name, file) for name, file in small.items()]
             return self._commit(additions, gone, standing)
 
+        def ask_once() -> str:
+            try:
+                return ask()
+            except Exception:
+                # A commit can be made only once: perhaps it was, and the answer was lost.
+                if (made := self._is_made(large, small)) is None:
+                    raise
+                return made
+
         with self._explained():
-            return _patiently(ask, lost=lambda: self._is_made(large, small))
+            return self._ask(ask_once)
 
     def abort(self, uploads: Mapping[str, Upload]) -> None:
         """Nothing to do: the Hub throws away what no commit names."""
@@ -160,16 +166,19 @@ class HubDestination:
         """Return the branch's commit, and size and hash of each of its files; None if there is no repository."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-        try:
-            info = _patiently(
-                lambda: self._api.model_info(self.address.path, revision=self._branch, files_metadata=True)
-            )
-        except RepositoryNotFoundError as problem:
-            if status_of(problem) == 401 and "authorization" in problem.response.request.headers:
-                raise
-            return None
-        except RevisionNotFoundError:
-            return None, {}
+        def ask() -> "ModelInfo | Literal['no repository', 'no branch']":
+            try:
+                return self._api.model_info(self.address.path, revision=self._branch, files_metadata=True)
+            except RepositoryNotFoundError as problem:
+                if status_of(problem) == 401 and "authorization" in problem.response.request.headers:
+                    raise
+                return "no repository"
+            except RevisionNotFoundError:
+                return "no branch"
+
+        info = self._ask(ask)
+        if isinstance(info, str):
+            return None if info == "no repository" else (None, {})
         files = {}
         for file in info.siblings or ():
             files[file.rfilename] = (file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "")
@@ -221,6 +230,22 @@ class HubDestination:
         there = {name: sha for name, (_, sha) in found[1].items()}
         return found[0] if all(there.get(name) in wanted for name, wanted in hashes.items()) else None
 
+    def is_passing(self, problem: BaseException) -> bool:
+        """Whether asking again may help."""
+        return is_passing_upload(problem)
+
+    def pause_asked(self, problem: BaseException) -> float | None:
+        """For how many seconds the Hub wants to be left alone."""
+        return retry_after(problem)
+
+    def explain(self, problem: BaseException) -> Fp8Error:
+        """Return what to tell the user about an error of huggingface_hub."""
+        return explain_upload(problem, self._request)
+
+    def _ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """Ask the Hub, and again where that may help. Raises Fp8Error."""
+        return Patience(self, pauses=_PAUSES).ask(question)
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
@@ -228,29 +253,10 @@ class HubDestination:
         except Fp8Error:
             raise
         except Exception as problem:
-            raise explain_upload(problem, self._request) from problem
+            raise self.explain(problem) from problem
 
 
 def _hashes(content: bytes) -> set[str]:
     """Return what the Hub may call a small file by: SHA-256 of what lies in its storage, git's SHA-1 of the rest."""
     blob = b"blob %d\0" % len(content) + content
     return {hashlib.sha256(content).hexdigest(), hashlib.sha1(blob, usedforsecurity=False).hexdigest()}
-
-
-def _patiently(ask: Callable[[], _Answer], *, lost: Callable[[], _Answer | None] = lambda: None) -> _Answer:
-    """Return what `ask` returns, asking again where that may help.
-
-    lost: looked at after something went wrong, for what can be done only once: its result, if it was done after all.
-    """
-    for pause in (*_PAUSES, None):
-        try:
-            return ask()
-        except Exception as problem:
-            done = lost()
-            if done is not None:
-                return done
-            wanted = retry_after(problem)
-            if pause is None or not is_passing_upload(problem) or (wanted or 0) > _LONGEST_PAUSE:
-                raise
-        time.sleep(pause if wanted is None else wanted)
-    raise AssertionError

@@ -1,7 +1,7 @@
 """Any file system that fsspec can write to as the place a checkpoint is sent to.
 
 Little is asked of it: files grow in a hidden folder beside the place, and are moved when all are there, config.json
-last. A file that was cut off is sent anew. gs:// goes this way, and so do sftp://, abfs://, file:// and the rest.
+last. A file that was cut off is sent anew. sftp://, abfs://, file:// and the rest go this way.
 """
 
 # Imports inside functions: a local run needs none of it.
@@ -18,13 +18,12 @@ from typing import Any, Final
 
 from fp8cli.errors import CannotRun, Fp8Error, UsageError
 from fp8cli.formats.addresses import Address
-from fp8cli.formats.bucket_errors import explain, missing_package
+from fp8cli.formats.bucket_errors import explain
 from fp8cli.formats.checkpoint import CONFIG
 from fp8cli.formats.destinations import Notes, Sent, Standing, Upload
 
 _BLOCK_BYTES: Final = 16 * 2**20
 _HIDDEN: Final = ".fp8-partial"
-_EXTRAS: Final[Mapping[str, str]] = {"gs": "gcs", "gcs": "gcs"}
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,6 @@ class MovedFiles:
         try:
             files, path = fsspec.url_to_fs(self.address.text, use_listings_cache=False, skip_instance_cache=True)
         except ImportError as problem:
-            extra = _EXTRAS.get(self.address.scheme)
-            if extra is not None:
-                raise missing_package(self.address, extra) from problem
             message = f"the package that writes to `{self.label}` is not installed: {problem}"
             raise CannotRun(message, hint="install it beside fp8cli, then run the command again") from problem
         except ValueError as problem:

@@ -1,8 +1,9 @@
 """A checkpoint in an object store, or wherever else fsspec reads: listed, looked into, and read by ranges.
 
-The first listing pins every file: size and version (the ETag of S3, else what the store has in its place) go with
-each, and S3 is asked for no other version. What changes all the same shows when `state` lists anew. Credentials,
-endpoint and the like are those of the store's own library (AWS_…, FSSPEC_…), and are never shown.
+The first listing pins every file: size and version (the ETag of S3, the generation of Google's, else what the store
+has in their place) go with each, and these two are asked for no other version. What changes all the same shows when
+`state` lists anew. Credentials, endpoint and the like are those of the store's own library (AWS_…, GOOGLE_…,
+FSSPEC_…), and are never shown.
 """
 
 # Imports inside functions: fsspec and the libraries of stores take a second, and a local checkpoint needs none of them.
@@ -15,10 +16,12 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from fp8cli.errors import BadInput, CannotRun, Fp8Error
-from fp8cli.formats import remote_errors
+from fp8cli.formats import remote_errors, store_errors
 from fp8cli.formats.addresses import Address
 from fp8cli.formats.checkpoint import MAX_JSON_BYTES
 from fp8cli.formats.complaints import Complain, refuse
+from fp8cli.formats.gcs_objects import find_objects, stream_object
+from fp8cli.formats.gcs_requests import GcsRequests
 from fp8cli.formats.patience import FEW, Patience
 from fp8cli.formats.remote_headers import RemoteHeaders, fetch_header
 from fp8cli.formats.safetensors import Header
@@ -32,8 +35,6 @@ _VERSIONS: Final = (
     "etag",
     "VersionId",
     "version_id",
-    "generation",
-    "md5Hash",
     "LastModified",
     "mtime",
     "created",
@@ -94,20 +95,25 @@ class RemoteFolder:
 
     def stream(self, name: str, begin: int, end: int) -> Generator[bytes]:
         """Yield bytes [begin, end) of a file as they arrive. Raises what the store's library does: see `explain`."""
+        version = str(self._pinned[name][1])
+        if self._google is not None:
+            key = f"{self._prefix}{name}"
+            yield from stream_object(self._google, key, (begin, end), version, silence=READ_TIMEOUT)
+            return
         path = f"{self._root}/{name}"
         if _is_s3(self._system):
-            yield from _stream_object(self._system, path, (begin, end), str(self._pinned[name][1]))
+            yield from _stream_object(self._system, path, (begin, end), version)
             return
         for at in range(begin, end, CHUNK_BYTES):
             yield self._system.cat_file(path, start=at, end=min(at + CHUNK_BYTES, end))
 
     def is_passing(self, problem: BaseException) -> bool:
         """Whether asking again may help."""
-        return remote_errors.is_passing(problem)
+        return store_errors.is_passing(problem)
 
     def pause_asked(self, problem: BaseException) -> float | None:
         """For how many seconds the store wants to be left alone."""
-        return remote_errors.pause_asked(problem)
+        return store_errors.pause_asked(problem)
 
     def explain(self, problem: BaseException) -> Fp8Error:
         """Return what to tell the user about an error of `stream`."""
@@ -132,6 +138,24 @@ class RemoteFolder:
             system.retries = 1
         return system, root
 
+    @cached_property
+    def _google(self) -> GcsRequests | None:
+        """Requests to Google Cloud Storage, if that is where it lies."""
+        if remote_errors.EXTRAS.get(self.address.scheme) != "gcs":
+            return None
+        requests = GcsRequests(self.address)
+        try:
+            requests.open()
+        except ImportError as problem:
+            raise remote_errors.no_library(self.address, problem) from problem
+        return requests
+
+    @property
+    def _prefix(self) -> str:
+        """What the key of every file in the folder begins with."""
+        folder = self.address.path.partition("/")[2].rstrip("/")
+        return f"{folder}/" if folder else ""
+
     @property
     def _system(self) -> Any:
         return self._opened[0]
@@ -146,16 +170,9 @@ class RemoteFolder:
 
     def _list(self) -> Mapping[str, tuple[int, str]]:
         """Ask for every file with its size and version, hidden folders left out as in a local folder."""
-        system, root = self._system, self._root
-
-        def find() -> Mapping[str, Mapping[str, Any]]:
-            system.invalidate_cache()
-            return system.find(root, detail=True)  # type: ignore[no-any-return]
-
         found: dict[str, tuple[int, str]] = {}
-        for path, info in sorted(Patience(self, pauses=FEW).ask(find).items()):
-            name = path.removeprefix(root).removeprefix("/")
-            if info.get("type") != "file" or not name or name.endswith("/"):
+        for name, pinned in sorted(Patience(self, pauses=FEW).ask(self._find).items()):
+            if not name or name.endswith("/"):
                 continue
             parts = name.split("/")
             if {"", ".", ".."} & set(parts) or "\0" in name:
@@ -163,12 +180,27 @@ class RemoteFolder:
                 raise BadInput(message, hint="remove or rename it")
             if any(part.startswith((".", "__pycache__")) for part in PurePosixPath(name).parts[:-1]):
                 continue
-            version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
-            found[name] = (int(info["size"] or 0), version)
+            found[name] = pinned
         if not found:
             # A store has no empty folders.
             raise self.explain(FileNotFoundError())
         return found
+
+    def _find(self) -> dict[str, tuple[int, str]]:
+        """Return size and version of whatever lies below the folder, by its path from there."""
+        if self._google is not None:
+            listed = find_objects(self._google, self._prefix)
+            return {key.removeprefix(self._prefix): pinned for key, pinned in listed.items()}
+        system, root = self._system, self._root
+        system.invalidate_cache()
+        files = {path: info for path, info in system.find(root, detail=True).items() if info.get("type") == "file"}
+        return {path.removeprefix(root).removeprefix("/"): _pin(info) for path, info in files.items()}
+
+
+def _pin(info: Mapping[str, Any]) -> tuple[int, str]:
+    """Return size and version of a file as fsspec describes it."""
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
+    return int(info["size"] or 0), version
 
 
 def _settings(address: Address) -> Mapping[str, object]:

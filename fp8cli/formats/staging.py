@@ -165,6 +165,17 @@ def disk_errors(out: Path) -> Iterator[None]:
         raise CannotRun(message, hint="choose another place with -o") from problem
 
 
+@contextmanager
+def scratch_errors(folder: Path) -> Iterator[None]:
+    """Do the same for a folder of temporary files, in which nothing is worth going on from."""
+    try:
+        yield
+    except OSError as problem:
+        reason = _NO_SPACE.get(problem.errno or 0, problem.strerror or str(problem))
+        message = f"`{folder}`, the folder for temporary files, cannot be written to: {reason}"
+        raise CannotRun(message, hint="make room there, or let TMPDIR name another folder") from problem
+
+
 def check_output(out: Path, *, overwrite: bool, source: Path | None) -> None:
     """Refuse an output that exists (unless `overwrite`), or that would swallow its own source.
 

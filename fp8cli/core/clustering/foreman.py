@@ -277,6 +277,7 @@ class _Site:
             self._nodes[node] = _name_of(node, now[node])
         if self._nodes:
             self._seen_at = time.monotonic()
+            return True
         patience = 0.0 if self._left_out - set(self.work.left_out) else _EMPTY_SECONDS
         return time.monotonic() - self._seen_at <= patience
 

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -41,7 +41,7 @@ from fp8cli.core.quantizing.supply import LocalSupply, Supply
 from fp8cli.errors import BadInput, CannotRun, Fp8Error
 from fp8cli.formats.checkpoint import LocalFolder
 from fp8cli.formats.sources import Elsewhere
-from fp8cli.formats.staging import Harm, Piece
+from fp8cli.formats.staging import Harm, Piece, disk_errors, scratch_errors
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ def _do(order: BatchOrder) -> Mapping[Piece, Harm]:
     if problem is not None:
         raise CannotRun(problem, hint="every node must see the source and the output under the same paths")
     harms: dict[Piece, Harm] = {}
-    with _supply(order) as supply:
+    with _part(), _supply(order) as supply:
         crew = Crew(
             plan=order.plan,
             supply=supply,
@@ -118,12 +118,19 @@ def _do(order: BatchOrder) -> Mapping[Piece, Harm]:
             finished=harms.__setitem__,
         )
         crew.carry_out(order.pieces)
-    try:
+    with _part(), disk_errors(order.out):
         flush_shards(order.checkpoint, {order.plan.tensors[number].shard for number, _, _ in order.pieces})
-    except OSError as problem_of_disk:
-        message = f"`{order.out}` cannot be written: {problem_of_disk.strerror or problem_of_disk}"
-        raise CannotRun(message) from problem_of_disk
     return harms
+
+
+@contextmanager
+def _part() -> Iterator[None]:
+    """Let an error of the node's own say what came of it; one of the source (BadInput) is the same everywhere."""
+    try:
+        yield
+    except CannotRun as problem:
+        message = f"could not do its part: {problem.message}"
+        raise CannotRun(message, hint=problem.hint) from problem
 
 
 @contextmanager
@@ -133,11 +140,19 @@ def _supply(order: BatchOrder) -> Iterator[Supply]:
         yield LocalSupply(LocalFolder(order.source).resolve)
         return
     assert order.streaming is not None  # noqa: S101 - what is in no folder is streamed
-    with tempfile.TemporaryDirectory(prefix="fp8-window-") as folder:
+    try:
+        scratch = Path(tempfile.gettempdir())
+    except FileNotFoundError as problem:
+        message = "no folder for temporary files can be written to"
+        raise CannotRun(message, hint="make room in one, or let TMPDIR name one") from problem
+    with ExitStack() as stack:
+        with scratch_errors(scratch):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fp8-window-"))
         window = WindowSupply(
             place=order.source,
             folder=Path(folder) / "window",
             out=order.out,
+            scratch=scratch,
             connections=order.streaming.connections,
             window_bytes=order.streaming.window_bytes,
         )

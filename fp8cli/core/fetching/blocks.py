@@ -2,7 +2,7 @@
 
 A shard is cut at every multiple of REQUEST_BYTES. A block is fetched in one request, from the first byte of it that
 any piece needs to the last, and stays until the last of these pieces is done: so small tensors share a request, and
-no byte travels twice. Blocks end where the blocks of a file system do, so that one can be given back by itself.
+no byte travels twice. Blocks end where the pages of a file system do, so that they take what is counted for them.
 """
 
 from collections import Counter

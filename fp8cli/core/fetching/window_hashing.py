@@ -17,7 +17,6 @@ from fp8cli.core.fetching.blocks import Block
 from fp8cli.core.fetching.window_line import WindowLine
 from fp8cli.errors import BadInput, CannotRun
 from fp8cli.formats.patience import Patience, Stopped
-from fp8cli.formats.staging import disk_errors
 
 _MOST_FOR_A_KNOWN_HASH: Final = 64 * 2**20
 """Bytes that may be fetched for the hash of a shard alone, where the server tells the hash already."""
@@ -107,7 +106,7 @@ class WindowHashing:
                 digest = hashlib.sha256()
                 for begin, end, block in steps:
                     if block is not None and self.line.lend(block):
-                        self._read(shard, begin, end, digest)
+                        self._read(block, digest)
                         self.line.give_back(block)
                     else:
                         self._fetch(shard, begin, end, digest)
@@ -118,10 +117,13 @@ class WindowHashing:
             self._failure = problem
             self.line.fail(problem)
 
-    def _read(self, shard: str, begin: int, end: int, digest: "hashlib._Hash") -> None:
-        with disk_errors(self.line.out):
-            for at in range(begin, end, _READ_BYTES):
-                digest.update(self.line.files.read(shard, at, min(_READ_BYTES, end - at)))
+    def _read(self, block: Block, digest: "hashlib._Hash") -> None:
+        with self.line.errors():
+            file = self.line.files.file(block)
+            with file.path.open("rb", buffering=0) as reading:
+                reading.seek(self.line.blocks.span(block)[0] - file.begin)
+                while data := reading.read(_READ_BYTES):
+                    digest.update(data)
 
     def _fetch(self, shard: str, begin: int, end: int, digest: "hashlib._Hash") -> None:
         place = self.line.place

@@ -1,6 +1,6 @@
 """The pieces of a run that wait for their bytes, the blocks that are under way, and those that take room.
 
-    pieces in order → admitted while the window has room → blocks fetched, several at a time → taken by workers → holes
+    pieces in order → admitted while the window has room → blocks fetched, several at a time → taken by workers → gone
 
 A piece is admitted when all its blocks fit, and taken when all of them are there, so no worker ever holds one and
 waits for another. What only later pieces share with done ones makes room for them where it must, and is then fetched
@@ -10,10 +10,10 @@ source stay until he has read them, unless he waits for one that has no room.
 
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from fp8cli.core.fetching.blocks import Block, Blocks
@@ -26,7 +26,7 @@ from fp8cli.errors import CannotRun
 from fp8cli.formats.patience import Patience, Stopped
 from fp8cli.formats.ranges import Range
 from fp8cli.formats.sources import Elsewhere
-from fp8cli.formats.staging import Piece, disk_errors
+from fp8cli.formats.staging import Piece
 
 _SECONDS_TO_HANG_UP: Final = 1.0
 _FORE: Final = 64
@@ -38,8 +38,8 @@ class WindowLine:
     """The pieces of one run of a crew, and the threads that fetch for them."""
 
     place: Elsewhere
-    out: Path
-    """What messages call the output."""
+    errors: Callable[[], AbstractContextManager[None]]
+    """Turns an error of the disk that the window is on into one sentence."""
     connections: int
     window_bytes: int
     files: WindowFiles
@@ -68,8 +68,6 @@ class WindowLine:
     _active: int = 0
     """Pieces that are admitted and not done."""
     _requests: deque[Block] = field(default_factory=deque)
-    _left: Counter[str] = field(default_factory=Counter)
-    """Blocks of a shard that are still needed."""
     _used: int = 0
     _peak: int = 0
     _fetched: int = 0
@@ -86,7 +84,6 @@ class WindowLine:
     def __post_init__(self) -> None:
         """Count what there is to fetch."""
         self._patience = Patience(self.place, self._stopped)
-        self._left.update(shard for shard, _ in self.blocks.users)
 
     def begin(self) -> None:
         """Admit the first pieces and start to fetch."""
@@ -139,7 +136,7 @@ class WindowLine:
 
         For one thread, which hashes the source. Raises Stopped once the run has failed.
         """
-        with self._changed, disk_errors(self.out):
+        with self._changed, self.errors():
             self._awaited = block
             while block not in self._held or block in self._wanted_by:
                 if self._failure is not None or self.hung_up.is_set():
@@ -160,7 +157,7 @@ class WindowLine:
 
     def give_back(self, block: Block) -> None:
         """Take note that a block was hashed."""
-        with self._changed, disk_errors(self.out):
+        with self._changed, self.errors():
             self._lent = None
             self.unhashed.discard(block)
             if block in self._spent:
@@ -239,7 +236,7 @@ class WindowLine:
 
     def _take_in(self, piece: Piece, needed: Sequence[Block], new: Sequence[Block]) -> None:
         for block in new:
-            self.files.begin(block[0])
+            self.files.begin(block, self.blocks.pages(block))
             self._held[block] = 0
             self._wanted_by[block] = []
             self._used += self.blocks.size(block)
@@ -261,15 +258,12 @@ class WindowLine:
         """Let go of a block that no piece needs."""
         self._spent.pop(block, None)
         self._let_go(block)
-        self._left[block[0]] -= 1
-        if not self._left[block[0]]:
-            self.files.remove(block[0])
 
     def _let_go(self, block: Block) -> None:
         del self._held[block]
         self._idle.pop(block, None)
         self._used -= self.blocks.size(block)
-        self.files.give_back(block[0], *self.blocks.pages(block))
+        self.files.give_back(block)
 
     def _fetch_all(self) -> None:
         """Fetch one block after the other until the run stops."""
@@ -293,11 +287,8 @@ class WindowLine:
     def _fetch(self, block: Block) -> None:
         shard, (begin, end) = block[0], self.blocks.span(block)
 
-        def write(at: int, data: bytes) -> None:
-            with disk_errors(self.out):
-                self.files.write(shard, at, data)
-
-        got = self._patience.read(lambda at: self.place.stream(shard, at, end), begin, end, write)
+        with self.errors(), self.files.writing(block) as write:
+            got = self._patience.read(lambda at: self.place.stream(shard, at, end), begin, end, write)
         with self._changed:
             self._asked += 1
             self._fetched += got

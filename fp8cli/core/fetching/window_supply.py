@@ -4,20 +4,22 @@ What is in the window, and when it may go: see window_line. What is hashed of it
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from fp8cli.core.fetching.blocks import REQUEST_BYTES, Blocks, in_order
 from fp8cli.core.fetching.streaming import StreamFacts
-from fp8cli.core.fetching.window_files import WindowFiles
+from fp8cli.core.fetching.window_files import WindowFiles, WindowShard
 from fp8cli.core.fetching.window_hashing import ShardToHash, WindowHashing
 from fp8cli.core.fetching.window_line import WindowLine
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.formats.ranges import Range
 from fp8cli.formats.sources import Elsewhere
-from fp8cli.formats.staging import Piece, disk_errors
+from fp8cli.formats.staging import Piece, disk_errors, scratch_errors
 
 _MODE: Final = 0o666
 """Of the output's files: what lies elsewhere has no mode."""
@@ -39,18 +41,20 @@ class WindowSupply:
     hashing: Mapping[str, ShardToHash] = field(default_factory=dict)
     """Shards whose SHA-256 is wanted."""
     block_bytes: int = REQUEST_BYTES
+    scratch: Path | None = None
+    """The folder for temporary files in which the window lies; None: it lies beside the output."""
     _files: WindowFiles = field(init=False)
     _line: WindowLine | None = None
     _hashes: WindowHashing | None = None
 
     def __post_init__(self) -> None:
         """Make the window."""
-        with disk_errors(self.out):
+        with self._errors():
             self._files = WindowFiles(self.folder)
 
-    def path(self, shard: str) -> Path:
-        """Return the file of the window that stands for a shard."""
-        return self._files.path(shard)
+    def path(self, shard: str) -> WindowShard:
+        """Return the shard, as it lies in the window."""
+        return WindowShard(self._files, self._lined_up().blocks, shard)
 
     def mode(self, shard: str) -> int:
         """Return the mode of any file."""
@@ -62,7 +66,7 @@ class WindowSupply:
         blocks = Blocks(plan, pieces, block_bytes=self.block_bytes)
         self._line = WindowLine(
             self.place,
-            self.out,
+            self._errors,
             self.connections,
             self.window_bytes,
             self._files,
@@ -71,7 +75,7 @@ class WindowSupply:
             blocks,
         )
         self._hashes = WindowHashing(self._line, self.hashing)
-        with disk_errors(self.out):
+        with self._errors():
             self._line.begin()
         self._hashes.begin()
         return self._line
@@ -85,7 +89,7 @@ class WindowSupply:
         """Give back what nobody needs any more."""
         line = self._lined_up()
         line.clock.rests()
-        with disk_errors(self.out):
+        with self._errors():
             line.release(ranges)
 
     def facts(self) -> StreamFacts | None:
@@ -109,6 +113,10 @@ class WindowSupply:
         if self._hashes is not None:
             self._hashes.join(_SECONDS_TO_HANG_UP)
         self._files.close()
+
+    @property
+    def _errors(self) -> Callable[[], AbstractContextManager[None]]:
+        return partial(disk_errors, self.out) if self.scratch is None else partial(scratch_errors, self.scratch)
 
     def _lined_up(self) -> WindowLine:
         assert self._line is not None  # noqa: S101 - a piece is taken from the line before it is read

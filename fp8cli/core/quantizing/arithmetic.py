@@ -15,12 +15,15 @@ from fp8cli.core.quantizing.plan import Plan, PlannedTensor
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.errors import CannotRun
 from fp8cli.formats.staging import Harm
+from fp8cli.formats.weight_files import Readable
 
 
 class Quantizing(Protocol):
     """Quantizes tiles, one at a time, in buffers of its own. For use by a single thread."""
 
-    def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int | None = None) -> Harm:
+    def quantize(
+        self, tensor: PlannedTensor, rows: range, source: Readable, target: int, scales: Readable | None = None
+    ) -> Harm:
         """Quantize some rows; return how many scales do harm, and the row of the first.
 
         `scales`: the open file with the scale of what is codes already.
@@ -30,10 +33,10 @@ class Quantizing(Protocol):
 class Decoding(Protocol):
     """Undoes codes and changes dtypes, likewise."""
 
-    def dequantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int) -> None:
+    def dequantize(self, tensor: PlannedTensor, rows: range, source: Readable, target: int, scales: Readable) -> None:
         """Turn the codes of some rows into numbers."""
 
-    def cast(self, tensor: PlannedTensor, elements: range, source: int, target: int) -> None:
+    def cast(self, tensor: PlannedTensor, elements: range, source: Readable, target: int) -> None:
         """Convert some elements to the dtype they are stored in."""
 
 
@@ -118,7 +121,9 @@ class Worker:
         self._decoder: Decoding | None = None
         self._torch: TorchHands | None = None
 
-    def convert(self, tensor: PlannedTensor, part: range, source: int, target: int, scales: int | None) -> Harm | None:
+    def convert(
+        self, tensor: PlannedTensor, part: range, source: Readable, target: int, scales: Readable | None
+    ) -> Harm | None:
         """Quantize, dequantize or cast a part of a tensor: rows, or elements. None: the run stops, nothing was done.
 
         scales: the open file with the scale of what is codes in the source.

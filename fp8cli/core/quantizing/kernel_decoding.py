@@ -16,7 +16,7 @@ from fp8cli.core.quantizing.pieces import too_large, undecodable
 from fp8cli.core.quantizing.plan import PlannedTensor
 from fp8cli.errors import Fp8Error
 from fp8cli.formats.safetensors import DTYPES
-from fp8cli.formats.weight_files import read_exactly, write_exactly
+from fp8cli.formats.weight_files import Readable, read_exactly, write_exactly
 
 TILE_ELEMENTS: Final = 2**18
 """A tile of codes and its numbers (0.75 MB for BF16) stay in a core's cache."""
@@ -49,7 +49,7 @@ class Decoder:
         self._tile_elements = tile_elements
         self._codes, self._stored, self._scale, self._numbers = (mmap.mmap(-1, mmap.PAGESIZE) for _ in range(4))
 
-    def dequantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int) -> None:
+    def dequantize(self, tensor: PlannedTensor, rows: range, source: Readable, target: int, scales: Readable) -> None:
         """Turn the codes of some rows into numbers. `source`, `target`, `scales`: open files.
 
         Raises BadInput for a number that is not finite, or becomes so in the dtype that it is stored in.
@@ -66,7 +66,7 @@ class Decoder:
             write_exactly(target, memoryview(self._numbers)[:size], tensor.weight.begin + begin * columns * width)
 
     def decode(
-        self, tensor: PlannedTensor, rows: range, source: int, scales: int, *, dtype: str, out: mmap.mmap
+        self, tensor: PlannedTensor, rows: range, source: Readable, scales: Readable, *, dtype: str, out: mmap.mmap
     ) -> None:
         """Write the numbers that the codes of some rows stand for to `out`, as `dtype`, one of kernel.DTYPES.
 
@@ -94,7 +94,7 @@ class Decoder:
         if report.bad_row >= 0:
             raise self._fault(tensor, decoding, rows, (report.bad_row, report.bad_column), dtype)
 
-    def cast(self, tensor: PlannedTensor, elements: range, source: int, target: int) -> None:
+    def cast(self, tensor: PlannedTensor, elements: range, source: Readable, target: int) -> None:
         """Convert some elements of a tensor to the dtype it is stored in."""
         assert tensor.weight is not None  # noqa: S101 - `can_cast` was asked before
         before, after = tensor.source.dtype, tensor.weight.dtype
@@ -112,7 +112,7 @@ class Decoder:
             written = memoryview(self._numbers)[: count * new_width]
             write_exactly(target, written, tensor.weight.begin + begin * new_width)
 
-    def _read_scale(self, decoding: Decoding, rows: range, columns: int, scales: int) -> None:
+    def _read_scale(self, decoding: Decoding, rows: range, columns: int, scales: Readable) -> None:
         """Read the values for some rows of codes, as float32."""
         offset, size = decoding.place(rows, columns)
         dtype = decoding.scale.dtype

@@ -14,7 +14,7 @@ from fp8cli.core.quantizing.pieces import not_finite
 from fp8cli.core.quantizing.plan import PlannedTensor
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.staging import Harm
-from fp8cli.formats.weight_files import read_exactly, write_exactly
+from fp8cli.formats.weight_files import Readable, read_exactly, write_exactly
 from fp8cli.schemes import BLOCK, Scheme
 
 TILE_ELEMENTS: Final = 2**18
@@ -39,7 +39,7 @@ def tile_elements(memory_bytes: int, widest: int) -> int:
     return max(widest, min(TILE_ELEMENTS, memory_bytes // 9))
 
 
-_Files = tuple[int, int | None]
+_Files = tuple[Readable, Readable | None]
 """The open file of a weight, and that of the scale of what is codes already."""
 
 
@@ -54,7 +54,9 @@ class KernelWorker:
         self._decoder = Decoder(kernel, tile_elements=tile_elements)
         self._weight, self._codes, self._scales = (mmap.mmap(-1, mmap.PAGESIZE) for _ in range(3))
 
-    def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int | None = None) -> Harm:
+    def quantize(
+        self, tensor: PlannedTensor, rows: range, source: Readable, target: int, scales: Readable | None = None
+    ) -> Harm:
         """Quantize some rows of a tensor. `source`, `target`: open files. For blocks, `rows` begins at one.
 
         `scales`: the file with the scale of what is codes already; they are decoded first. For one scale per tensor

@@ -2,8 +2,7 @@
 
 The engine reads from open files at the offsets that headers give. A supply names such a file for every source shard,
 lines up the pieces of work in the order in which their bytes can be had, and is told when nobody needs these bytes
-any more. Files that are here need none of it; for a source that is elsewhere the file is a window, full of holes but
-for what was fetched.
+any more. Files that are here need none of it; a source that is elsewhere has a window, in which lies what was fetched.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.work_queue import WorkQueue
 from fp8cli.formats.ranges import Range
 from fp8cli.formats.staging import Piece
-from fp8cli.formats.weight_files import file_mode
+from fp8cli.formats.weight_files import Scattered, file_mode
 
 
 class Line(Protocol):
@@ -34,8 +33,8 @@ class Line(Protocol):
 class Supply(Protocol):
     """What the engine reads. Any thread may call it."""
 
-    def path(self, shard: str) -> Path:
-        """Return a file that holds the wanted bytes of a source shard, each at its own place."""
+    def path(self, shard: str) -> Path | Scattered:
+        """Return what holds the wanted bytes of a source shard, each at its own place."""
 
     def mode(self, shard: str) -> int:
         """Return the mode for the output shard that follows it; the umask applies."""

@@ -21,7 +21,7 @@ from fp8cli.core.quantizing.resources import SCRATCH_BYTES_PER_ELEMENT
 from fp8cli.errors import CannotRun
 from fp8cli.formats.safetensors import DTYPES, TensorInfo
 from fp8cli.formats.staging import Harm
-from fp8cli.formats.weight_files import read_exactly, write_exactly
+from fp8cli.formats.weight_files import Readable, read_exactly, write_exactly
 from fp8cli.schemes import BLOCK, WeightGranularity
 
 CPU_TILE_ELEMENTS: Final = 2**19
@@ -42,7 +42,7 @@ def tile_elements(device: str, memory_bytes: int, widest: int) -> int:
     return max(widest, min(suits, memory_bytes // SCRATCH_BYTES_PER_ELEMENT))
 
 
-_Files = tuple[int, int | None]
+_Files = tuple[Readable, Readable | None]
 """The open file of a weight, and that of the scale of what is codes already."""
 
 
@@ -62,7 +62,9 @@ class TileWorker:
         cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
 
-    def quantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int | None = None) -> Harm:
+    def quantize(
+        self, tensor: PlannedTensor, rows: range, source: Readable, target: int, scales: Readable | None = None
+    ) -> Harm:
         """Quantize some rows of a tensor. `source`, `target`: open files. For blocks, `rows` begins at one.
 
         `scales`: the file with the scale of what is codes already; they are decoded first. For one scale per tensor
@@ -84,7 +86,7 @@ class TileWorker:
                 count += len(harmed)
         return count, first
 
-    def dequantize(self, tensor: PlannedTensor, rows: range, source: int, target: int, scales: int) -> None:
+    def dequantize(self, tensor: PlannedTensor, rows: range, source: Readable, target: int, scales: Readable) -> None:
         """Turn the codes of some rows into numbers. `source`, `target`, `scales`: open files.
 
         Raises BadInput for a number that is not finite, or becomes so in the dtype that it is stored in.
@@ -102,7 +104,7 @@ class TileWorker:
                     _refuse_overflow(tensor, numbers, tile, begin)
                 _write(tile.cpu(), target, tensor.weight.begin + begin * columns * tile.element_size())
 
-    def cast(self, tensor: PlannedTensor, elements: range, source: int, target: int) -> None:
+    def cast(self, tensor: PlannedTensor, elements: range, source: Readable, target: int) -> None:
         """Convert some elements of a tensor to the dtype it is stored in."""
         assert tensor.weight is not None  # noqa: S101 - the plan gives every cast a weight
         dtype = _TORCH[tensor.weight.dtype]
@@ -169,7 +171,7 @@ class TileWorker:
         flat = self._read(tensor.source, begin * columns, end * columns, source, name=tensor.name)
         return flat.to(self._device).to(_TORCH[tensor.compute_dtype]).view(end - begin, columns)
 
-    def _read_scale(self, decoding: Decoding, rows: range, columns: int, scales: int) -> Tensor:
+    def _read_scale(self, decoding: Decoding, rows: range, columns: int, scales: Readable) -> Tensor:
         """Read the values for some rows of codes; return them as float32, [bands of blocks, blocks across]."""
         offset, size = decoding.place(rows, columns)
         if len(self._scale_buffer) < size:
@@ -179,7 +181,7 @@ class TileWorker:
         values = torch.frombuffer(self._scale_buffer, dtype=dtype, count=size // dtype.itemsize)
         return values.float().view(-1, decoding.across(columns))
 
-    def _read(self, info: TensorInfo, begin: int, end: int, source: int, *, name: str) -> Tensor:
+    def _read(self, info: TensorInfo, begin: int, end: int, source: Readable, *, name: str) -> Tensor:
         """Read elements begin…end of a tensor into the reused buffer and return them, flat."""
         dtype = _TORCH[info.dtype]
         size = (end - begin) * dtype.itemsize
@@ -189,7 +191,7 @@ class TileWorker:
         read_exactly(source, memoryview(self._buffer)[:size], info.begin + begin * dtype.itemsize, name=name)
         return torch.frombuffer(self._buffer, dtype=dtype, count=end - begin)
 
-    def _gather(self, tensor: PlannedTensor, stride: int, begin: int, end: int, source: int) -> Tensor:
+    def _gather(self, tensor: PlannedTensor, stride: int, begin: int, end: int, source: Readable) -> Tensor:
         """Read rows begin…end of a weight that is stored as its transpose, piece by piece: [columns, rows]."""
         dtype, columns = _TORCH[tensor.source.dtype], tensor.source.shape[1]
         size = (end - begin) * dtype.itemsize
