@@ -18,6 +18,7 @@ from fp8cli.calibrator.finding import count_parts, data_set_of, observers_of, re
 from fp8cli.calibrator.loading import load_model
 from fp8cli.calibrator.names import rename, weights_of
 from fp8cli.calibrator.surroundings import check_device, peak_gpu_bytes, seed_all, tell_started
+from fp8cli.calibrator.tracing import configs_kept_whole
 from fp8cli.samples.encoding import Encoded
 from fp8cli.worker.doing import run_job, write_whole
 from fp8cli.worker.facts import peak_memory_bytes
@@ -89,14 +90,15 @@ def compress_model(
     tell("begins", samples=0 if encoded is None else len(encoded.ids), layers=parts)
     data = {
         "tokenizer": tokenizer,
-        "dataset": None if encoded is None else data_set_of(encoded),
+        "dataset": None if encoded is None else data_set_of(encoded, model),
         "num_calibration_samples": 0 if encoded is None else len(encoded.ids),
         "max_seq_length": None if encoded is None else encoded.max_seq_length,
     }
     missed: list[str] = []
     try:
         list_mappings(modifiers, model)
-        with _watched(modifiers, model, missed, lambda number: tell("layer", number=number, of=max(number, parts))):
+        watched = _watched(modifiers, model, missed, lambda number: tell("layer", number=number, of=max(number, parts)))
+        with watched, configs_kept_whole():
             oneshot(
                 model=model,
                 recipe=list(modifiers),

@@ -1,0 +1,160 @@
+"""Scales of families of several parts and of fused experts, against what transformers' own forward shows.
+
+The oracle reads inputs off hooks, keys and values off the cache that transformers fills, and what goes into the last
+projection of an expert from the weights as they lie on disk.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from family_matrix import family
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import silu
+
+from fp8cli.core.calibrating.calibration import calibrate
+from fp8cli.core.calibrating.ordering import CalibrationOptions, order_calibration
+from fp8cli.core.quantizing.choices import Choice
+from fp8cli.core.quantizing.plan import Plan
+from fp8cli.schemes import SCHEMES
+from tests.calibrated import MODEL, plan_of, write
+from tests.families import FILE, save_reader
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+ROWS = 3
+LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+ROWS_FIRST = ("Granite-MoE", "Granite-MoE, shared", "Granite 4 (hybrid)")
+"""Families whose experts are stored as [experts, out, in]; the others' as their transposes."""
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    path.write_text("".join((MODEL / "heldout.jsonl").read_text("utf-8").splitlines(keepends=True)[:ROWS]))
+    return path
+
+
+def calibrate_here(
+    source: Path, texts: Path, scheme: str | None, *, offload: str = "none", ignore: tuple[str, ...] = ("lm_head",)
+) -> tuple[Plan, dict[str, bytes]]:
+    """Do what the command does with a plan, in this process."""
+    from fp8cli.calibrator.main import calibrate_job
+    from fp8cli.worker.progress import Progress
+
+    plan = plan_of(source, scheme, "tensor", ignore=[each for each in ignore if each != "lm_head"])
+    chosen = None if scheme is None else SCHEMES[scheme]
+    options = CalibrationOptions(data=str(texts), samples=ROWS, offload=offload)
+    order = order_calibration(options, Choice(scheme=chosen, kv_cache="tensor"), model=source)
+    assert order is not None
+    folder = source.with_name("calibration")
+    request = order.request(plan, model=source, folder=folder, targets=("Linear",), ignore=ignore, device="cpu")
+    found = calibrate(
+        request, lambda _: None, run=lambda _, folder, **__: calibrate_job(0, folder, Progress(folder, 0))
+    )
+    return plan, dict(found.values)
+
+
+class Largest:
+    """The largest magnitudes in a language model, by the names of scales without what is before `layers`."""
+
+    def __init__(self, name: str, source: Path, texts: Path) -> None:
+        self.seen: dict[str, float] = defaultdict(float)
+        self.name, self.source = name, source
+        # Computed step by step, and with a mask that is there.
+        made = getattr(transformers, family(name).architecture)
+        model = made.from_pretrained(source, dtype=torch.bfloat16, attn_implementation="eager").eval()
+        for place, module in model.get_decoder().named_modules():
+            match = LAYER.search(place)
+            if match is not None and isinstance(module, torch.nn.Linear):
+                self.watch(module, partial(self.see, f"{match[1]}.{match[2]}.input_scale"))
+            elif match is not None and isinstance(getattr(module, "gate_up_proj", None), torch.nn.Parameter):
+                self.watch(module, partial(self.see_experts, match[1], match[2]))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
+        for line in texts.read_text("utf-8").splitlines():
+            self.run(model, torch.tensor([tokenizer(json.loads(line)["text"])["input_ids"]]))
+
+    def watch(self, module: torch.nn.Module, see: Callable[[Tensor], None]) -> None:
+        def before(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            see(args[0] if args else named.get("input", named.get("hidden_states")))
+
+        module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def see(self, key: str, values: Tensor) -> None:
+        self.seen[key] = max(self.seen[key], values.abs().max().item())
+
+    def see_experts(self, layer: str, leaf: str, hidden: Tensor) -> None:
+        leaf = leaf.replace("mlp", "block_sparse_moe") if self.name == "Mixtral" else leaf
+        for number, (gate, up) in enumerate(gates_and_ups(self.name, self.source, layer)):
+            for first in ("gate_proj", "up_proj", "w1", "w3"):
+                self.see(f"{layer}.{leaf}.{number}.{first}.input_scale", hidden)
+            for last in ("down_proj", "w2"):
+                self.see(f"{layer}.{leaf}.{number}.{last}.input_scale", silu(hidden @ gate.t()) * (hidden @ up.t()))
+
+    def run(self, model: Any, ids: Tensor) -> None:
+        given = {"token_type_ids": torch.ones_like(ids)} if self.name.startswith("PaliGemma") else {}
+        with torch.no_grad():
+            cache = model(input_ids=ids, use_cache=True, **given).past_key_values
+        for number, layer in enumerate(cache.layers):
+            if getattr(layer, "keys", None) is not None and layer.keys.numel():
+                self.see(f"{number}.self_attn.k_scale", layer.keys)
+                self.see(f"{number}.self_attn.v_scale", layer.values)
+
+
+def gates_and_ups(name: str, source: Path, layer: str) -> list[tuple[Tensor, Tensor]]:
+    """Return the first two matrices of every expert of a layer, [out, in], from the file."""
+    tensors = load_file(source / FILE)
+    here = {key: value for key, value in tensors.items() if f"layers.{layer}." in key}
+    fused = next((value for key, value in here.items() if re.search("gate_up_proj|input_linear", key)), None)
+    if fused is not None:
+        return [(each if name in ROWS_FIRST else each.t()).chunk(2) for each in fused]
+    gates, ups = (
+        [here[key] for key in sorted(here) if re.search(rf"experts\.\d+\.({leaf})\.weight", key)]
+        for leaf in ("gate_proj|w1", "up_proj|w3")
+    )
+    return list(zip(gates, ups, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Qwen2-VL, newer names",
+        "Qwen2.5-VL",
+        "Llava 1.5",
+        "Gemma 3 (vision)",
+        "PaliGemma 2",
+        "Mistral Small 3",
+        "Qwen3.5",
+        "Qwen3-VL-MoE",
+        "Llama 4",
+        "Mistral",
+        "Mixtral",
+        "Phi-3 and 4",
+        "Qwen3-MoE",
+        "Jamba",
+        "Granite-MoE",
+        "Granite-MoE, shared",
+        "Granite 4 (hybrid)",
+    ],
+)
+def test_every_scale_is_the_largest_magnitude_that_transformers_shows(name: str, texts: Path, tmp_path: Path) -> None:
+    source = save_reader(name, tmp_path / "source")
+    plan, scales = calibrate_here(source, texts, "FP8")
+    write(source, tmp_path / "out", plan, scales)
+    written = load_file(tmp_path / "out" / FILE)
+    found = {key: value for key, value in written.items() if key.endswith((".input_scale", ".k_scale", ".v_scale"))}
+    assert found.keys() == {scale.name for scale in plan.calibrated}
+    wanted = Largest(name, source, texts).seen
+    for key, value in found.items():
+        match = LAYER.search(key)
+        assert match is not None
+        # A few roundings to BF16 on the way; a mask that is lost makes a factor of 2 and more of it.
+        assert value.item() == pytest.approx(wanted[".".join(match.groups())] / 448, rel=0.02), key
