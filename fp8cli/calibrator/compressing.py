@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 
 from fp8cli.calibrator import compressing_protocol as protocol
 from fp8cli.calibrator.compressing_recipe import check_data, list_mappings, make_modifiers
-from fp8cli.calibrator.finding import count_parts, data_set_of, observers_of, refuse_unreached
+from fp8cli.calibrator.finding import count_parts, data_set_of, layers_of, observers_of, refuse_unreached
 from fp8cli.calibrator.loading import load_model
 from fp8cli.calibrator.names import rename, weights_of
 from fp8cli.calibrator.surroundings import check_device, peak_gpu_bytes, seed_all, tell_started
@@ -93,6 +93,7 @@ def compress_model(
         "dataset": None if encoded is None else data_set_of(encoded, model),
         "num_calibration_samples": 0 if encoded is None else len(encoded.ids),
         "max_seq_length": None if encoded is None else encoded.max_seq_length,
+        "sequential_targets": layers_of(model),
     }
     missed: list[str] = []
     try:
