@@ -6,23 +6,31 @@ from typing import Any
 
 import pytest
 import torch
+from family_matrix import family
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import silu
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from fp8cli.calibrator.loading import load_model
+from fp8cli.core.exploring.forms import form_of
+from fp8cli.core.exploring.sizes import plan_form
+from fp8cli.core.model.selection import rules_for, select
 from fp8cli.core.quantizing.calibrated_scales import PlannedScale
+from fp8cli.core.simulating.words import simulated_scheme
+from fp8cli.formats.checkpoint import LocalFolder, open_checkpoint
 from fp8cli.simulator.applying import simulated
 from fp8cli.simulator.finding import find_attentions, find_layers, model_names, refuse_unfit
 from fp8cli.simulator.observing import Observed, observe
 from fp8cli.simulator.scheme import SIMULATED, with_kv_cache
 from fp8cli.worker.failures import Failure
 from fp8cli.worker.model_class import outline, read_as_text
+from fp8cli.worker.models import load_model as load_lm
 from tests.calibrated import MODEL, plan_of, scale_bytes, write
 from tests.families import FILE, save_reader
 from tests.test_calibration_families import LAYER, ROWS, calibrate_here
 from tests.test_simulator import by_tokens
+from tests.working import hf_args, job
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -164,3 +172,28 @@ def test_experts_of_an_unknown_kind_are_refused_before_there_is_a_number_in_the_
     unread = outline(str(save_reader("gpt-oss", tmp_path / "source")))
     with pytest.raises(Failure, match=r"^the experts in `model\.layers\.0\.mlp\.experts` are a GptOssExperts, which"):
         refuse_unfit(unread, ["model.layers.0.mlp.experts.1.up_proj.weight"], cache=False)
+
+
+def test_nothing_writes_what_llm_compressor_alone_would_make_of_a_model_with_a_tower(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(LocalFolder(save_reader("Llava 1.5", tmp_path / "source")))
+    tensors = {info.name: (info.dtype, info.shape) for info in checkpoint.tensors.values()}
+    selection = select(checkpoint.config, tensors, rules=rules_for(checkpoint.config, tensors))
+    plain, modified = (
+        plan_form(form_of(simulated_scheme(word)), checkpoint, selection, "BF16") for word in ("fp8", "fp8+gptq")
+    )
+    assert plain.form.choice is not None
+    assert modified.form.choice is None
+
+
+@pytest.mark.parametrize("name", ["Qwen2.5-VL", "PaliGemma 2"])
+def test_lm_eval_s_class_for_texts_holds_the_whole_model_and_reads_from_left_to_right(
+    name: str, ids: list[list[int]], tmp_path: Path
+) -> None:
+    source = save_reader(name, tmp_path / "source")
+    lm = load_lm(job(tmp_path, model_args=hf_args(source)))
+    whole = torch.tensor([ids[0]])
+    with torch.inference_mode():
+        assert type(lm.model).__name__ == family(name).architecture
+        first = lm._model_call(whole[:, :20])
+        assert torch.equal(first[0, :10].argmax(-1), lm._model_call(whole[:, :10])[0].argmax(-1))
+        assert torch.allclose(first[0, :10].float(), lm._model_call(whole)[0, :10].float(), atol=0.05)
