@@ -5,19 +5,22 @@ PYTHONPATH=scripts python -m tests.families    # record what happens to each, fo
 
 import json
 import re
+import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import transformers
-from family_matrix import FAMILIES, RECORDED, Family
+from family_matrix import FAMILIES, RECORDED, Family, family
 from safetensors.torch import load_file, save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core.model.architectures import pattern_of
 from fp8cli.errors import CannotRun
+from tests.calibrated import MODEL
 
 FILE: Final = "model.safetensors"
 
@@ -44,6 +47,18 @@ def save_family(each: Family, folder: Path) -> Path:
         published = {rename(name, each): turn(name, tensor, each) for name, tensor in tensors.items()}
         assert len(published) == len(tensors)
         save_file(published, folder / FILE, metadata={"format": "pt"})
+    return folder
+
+
+def save_reader(name: str, folder: Path) -> Path:
+    """Save a random model of a family with the bundled tokenizer, whose tokens it has embeddings for."""
+    each = family(name)
+    sizes = {"vocab_size": 1280, "max_position_embeddings": 512}
+    text = each.config.get("text_config")
+    config = {**each.config, **sizes} if text is None else {**each.config, "text_config": {**text, **sizes}}
+    save_family(replace(each, config=config), folder)
+    for file in MODEL.glob("tokenizer*"):
+        shutil.copy(file, folder)
     return folder
 
 

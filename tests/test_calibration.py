@@ -373,9 +373,9 @@ def find_here(job: CalibrationJob, change: Callable[[Any], None] | None = None) 
         change(model)
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
     encoded = Encoded(ids=(tuple(drawn_ids()[0]),), max_seq_length=64, conversations=False)
-    still = find_scales(job, model, tokenizer, encoded, lambda *_, **__: None)
+    seen = find_scales(job, model, tokenizer, encoded, lambda *_, **__: None)
     target = Path(job.model).with_name("scales.safetensors")
-    assert save_scales(job, model, target, still).count == len(load_file(target))
+    assert save_scales(job, model, target, seen).count == len(load_file(target))
     return load_file(target)
 
 

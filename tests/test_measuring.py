@@ -237,7 +237,7 @@ def test_a_measurement_that_fails_keeps_its_log_and_takes_what_it_kept_away(tmp_
         model=str(model),
         device="cpu",
         samples=data.request(samples=4, max_seq_length=16, seed=7, chat_template=None),
-        work=replace(WORK, schemes=WORK.schemes[1:]),
+        work=replace(WORK, schemes=WORK.schemes[1:], weights=("model.layers.0.mlp.up_proj.weight",)),
     )
     heard: list[object] = []
     with pytest.raises(BadInput, match=r"the tokenizer made a token .* and the model has 320 tokens") as refusal:

@@ -70,9 +70,9 @@ def scales_of(model: Path, dtype: str, offload: Path | None) -> tuple[Mapping[st
     job = job_of(model, dtype=dtype)
     loaded = load_model(job.model, dtype, offload=offload)
     encoded = Encoded(ids=tuple(map(tuple, drawn_ids()[:2])), max_seq_length=64, conversations=False)
-    still = find_scales(job, loaded, AutoTokenizer.from_pretrained(BUNDLED_MODEL), encoded, lambda *_, **__: None)
+    seen = find_scales(job, loaded, AutoTokenizer.from_pretrained(BUNDLED_MODEL), encoded, lambda *_, **__: None)
     target = model.with_name(f"scales-{offload is None}-{dtype}.safetensors")
-    saved = save_scales(job, loaded, target, still)
+    saved = save_scales(job, loaded, target, seen)
     return load_file(target), saved.dead
 
 

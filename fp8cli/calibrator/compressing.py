@@ -15,10 +15,11 @@ from typing import Any, Final, NoReturn
 from fp8cli.calibrator import compressing_protocol as protocol
 from fp8cli.calibrator.awq_mappings import without_idle_mappings
 from fp8cli.calibrator.compressing_recipe import check_data, list_mappings, make_modifiers
-from fp8cli.calibrator.finding import count_parts, data_set_of, observers_of, refuse_unreached
+from fp8cli.calibrator.finding import count_parts, data_set_of, layers_of, observers_of, refuse_unreached
 from fp8cli.calibrator.loading import load_model
 from fp8cli.calibrator.names import rename, weights_of
 from fp8cli.calibrator.surroundings import check_device, peak_gpu_bytes, seed_all, tell_started
+from fp8cli.calibrator.tracing import configs_kept_whole
 from fp8cli.samples.encoding import Encoded
 from fp8cli.worker.doing import run_job, write_whole
 from fp8cli.worker.facts import peak_memory_bytes
@@ -98,17 +99,16 @@ def compress_model(
     tell("begins", samples=0 if encoded is None else len(encoded.ids), layers=parts)
     data = {
         "tokenizer": tokenizer,
-        "dataset": None if encoded is None else data_set_of(encoded),
+        "dataset": None if encoded is None else data_set_of(encoded, model),
         "num_calibration_samples": 0 if encoded is None else len(encoded.ids),
         "max_seq_length": None if encoded is None else encoded.max_seq_length,
+        "sequential_targets": layers_of(model),
     }
     missed: list[str] = []
     try:
         list_mappings(modifiers, model)
-        with (
-            without_idle_mappings(),
-            _watched(modifiers, model, missed, lambda number: tell("layer", number=number, of=max(number, parts))),
-        ):
+        watched = _watched(modifiers, model, missed, lambda number: tell("layer", number=number, of=max(number, parts)))
+        with without_idle_mappings(), watched, configs_kept_whole():
             oneshot(
                 model=model,
                 recipe=[*modifiers[:-1], *before_last, modifiers[-1]],

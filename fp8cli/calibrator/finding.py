@@ -4,7 +4,7 @@ The model that comes out of it is thrown away: its weights are written by the st
 with the same bytes. What is kept is what needs data, under the names and in the shapes of a checkpoint.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +13,10 @@ from typing import Any, Final, Literal
 from fp8cli.calibrator import ranks
 from fp8cli.calibrator.names import rename, weights_of
 from fp8cli.calibrator.protocol import SCALE_ENDINGS, CalibrationJob
+from fp8cli.calibrator.tracing import configs_kept_whole
 from fp8cli.samples.encoding import Encoded
 from fp8cli.worker.failures import Failure, describe, sentence
+from fp8cli.worker.model_class import further_inputs, reached_by_text
 
 _OBSERVED: Final = ("input", "k", "v")
 """Values that are observed while samples go through: inputs of layers, keys and values."""
@@ -25,6 +27,19 @@ its own kind."""
 
 _STRATEGIES: Final = {"tensor": "tensor", "head": "attn_head"}
 _MAX_NAMED: Final = 3
+_UNREACHED: Final = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What is noted while samples go through, of scales by their names in the model."""
+
+    reached: set[int]
+    """Observers that saw something."""
+    still: dict[str, Any]
+    """Masks of the scales of values that never were anything but 0."""
+    missed: list[str]
+    """Scales of what nothing reached; filled in when the calibration ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,27 +52,24 @@ class Saved:
     which says nothing about the values to come."""
 
 
-def find_scales(
-    job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encoded, tell: Callable[..., None]
-) -> Mapping[str, Any]:
+def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encoded, tell: Callable[..., None]) -> Seen:
     """Run `oneshot` over the samples; the scales are in the model afterwards.
 
-    Returns where values were 0 in every sample: for names of scales in the model, a mask of the scale's elements.
-    Raises Failure naming a module that no sample reached, or saying why the model cannot be calibrated.
+    Returns what the samples did not show. Raises Failure saying why the model cannot be calibrated.
     """
     layers = count_parts(model)
     tell("begins", samples=len(encoded.ids), layers=layers)
-    seen = _Seen(reached=set(), still={}, missed=[])
+    seen = Seen(reached=set(), still={}, missed=[])
     recipe = _make_modifier(job, seen, lambda number: tell("layer", number=number, of=max(number, layers)))
     try:
-        _run_oneshot(recipe, data_set_of(encoded), model, tokenizer, encoded.max_seq_length)
+        with configs_kept_whole():
+            _run_oneshot(recipe, data_set_of(encoded, model), model, tokenizer, encoded.max_seq_length)
     except Exception as error:
         failure = describe(error)
         if failure.kind != "other":
             raise failure from error
         raise _cannot(job, str(model.config.model_type), error) from error
-    refuse_unreached(seen.missed)
-    return seen.still
+    return seen
 
 
 def _cannot(job: CalibrationJob, kind: str, error: Exception) -> Failure:
@@ -82,14 +94,16 @@ def refuse_unreached(modules: Sequence[str]) -> None:
         )
 
 
-def data_set_of(encoded: Encoded) -> Any:
-    """Return the samples as `oneshot` takes them: of several processes, each has its share."""
+def data_set_of(encoded: Encoded, model: Any) -> Any:
+    """Return the samples as `oneshot` takes them for a model: of several processes, each has its share."""
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
     rank, processes = ranks.place()
     ids = [list(each) for each in encoded.ids[rank::processes]]
-    table = InMemoryTable.from_pydict({"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]})
+    of_all = {"attention_mask": 1, **further_inputs(model.config)}
+    further = {name: [[value] * len(each) for each in ids] for name, value in of_all.items()}
+    table = InMemoryTable.from_pydict({"input_ids": ids, **further})
     # llm-compressor 0.14 takes data sets of one fingerprint for one data set and deals it out, but then every process
     # reads the first share of it, and what is in the others is seen by none.
     return Dataset(table, fingerprint=f"{encoded.sha256()}-{rank}-of-{processes}")
@@ -111,13 +125,14 @@ def _run_oneshot(recipe: Any, samples: Any, model: Any, tokenizer: Any, max_seq_
         moe_calibrate_all_experts=True,
         # Nothing is rounded while scales are looked for, so that a second pass over each part would hand on the same.
         propagate_error=False,
+        sequential_targets=layers_of(model),
     )
 
 
-def save_scales(job: CalibrationJob, model: Any, target: Path, still: Mapping[str, Any]) -> Saved:
-    """Write the scales that are wanted under their names in the checkpoint. still: what `find_scales` returned.
+def save_scales(job: CalibrationJob, model: Any, target: Path, seen: Seen) -> Saved:
+    """Write the scales that are wanted under their names in the checkpoint. seen: what `find_scales` returned.
 
-    Raises Failure naming one that is not there, or is no positive number.
+    Raises Failure naming one that is not there, is no positive number, or is of a module that no sample reached.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -125,8 +140,12 @@ def save_scales(job: CalibrationJob, model: Any, target: Path, still: Mapping[st
     found = _scales_in(model)
     if not found:
         raise Failure(kind="model", message="no layer of the model needs a scale", hint="check --targets and --ignore")
-    # No scale is 0, so 0 can stand for those of values that never moved while names change.
-    marked = {name: scale.masked_fill(still[name], 0) if name in still else scale for name, scale in found.items()}
+    # No scale is 0, so 0 can stand for those of values that never moved while names change, and -1 for those of none.
+    marked = {
+        **found,
+        **{name: found[name].masked_fill(mask, 0) for name, mask in seen.still.items()},
+        **{name: found[name].new_full(found[name].shape, _UNREACHED) for name in seen.missed},
+    }
     with TemporaryDirectory(dir=target.parent) as folder:
         # The class's own method: it turns names of modules into those of a checkpoint, and with a `state_dict` of
         # scales alone it writes nothing else. The instance's, llm-compressor's, would compress the model first.
@@ -139,6 +158,7 @@ def save_scales(job: CalibrationJob, model: Any, target: Path, still: Mapping[st
     if missing is not None:
         hint = "keep that module as it is with --ignore"
         raise Failure(kind="model", message=f"llm-compressor has no scale for `{missing}`", hint=hint)
+    refuse_unreached([name.rpartition(".")[0] for name in wanted if bool((named[name] == _UNREACHED).all())])
     dead = tuple(name for name in wanted if bool((named[name] == 0).any()))
     scales = {name: named[name].masked_fill(named[name] == 0, _least(named[name])) for name in wanted}
     for name, scale in scales.items():
@@ -168,19 +188,7 @@ def _least(scale: Any) -> float:
     return torch.finfo(scale.dtype).eps
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """What is noted while samples go through."""
-
-    reached: set[int]
-    """Observers that saw something."""
-    still: dict[str, Any]
-    """Masks of the scales of values that never were anything but 0."""
-    missed: list[str]
-    """Modules that nothing reached; filled in when the calibration ends."""
-
-
-def _make_modifier(job: CalibrationJob, seen: _Seen, layer_done: Callable[[int], None]) -> Any:
+def _make_modifier(job: CalibrationJob, seen: Seen, layer_done: Callable[[int], None]) -> Any:
     """Return llm-compressor's modifier, which tells of every part that is done and notes what was seen."""
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -215,8 +223,8 @@ def _make_modifier(job: CalibrationJob, seen: _Seen, layer_done: Callable[[int],
 
         def on_calibration_end(self, state: Any, event: Any, **rest: Any) -> None:
             for name, module in state.model.named_modules():
-                if any(id(observer) not in seen.reached for observer in observers_of(module)):
-                    seen.missed.append(name)
+                missed = [each for each in observers_of(module) if id(each) not in seen.reached]
+                seen.missed.extend(f"{name}.{observer.base_name}_scale" for observer in missed)
             super().on_calibration_end(state, event, **rest)
 
     cache = None if job.kv_cache is None else kv_cache_scheme(job.kv_cache)
@@ -245,7 +253,15 @@ def observers_of(module: Any) -> list[Any]:
 
 def count_parts(model: Any) -> int:
     """Return how many parts the sequential pipeline makes of the model: its layers, and what comes after them."""
+    layers = set(layers_of(model))
+    return 1 + sum(type(module).__name__ in layers for module in model.modules())
+
+
+def layers_of(model: Any) -> list[str]:
+    """Return the names of the classes of the model's layers, without those that only its towers have."""
     from llmcompressor.utils.pytorch.module import infer_sequential_targets
 
-    targets = set(infer_sequential_targets(model))
-    return 1 + sum(type(module).__name__ in targets for module in model.modules())
+    found = infer_sequential_targets(model)
+    reached = reached_by_text(model)
+    classes = {type(module).__name__ for module in model.modules() if reached(module)}
+    return [found] if isinstance(found, str) else [name for name in found if name in classes]

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from fp8cli.worker.failures import Failure, describe, sentence
+from fp8cli.worker.model_class import class_for, outline, read_as_text
 
 _NOT_LOADED: Final = (OSError, KeyError, TypeError, RuntimeError, ValueError)
 """How transformers says that a checkpoint is broken or not of a kind it knows."""
 
 
 def load_model(checkpoint: str, dtype: str, *, offload: Path | None, shared: bool = False) -> Any:
-    """Load a causal language model.
+    """Load a language model, with the towers of other parts if it has any.
 
     checkpoint: its folder. dtype: torch's name of the type to compute in. offload: a folder for links and for what is
     no tensor of the checkpoint as it is (experts that transformers fuses); None: all of the model comes into memory.
@@ -27,7 +28,7 @@ def load_model(checkpoint: str, dtype: str, *, offload: Path | None, shared: boo
     Raises Failure where the reason is known here.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     if offload is not None:
         _check_links(offload, Path(checkpoint))
@@ -35,7 +36,8 @@ def load_model(checkpoint: str, dtype: str, *, offload: Path | None, shared: boo
         # Experts become layers of their own later, in `oneshot`. Its way of loading them so takes every class of
         # transformers in hand, of which some cannot be loaded without torchvision.
         if offload is None:
-            return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
+            loads = class_for(AutoConfig.from_pretrained(checkpoint))
+            return read_as_text(loads.from_pretrained(checkpoint, dtype=getattr(torch, dtype)))
         return _load_from_disk(checkpoint, getattr(torch, dtype), offload, shared=shared)
     except Exception as error:
         failure = describe(error)
@@ -62,13 +64,13 @@ def _check_links(folder: Path, checkpoint: Path) -> None:
 def _load_from_disk(checkpoint: str, dtype: Any, folder: Path, *, shared: bool) -> Any:
     from compressed_tensors.distributed import is_source_process
     from compressed_tensors.offload import from_accelerate
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     folder.mkdir(parents=True, exist_ok=True)
     # Of several processes the first alone loads, and tells the others where everything lies.
     places = _places(checkpoint) if is_source_process() else "meta"
     with _shards_read_by_tensor():
-        model = AutoModelForCausalLM.from_pretrained(
+        model = class_for(AutoConfig.from_pretrained(checkpoint)).from_pretrained(
             checkpoint, dtype=dtype, device_map=places, offload_folder=str(folder), offload_buffers=True
         )
     if shared:
@@ -97,12 +99,7 @@ def _dispatch_by_folder(model: Any) -> None:
 
 def _places(checkpoint: str) -> dict[str, str]:
     """Return where the parts of the model go: all onto disk but the smallest, for accelerate refuses a whole model."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint))
-    parts = dict(_parts("", model))
+    parts = dict(_parts("", outline(checkpoint)))
     smallest = min(parts, key=lambda name: sum(weight.numel() for weight in parts[name].parameters()))
     return {name: "cpu" if name == smallest else "disk" for name in parts}
 

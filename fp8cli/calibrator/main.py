@@ -30,10 +30,11 @@ def main(folder: Path, rank: int = 0) -> NoReturn:
 
     rank: 0 for the process that the parent hears; it starts the others, unless all of them are placed.
     """
-    run_job(folder, partial(_work, rank), rank=rank)
+    run_job(folder, partial(calibrate_job, rank), rank=rank)
 
 
-def _work(rank: int, folder: Path, progress: Progress) -> None:
+def calibrate_job(rank: int, folder: Path, progress: Progress) -> None:
+    """Do the job of a folder; its facts are written last. Raises Failure and UnfitData."""
     job = protocol.read_job(folder)
     here = tell_started(progress)
     started = time.perf_counter()
@@ -65,11 +66,11 @@ def _calibrate(
     seed_all(job.samples.seed)
     offload = folder / protocol.OFFLOAD if job.offload else None
     model = load_model(job.model, job.dtype, offload=offload, shared=job.placed)
-    unmoved = find_scales(job, model, tokenizer, encoded, progress.tell)
+    seen = find_scales(job, model, tokenizer, encoded, progress.tell)
     peaks = (ranks.sum_of(peak_memory_bytes(0)), ranks.sum_of(peak_gpu_bytes() or 0))
     if rank > 0:
         return {}
-    saved = save_scales(job, model, folder / protocol.SCALES, unmoved)
+    saved = save_scales(job, model, folder / protocol.SCALES, seen)
     if offload is not None:
         shutil.rmtree(offload, ignore_errors=True)
     return {

@@ -43,8 +43,9 @@ def _work(folder: Path, progress: Progress) -> None:
 
     tasks = _load_tasks(job)
 
-    from fp8cli.measurer.model import load
+    from fp8cli.measurer.model import load, refuse_early
 
+    refuse_early(job)
     progress.tell("loading")
     _seed(0 if job.samples is None else job.samples.seed)
     model = load(job)

@@ -1,10 +1,14 @@
 """The model of a measurement: loaded once, in its own dtype, on the device that it fits on, ready to be asked."""
 
+import itertools
 from typing import Any, Final
 
 from fp8cli.measurer.budget_protocol import BudgetWork
+from fp8cli.measurer.explore_protocol import ExploreWork
 from fp8cli.measurer.protocol import MeasureJob, Work
+from fp8cli.simulator.finding import refuse_unfit
 from fp8cli.worker.failures import Failure
+from fp8cli.worker.model_class import outline
 
 ROOM: Final = 2.25
 """A GPU is chosen where this many times the weights are free: while a form is measured, the weights that it rounds lie
@@ -13,6 +17,15 @@ _COPIES_OF_BUDGET: Final = 1
 _COPIES_OF_MOVED: Final = 3
 """Copies besides where modifiers prepare a choice within a budget: of the model for one set alone, and where scales are
 moved, of the weights in 16 bits in both."""
+
+
+def refuse_early(job: MeasureJob) -> None:
+    """Raise Failure for a model whose Linears cannot be simulated, before it is loaded."""
+    work = job.work
+    weights = (
+        work.weights if isinstance(work, ExploreWork) else itertools.chain(*(each.weights for each in work.groups))
+    )
+    refuse_unfit(outline(job.model), weights, cache=False)
 
 
 def load(job: MeasureJob) -> Any:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fp8cli.simulator.caching import watch_cache
-from fp8cli.simulator.experts import Place, compute_one_by_one
-from fp8cli.simulator.finding import FusedExperts, find_attentions, find_layers
+from fp8cli.simulator.experts import compute_one_by_one
+from fp8cli.simulator.finding import FusedExperts, Place, find_attentions, find_layers
 from fp8cli.simulator.observing import Observed
 from fp8cli.simulator.rounding import round_activation, round_weight, round_with, scale_of
 from fp8cli.simulator.scheme import KvRounding, Rounding, SimulatedScheme
@@ -120,7 +120,7 @@ def _apply_to_experts(
                     keep(partial(weight.copy_, weight.clone()))
                 weight.copy_(rounded)
     if scheme.activations is not None:
-        keep(compute_one_by_one(experts.module, partial(_see, scales, experts)))
+        keep(compute_one_by_one(experts, partial(_see, scales, experts)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,12 @@ from inspect import signature
 from typing import Any, Final, Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from fp8cli.worker.failures import Failure
 
 ExpertPart = Literal["gate_proj", "up_proj", "down_proj"]
+Place = Literal["gate_up", "down"]
 
 _EXPERT: Final = re.compile(r"(.+\.experts)\.(\d+)\.(\w+)")
 _PARTS: Final[Mapping[str, ExpertPart]] = {
@@ -26,6 +28,7 @@ _PARTS: Final[Mapping[str, ExpertPart]] = {
     "w3": "up_proj",
     "w2": "down_proj",
 }
+_SORTED: Final = "Llama4TextExperts"
 _ATTENTION: Final = re.compile(r"(?:.+\.)?(?:self_attn|attention)")
 _KEYS: Final = ("k_proj", "v_proj", "qkv_proj", "kv_b_proj")
 """As in `core.quantizing.calibrated_scales`: attention modules whose cache compressed-tensors quantizes."""
@@ -40,15 +43,42 @@ class FusedExperts:
     parts: dict[int, set[ExpertPart]] = field(default_factory=dict)
     """By the number of an expert."""
 
+    @property
+    def count(self) -> int:
+        """How many experts there are."""
+        return len(self.module.gate_up_proj)
+
+    @property
+    def sorted(self) -> bool:
+        """Whether they get the tokens of each expert one after the other, [experts · tokens, features], as in Llama 4.
+
+        Else they get all tokens once, and who was chosen for each. Weights of Llama 4 are stored as their transposes.
+        """
+        return type(self.module).__name__ == _SORTED
+
     def weight(self, expert: int, part: ExpertPart) -> torch.Tensor:
         """Return a view of the weight that a checkpoint has for one Linear, [out, in]."""
         if part == "down_proj":
-            found: torch.Tensor = self.module.down_proj.data[expert]
-            return found
-        both = self.module.gate_up_proj.data[expert]
+            return self.matrix("down", expert)
+        both = self.matrix("gate_up", expert)
         middle = both.shape[0] // 2
         half: torch.Tensor = both[:middle] if part == "gate_proj" else both[middle:]
         return half
+
+    def matrix(self, place: Place, expert: int) -> torch.Tensor:
+        """Return a view of what an expert multiplies with at one place, [out, in]."""
+        stored = self.module.down_proj if place == "down" else self.module.gate_up_proj
+        found: torch.Tensor = stored.data[expert]
+        return found.t() if self.sorted else found
+
+    def gated(self, both: torch.Tensor) -> torch.Tensor:
+        """Return act(gate) · up of both, [tokens, 2 · features]."""
+        if not self.sorted:
+            found: torch.Tensor = self.module._apply_gate(both)
+            return found
+        gate, up = both.chunk(2, dim=-1)
+        weighed: torch.Tensor = self.module.act_fn(gate)
+        return up * weighed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +89,10 @@ class Found:
     experts: tuple[FusedExperts, ...]
 
 
-def find_layers(model: torch.nn.Module, modules: Collection[str]) -> Found:
+def find_layers(model: torch.nn.Module, modules: Collection[str], *, outline: bool = False) -> Found:
     """Return the layers with these names: of `model.named_modules()`, or `….experts.3.up_proj` (`w3`) of an expert.
+
+    outline: whether there need be no numbers in them yet.
 
     Raises Failure naming one that is not there, is no nn.Linear, or lies in experts of a kind that is not understood.
     """
@@ -70,13 +102,16 @@ def find_layers(model: torch.nn.Module, modules: Collection[str]) -> Found:
     for name in modules:
         module = there.get(name)
         if isinstance(module, torch.nn.Linear):
-            _need_values(name, module.weight)
+            if not outline:
+                _need_values(name, module.weight)
             linears[name] = module
         elif module is not None:
             raise Failure(kind="model", message=f"`{name}` is a {type(module).__name__}, and no nn.Linear")
         else:
             _add_expert(name, there, experts)
     for each in experts.values():
+        if not outline:
+            _need_values(each.name, each.module.gate_up_proj)
         for number, parts in each.parts.items():
             if len(parts & {"gate_proj", "up_proj"}) == 1:
                 message = f"of expert {number} in `{each.name}` only one of gate_proj and up_proj is named"
@@ -100,11 +135,17 @@ def _layer_of(name: str, there: Mapping[str, torch.nn.Module]) -> torch.nn.Modul
 
 
 def find_attentions(model: torch.nn.Module) -> Mapping[str, torch.nn.Module]:
-    """Return the attention modules with a cache that compressed-tensors would quantize. Raises Failure for none."""
+    """Return the attention modules with a cache that compressed-tensors would quantize. Raises Failure for none.
+
+    Those in towers for pictures are none: what they make is no text, and nothing of it is kept.
+    """
+    decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
+    language = {id(module) for module in decoder.modules()}
     found = {
         name: module
         for name, module in model.named_modules()
-        if _ATTENTION.fullmatch(name)
+        if id(module) in language
+        and _ATTENTION.fullmatch(name)
         and any(hasattr(module, keys) for keys in _KEYS)
         and "past_key_values" in signature(module.forward).parameters
     }
@@ -112,6 +153,16 @@ def find_attentions(model: torch.nn.Module) -> Mapping[str, torch.nn.Module]:
         message = f"{type(model).__name__} has no attention whose KV cache can be rounded"
         raise Failure(kind="model", message=message, hint="simulate the scheme without +kv")
     return found
+
+
+def refuse_unfit(outline: torch.nn.Module, weights: Iterable[str], *, cache: bool) -> None:
+    """Raise Failure for what cannot be simulated, before there are numbers in a model.
+
+    weights: of Linears, by their names in the checkpoint. cache: whether the KV cache is rounded too.
+    """
+    find_layers(outline, model_names(outline, weights), outline=True)
+    if cache:
+        find_attentions(outline)
 
 
 def model_names(model: Any, weights: Iterable[str]) -> tuple[str, ...]:
@@ -145,15 +196,15 @@ def _add_expert(name: str, there: Mapping[str, Any], experts: dict[str, FusedExp
         raise Failure(kind="model", message=f"the model has no module `{name}`")
     _need_plain_experts(match[1], module)
     number, part = int(match[2]), _PARTS.get(match[3])
-    count = module.gate_up_proj.shape[0]
+    count = len(module.gate_up_proj)
     if part is None or number >= count:
         raise Failure(kind="model", message=f"the {count} experts of `{match[1]}` have no `{match[2]}.{match[3]}`")
     experts.setdefault(match[1], FusedExperts(name=match[1], module=module)).parts.setdefault(number, set()).add(part)
 
 
 def _need_plain_experts(name: str, module: Any) -> None:
-    """Refuse experts that do otherwise than `down(act(gate x) · up x)` with weights [experts, out, in]."""
-    plain = (
+    """Refuse experts that do otherwise than `down(act(gate x) · up x)`, or hold their weights in an unknown way."""
+    plain = type(module).__name__ == _SORTED or (
         getattr(module, "has_gate", False)
         and not getattr(module, "has_bias", True)
         and not getattr(module, "is_transposed", True)
@@ -164,7 +215,6 @@ def _need_plain_experts(name: str, module: Any) -> None:
     if not plain:
         message = f"the experts in `{name}` are a {type(module).__name__}, which cannot be simulated yet"
         raise Failure(kind="model", message=message, hint="quantize it and evaluate the checkpoint: fp8 quantize")
-    _need_values(name, module.gate_up_proj)
 
 
 def _need_values(name: str, weight: torch.Tensor) -> None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fp8cli.simulator.caching import watch_cache
-from fp8cli.simulator.experts import Place, compute_one_by_one
-from fp8cli.simulator.finding import FusedExperts, find_attentions, find_layers
+from fp8cli.simulator.experts import compute_one_by_one
+from fp8cli.simulator.finding import FusedExperts, Place, find_attentions, find_layers
 from fp8cli.simulator.scheme import KvRounding
 from fp8cli.worker.failures import Failure
 
@@ -54,7 +54,7 @@ def observe(
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         for experts in layers.experts:
             see = partial(_see, observed.inputs, experts)
-            stack.callback(compute_one_by_one(experts.module, see, show_all=True))
+            stack.callback(compute_one_by_one(experts, see, show_all=True))
         for name, attention in attentions.items():
             stack.callback(watch_cache(attention, partial(_keep, observed, name)))
         stack.callback(setattr, model.config, "_attn_implementation", model.config._attn_implementation)

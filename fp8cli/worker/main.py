@@ -62,9 +62,10 @@ def _evaluate(job: protocol.Job, folder: Path, rank: int, progress: Progress, lo
     from fp8cli.worker.models import end_model, load_model
     from fp8cli.worker.results import Results
     from fp8cli.worker.shares import add_shares, share_facts
-    from fp8cli.worker.simulation import read_samples, simulate_job
+    from fp8cli.worker.simulation import read_samples, refuse_early, simulate_job
 
     results = Results(job, folder)
+    refuse_early(job)
     encoded = read_samples(job, folder)
     progress.tell("loading", what="model")
     started = time.perf_counter()

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from fp8cli.worker.failures import Failure, describe, sentence
 from fp8cli.worker.lm_eval_vllm import answer_for_the_cpu_build
+from fp8cli.worker.model_class import read_as_text, reads_pictures
 from fp8cli.worker.protocol import Backend, Job
 
 CLASSES: Final[Mapping[Backend, str]] = {"hf": "hf", "vllm": "vllm", "server": "local-completions"}
@@ -26,12 +27,29 @@ def load_model(job: Job) -> Any:
     try:
         if job.backend == "vllm":
             answer_for_the_cpu_build()
-        return get_model(CLASSES[job.backend]).create_from_arg_obj(model_args(job), options)
+        known = get_model(CLASSES[job.backend])
+        if job.backend == "hf" and reads_pictures(_config(job.model_args)):
+            return _load_whole(known, model_args(job), options)
+        return known.create_from_arg_obj(model_args(job), options)
     except Exception as error:
         failure = describe(error)
         if failure.kind == "other" and job.backend == "hf" and isinstance(error, NOT_LOADED):
             raise Failure(kind="model", message=f"the checkpoint could not be loaded ({sentence(error)})") from error
         raise failure from error
+
+
+def _load_whole(known: Any, arguments: Mapping[str, object], options: Mapping[str, object]) -> Any:
+    """Load a model of several parts for texts; lm-eval's own class for it wants pictures with every request."""
+    from transformers import AutoModelForImageTextToText
+
+    class Whole(known):  # type: ignore[misc]  # lm-eval has no types
+        """The class for texts, with another class of transformers behind it."""
+
+        AUTO_MODEL_CLASS = AutoModelForImageTextToText
+
+    loaded = Whole.create_from_arg_obj(arguments, options)
+    read_as_text(loaded.model)
+    return loaded
 
 
 def model_args(job: Job) -> dict[str, object]:
@@ -51,14 +69,17 @@ def end_model(job: Job, lm: Any) -> None:
 
 def _vocabulary(arguments: Mapping[str, object]) -> int:
     """Return how many tokens the output layer knows, of the config alone."""
+    return int(_config(arguments).get_text_config().vocab_size)
+
+
+def _config(arguments: Mapping[str, object]) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(
+    return AutoConfig.from_pretrained(
         str(arguments["pretrained"]),
         revision=arguments.get("revision"),
         trust_remote_code=bool(arguments.get("trust_remote_code", False)),
     )
-    return int(config.get_text_config().vocab_size)
 
 
 def _device(job: Job) -> str | None:

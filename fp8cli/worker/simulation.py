@@ -7,12 +7,13 @@ from typing import Any
 from fp8cli.samples.encoding import Encoded, encode_samples, load_tokenizer, positions_of
 from fp8cli.samples.rows import UnfitData
 from fp8cli.simulator.applying import simulate
-from fp8cli.simulator.finding import find_attentions, model_names
+from fp8cli.simulator.finding import find_attentions, model_names, refuse_unfit
 from fp8cli.simulator.job import SimulationJob
 from fp8cli.simulator.observing import Observed, observe
 from fp8cli.simulator.scheme import SimulatedScheme, scheme_named
 from fp8cli.worker.execution import Executed
 from fp8cli.worker.failures import Failure
+from fp8cli.worker.model_class import outline
 from fp8cli.worker.progress import Progress
 from fp8cli.worker.protocol import Job
 
@@ -24,6 +25,14 @@ class Simulated:
     executed: Executed
     facts: dict[str, Any]
     """For the result: what was rounded, and what the model was shown for it."""
+
+
+def refuse_early(job: Job) -> None:
+    """Raise Failure for what cannot be simulated, before a model is loaded."""
+    wanted = job.simulation
+    if wanted is not None:
+        cache = scheme_of(wanted).kv_cache is not None
+        refuse_unfit(outline(str(job.model_args["pretrained"])), wanted.weights, cache=cache)
 
 
 def read_samples(job: Job, folder: Path) -> Encoded | None:

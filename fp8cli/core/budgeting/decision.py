@@ -28,7 +28,7 @@ from fp8cli.core.measuring.measurement import measure
 from fp8cli.core.measuring.measuring_events import MeasuringEvent
 from fp8cli.core.measuring.outlook import check_memory, estimate_memory
 from fp8cli.core.model.modeling import refuse_unknown
-from fp8cli.core.model.multimodal import refuse_unless_text
+from fp8cli.core.model.multimodal import refuse_unless_it_predicts
 from fp8cli.core.model.roster import Roster
 from fp8cli.core.model.selection import rules_for
 from fp8cli.core.quantizing.plan import Plan
@@ -100,7 +100,7 @@ def _decide(request: BudgetRequest, place: WorkPlace, notify: Notify) -> BudgetR
     begun = time.monotonic()
     roster = _roster(request.checkpoint)
     if request.order.data is not None:
-        refuse_unless_text(roster.rules, "measured on texts")
+        refuse_unless_it_predicts(roster.rules, "measured on texts")
         refuse_unknown(roster.rules, "measured on texts")
     fixed, groups = _split(request, roster)
     goal = _goal(request, fixed, groups)

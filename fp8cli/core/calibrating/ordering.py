@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from fp8cli.core.calibrating.calibration import LENGTH_DEFAULT, CalibrationRequest
+from fp8cli.core.model.multimodal import TOWERS
 from fp8cli.core.model.patterns import LINEAR, matches
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.plan import Plan
@@ -84,6 +85,9 @@ class CalibrationOrder:
     ) -> CalibrationRequest:
         """Return the request for the scales of a plan. model: its folder. device: as --device has it."""
         modules = [tensor.name.removesuffix(_WEIGHT) for tensor in plan.tensors if tensor.name.endswith(_WEIGHT)]
+        if any(tensor.role in TOWERS for tensor in plan.tensors):
+            # transformers has other names for the modules than the disk; what it finds too much is not `wanted`.
+            targets, ignore = (LINEAR,), (*ignore, *(each for each in plan.ignored_modules if each.startswith("re:")))
         return CalibrationRequest(
             model=model,
             dtype=plan.dtype,

@@ -33,7 +33,7 @@ from fp8cli.core.measuring.measuring_events import MeasuringEvent
 from fp8cli.core.measuring.outlook import Memory, check_memory, estimate_memory
 from fp8cli.core.model.attention import read_attention
 from fp8cli.core.model.modeling import refuse_unknown
-from fp8cli.core.model.multimodal import refuse_unless_text
+from fp8cli.core.model.multimodal import refuse_unless_it_predicts
 from fp8cli.core.model.selection import Selection, rules_for, select
 from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.quantizing.plan import Plan, build_plan
@@ -128,7 +128,7 @@ def _plan(request: ExploreRequest, checkpoint: Checkpoint, forms: Sequence[Form]
         message = f"`{request.model}` is quantized already: {quantized}"
         raise BadInput(message, hint="explore the original BF16 or FP16 checkpoint")
     rules = rules_for(checkpoint.config, tensors)
-    refuse_unless_text(rules, "explored")
+    refuse_unless_it_predicts(rules, "explored")
     refuse_unknown(rules, "explored")
     modules = request.modules
     selection = select(

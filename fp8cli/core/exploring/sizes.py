@@ -1,6 +1,6 @@
 """How large a form of a checkpoint is, to the byte, before any of it exists."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fp8cli.core.exploring.forms import Form
 from fp8cli.core.model.selection import Selection
@@ -43,6 +43,9 @@ def plan_form(form: Form, checkpoint: Checkpoint, selection: Selection, dtype: s
         plan = build_plan(checkpoint, planned_as(form.scheme), selection, dtype, kv_cache=form.scheme.kv_cache)
     except CannotRun as refusal:
         return RefusedForm(form=form, error=refusal)
+    if selection.rules.towers and form.scheme.modified:
+        # Only llm-compressor would write it, and it is given language models of text alone.
+        form = replace(form, choice=None)
     headers = headers_of(plan, form.scheme)
     return PlannedForm(
         form=form,

@@ -20,6 +20,9 @@ from fp8cli.errors import BadInput, CannotRun, Fp8Error
 
 _PROJECTOR: Final = "multi_modal_projector."
 
+TOWERS: Final[frozenset[Role]] = frozenset({"vision tower", "projector"})
+"""Roles of the parts beside a language model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spelling:
@@ -138,11 +141,26 @@ def is_multimodal(name: str, config: Mapping[str, Any]) -> bool:
     return several or name.endswith("ForConditionalGeneration")
 
 
-def refuse_unless_text(rules: ArchitectureRules, doing: str) -> None:
-    """Raise CannotRun for a model that is more, or less, than a language model of text: it is loaded as one.
+def refuse_unless_text_reaches(rules: ArchitectureRules, doing: str) -> None:
+    """Raise CannotRun for a model that text alone does not go through: an encoder of sound and what reads its output.
 
-    doing: what cannot be done with it, as `simulated`.
+    doing: what cannot be done with it, as `calibrated`; so below.
     """
+    if rules.name.endswith("ForConditionalGeneration") and not rules.towers:
+        message = f"`{rules.name}` wants more than text, and only what text alone goes through can be {doing}"
+        raise CannotRun(message, hint="FP8_DYNAMIC and FP8_BLOCK need no data: --scheme FP8_DYNAMIC")
+
+
+def refuse_unless_it_predicts(rules: ArchitectureRules, doing: str) -> None:
+    """Raise CannotRun for a model that predicts no text, or needs more than text to do so."""
+    refuse_unless_text_reaches(rules, doing)
+    if rules.output_head is None:
+        message = f"`{rules.name}` predicts no text, and only a model that does can be {doing}"
+        raise CannotRun(message, hint="fp8 quantize MODEL and fp8 inspect MODEL ask it nothing")
+
+
+def refuse_unless_text(rules: ArchitectureRules, doing: str) -> None:
+    """Raise CannotRun for a model that is more, or less, than a language model of text."""
     if rules.towers or rules.output_head is None or rules.name.endswith("ForConditionalGeneration"):
         message = f"`{rules.name}` is no language model of text alone, and only such can be {doing} yet"
         raise CannotRun(message, hint="fp8 quantize MODEL and fp8 inspect MODEL need not load it")

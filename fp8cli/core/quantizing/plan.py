@@ -17,6 +17,7 @@ from typing import Final, Literal
 from fp8cli.core.model.attention import read_attention
 from fp8cli.core.model.fused import notes_on_experts
 from fp8cli.core.model.modeling import refuse_unknown
+from fp8cli.core.model.multimodal import refuse_unless_text_reaches
 from fp8cli.core.model.selection import Decision, Selection
 from fp8cli.core.quantizing.calibrated_scales import LinearWeight, PlannedScale, draft_scales
 from fp8cli.core.quantizing.decoding import Decoding
@@ -163,7 +164,8 @@ def build_plan(
     """
     home = {info.name: shard.name for shard in checkpoint.shards for info in shard.header.tensors}
     if kv_cache is not None or (scheme is not None and scheme.needs_calibration):
-        _refuse_uncalibrated(selection, scheme, kv_cache)
+        refuse_unless_text_reaches(selection.rules, "calibrated")
+        refuse_unknown(selection.rules, "calibrated")
     if scheme is None:
         selection = _keep_all(selection, home)
     drafts = [_draft(decision, checkpoint, home, scheme, dtype) for decision in selection.decisions]
@@ -232,30 +234,24 @@ def _draft(
     )
 
 
-_CALIBRATED_FUSED: Final = frozenset({"GraniteMoeForCausalLM"})
-"""Architectures with experts in one tensor whose `input_scale`s are calibrated."""
-
-
-def _refuse_uncalibrated(selection: Selection, scheme: Scheme | None, kv_cache: KvCache | None) -> None:
-    """Raise CannotRun for a model whose scales the calibrator cannot find. Before its decisions are changed."""
-    refuse_unknown(selection.rules, "calibrated")
-    fused = any(decision.part is not None for decision in selection.decisions)
-    # Nobody has checked a KV cache's scales beside experts that calibration takes apart.
-    fused = fused and (scheme is None or kv_cache is not None or selection.rules.name not in _CALIBRATED_FUSED)
-    if selection.rules.towers or fused:
-        kind = "a multimodal model" if selection.rules.towers else "a model whose experts lie in one tensor"
-        message = f"`{selection.rules.name}` is {kind}, and this cannot be calibrated with texts yet"
-        raise CannotRun(message, hint="FP8_DYNAMIC and FP8_BLOCK need no calibration: --scheme FP8_DYNAMIC")
-
-
 def _keep_all(selection: Selection, home: Mapping[str, str]) -> Selection:
     """Return a selection that quantizes nothing: what stays of one when only the KV cache is quantized."""
     reason = "kept: only the KV cache is quantized"
-    # A head that would be untied to be quantized by itself is no tensor of the checkpoint.
-    decisions = (each for each in selection.decisions if each.name in home)
-    kept = (replace(each, action="keep", reason=reason) if each.action == "quantize" else each for each in decisions)
-    tied = selection.tie_word_embeddings or any(each.name not in home for each in selection.decisions)
-    return replace(selection, decisions=tuple(kept), ignored_modules=(), tie_word_embeddings=tied)
+    kept: dict[str, Decision] = {}
+    untied = False
+    for each in selection.decisions:
+        if each.part is not None:
+            # Experts that would be taken out of a tensor stay in it.
+            kept[each.source] = replace(
+                each, name=each.source, action="keep", role="fused experts", reason=reason, part=None
+            )
+        elif each.name in home:
+            kept[each.name] = replace(each, action="keep", reason=reason) if each.action == "quantize" else each
+        else:
+            # A head that would be untied to be quantized by itself is no tensor of the checkpoint.
+            untied = True
+    tied = selection.tie_word_embeddings or untied
+    return replace(selection, decisions=tuple(kept.values()), ignored_modules=(), tie_word_embeddings=tied)
 
 
 def _draft_scales(

@@ -6,7 +6,7 @@ The others round what FP8_DYNAMIC does; only their scales differ in number.
 
 from dataclasses import dataclass
 
-from fp8cli.core.model.multimodal import refuse_unless_text
+from fp8cli.core.model.multimodal import refuse_unless_it_predicts
 from fp8cli.core.model.selection import rules_for, select
 from fp8cli.core.quantizing.model_dtype import model_dtype
 from fp8cli.core.quantizing.plan import build_plan
@@ -37,7 +37,7 @@ def plan_simulation(
     """Plan a simulation. Raises what a plan to quantize raises: BadInput, CannotRun, UsageError."""
     tensors = {info.name: (info.dtype, info.shape) for info in checkpoint.tensors.values()}
     rules = rules_for(checkpoint.config, tensors)
-    refuse_unless_text(rules, "simulated")
+    refuse_unless_it_predicts(rules, "simulated")
     selection = select(
         checkpoint.config,
         tensors,
