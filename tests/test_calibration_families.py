@@ -28,6 +28,7 @@ from fp8cli.core.quantizing.calibrated_scales import decode
 from fp8cli.core.quantizing.choices import Choice
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.schemes import SCHEMES
+from fp8cli.worker.failures import Failure
 from tests.calibrated import MODEL, plan_of, write
 from tests.families import FILE, save_reader
 from tests.starting import fp8
@@ -148,6 +149,9 @@ def gates_and_ups(name: str, source: Path, layer: str) -> list[tuple[Tensor, Ten
         "Granite-MoE",
         "Granite-MoE, shared",
         "Granite 4 (hybrid)",
+        "GLM 4.5V and 4.6V",
+        "SmolVLM",
+        "LFM2",
     ],
 )
 def test_every_scale_is_the_largest_magnitude_that_transformers_shows(name: str, texts: Path, tmp_path: Path) -> None:
@@ -180,6 +184,12 @@ def test_a_cache_alone_leaves_every_tensor_as_it_was_and_experts_together(
     shutil.copy(source / "tokenizer.json", tmp_path / "out")
     report = inspect.run(inspect.InspectRequest(source=tmp_path / "out", against=str(source)))
     assert not [finding for finding in report.findings if finding.status == "failed"]
+
+
+def test_a_model_with_a_number_called_v_scale_keeps_it(texts: Path, tmp_path: Path) -> None:
+    source = save_reader("MiMo-V2-Flash", tmp_path / "source")
+    with pytest.raises(Failure, match="`MiMoV2FlashAttention` has a `v_scale` of its own"):
+        calibrate_here(source, texts, "FP8")
 
 
 def test_weights_on_disk_change_no_scale(texts: Path, tmp_path: Path) -> None:

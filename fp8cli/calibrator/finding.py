@@ -57,6 +57,8 @@ def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encode
 
     Returns what the samples did not show. Raises Failure saying why the model cannot be calibrated.
     """
+    if job.kv_cache is not None:
+        _refuse_scales_of_its_own(model)
     layers = count_parts(model)
     tell("begins", samples=len(encoded.ids), layers=layers)
     seen = Seen(reached=set(), still={}, missed=[])
@@ -70,6 +72,16 @@ def find_scales(job: CalibrationJob, model: Any, tokenizer: Any, encoded: Encode
             raise failure from error
         raise _cannot(job, str(model.config.model_type), error) from error
     return seen
+
+
+def _refuse_scales_of_its_own(model: Any) -> None:
+    """Raise Failure where the scales of a cache would take the place of numbers that the model computes with."""
+    for module in model.modules():
+        own = next((name for name in ("k_scale", "v_scale") if hasattr(module, name)), None)
+        if own is not None:
+            # MiMo-V2-Flash multiplies its values by it; llm-compressor's begins at 0.
+            message = f"`{type(module).__name__}` has a `{own}` of its own, whose place llm-compressor's would take"
+            raise Failure(kind="model", message=message, hint="leave out --kv-cache")
 
 
 def _cannot(job: CalibrationJob, kind: str, error: Exception) -> Failure:

@@ -20,7 +20,7 @@ from fp8cli.errors import BadInput, CannotRun, Fp8Error
 
 _PROJECTOR: Final = "multi_modal_projector."
 
-TOWERS: Final[frozenset[Role]] = frozenset({"vision tower", "projector"})
+TOWERS: Final[frozenset[Role]] = frozenset({"vision tower", "audio tower", "projector"})
 """Roles of the parts beside a language model."""
 
 
