@@ -87,17 +87,17 @@ class BucketDestination:
         """A folder of a bucket need not be made."""
         return standing or Standing(files=())
 
+    def begin(self, name: str, size: int) -> Upload:
+        """Begin a multipart upload."""
+        mark = os.urandom(16).hex()
+        answer = self._ask("create_multipart_upload", Bucket=self._bucket, Key=self._key(name), Metadata={_MARK: mark})
+        return Upload(id=f"{mark}/{answer['UploadId']}", part_bytes=max(PART_BYTES, -(-size // MAX_PARTS)))
+
     def send(self, name: str, file: Path, before: Upload | None, notes: Notes) -> tuple[Upload, str]:
         """Send the parts that are not there yet, and read all for the hash."""
-        size = file.stat().st_size
         there = None if before is None else self._parts(name, before)
         if before is None or there is None:
-            mark = os.urandom(16).hex()
-            answer = self._ask(
-                "create_multipart_upload", Bucket=self._bucket, Key=self._key(name), Metadata={_MARK: mark}
-            )
-            part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
-            before, there = Upload(id=f"{mark}/{answer['UploadId']}", part_bytes=part_bytes), {}
+            before, there = self.begin(name, file.stat().st_size), {}
             notes.begun(before)
         upload, parts, digest = before, dict(there), hashlib.sha256()
 

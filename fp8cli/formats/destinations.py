@@ -80,6 +80,9 @@ class Destination(Protocol):
     def prepare(self, standing: Standing | None) -> Standing:
         """Make the place, if there is none; return how it stands."""
 
+    def begin(self, name: str, size: int) -> Upload | None:
+        """Let it take a file of so many bytes, of which nothing is sent yet; None where there is nothing to begin."""
+
     def send(self, name: str, file: Path, before: Upload | None, notes: Notes) -> tuple[Upload, str]:
         """Send a file, going on from what was sent `before`; return what `commit` needs, and its SHA-256 in hex."""
 

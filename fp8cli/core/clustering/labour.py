@@ -6,6 +6,7 @@ it did, and a batch that is done twice leaves the same bytes.
 """
 
 import os
+import pickle
 import platform
 import socket
 import tempfile
@@ -73,9 +74,13 @@ def look_around(question: Question) -> NodeFacts:
     )
 
 
-def carry_out(order: BatchOrder) -> BatchDone | BatchFailed:
-    """Do a batch, and wait until its bytes have reached the disk. Never raises what fp8 itself may raise."""
+def carry_out(packed: bytes) -> BatchDone | BatchFailed:
+    """Do a batch, and wait until its bytes have reached the disk. Never raises what fp8 itself may raise.
+
+    packed: the `BatchOrder`.
+    """
     begun, node = time.monotonic(), node_id()
+    order: BatchOrder = pickle.loads(packed)  # noqa: S301 - from who may run any code here, by way of Ray
     name = node_name(node)
     try:
         harms = _do(order)
@@ -99,7 +104,7 @@ def _do(order: BatchOrder) -> Mapping[Piece, Harm]:
     if code_digest() != order.code:
         message = f"fp8 {__version__} there is not the fp8 that asks"
         raise CannotRun(message, hint="install the same version on every node")
-    problem = _token_problem(order.shared, order.token) or source_problem(order.source, order.sizes)
+    problem = sight_problem(order.shared, order.token) or source_problem(order.source, order.sizes)
     if problem is not None:
         raise CannotRun(problem, hint="every node must see the source and the output under the same paths")
     harms: dict[Piece, Harm] = {}
@@ -191,7 +196,7 @@ def _problem_elsewhere(place: Elsewhere, sizes: Mapping[str, int]) -> str | None
 def _folder_problem(question: Question, node: str) -> str | None:
     if question.folder is None or question.token is None:
         return None
-    problem = _token_problem(question.folder, question.token)
+    problem = sight_problem(question.folder, question.token)
     if problem is not None:
         return problem
     try:
@@ -201,7 +206,8 @@ def _folder_problem(question: Question, node: str) -> str | None:
     return None
 
 
-def _token_problem(folder: Path, token: str) -> str | None:
+def sight_problem(folder: Path, token: str) -> str | None:
+    """Say why this is not the shared folder with this token; None: it is."""
     try:
         found = (folder / SIGN_FILE).read_text(encoding="utf-8")
     except OSError:

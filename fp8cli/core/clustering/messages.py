@@ -4,7 +4,8 @@ this process ──Summons, Question, Work──▶ foreman ──Question, Batc
 this process ◀──Joined, Survey, BatchDone, NodeLeftOut, NodeLost, Ended, GaveUp── foreman
 foreman ◀──NodeFacts, BatchDone, BatchFailed── node
 
-What ranks of one program say and are told is in `rank_messages`.
+What ranks of one program say and are told is in `rank_messages`, and what nodes do with single files in
+`errand_messages`.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from fp8cli.core.clustering.errand_messages import CannotSend, ErrandDone, ErrandFailed
 from fp8cli.core.clustering.rank_messages import RanksSeen
 from fp8cli.core.fetching.streaming import Streaming
 from fp8cli.core.quantizing.plan import Plan
@@ -141,7 +143,8 @@ class BatchFailed:
 class Work:
     """All batches, in the order in which they are to be begun."""
 
-    orders: tuple[BatchOrder, ...]
+    orders: tuple[bytes, ...]
+    """Of `BatchOrder`, packed: the foreman has no use for what is in them."""
     cpus: int
     """That a task claims of its node."""
     gpus: int
@@ -196,4 +199,7 @@ class GaveUp:
     hint: str | None
 
 
-Heard = Joined | Survey | BatchDone | NodeLeftOut | NodeLost | RanksSeen | Ended | GaveUp
+OfNodes = NodeLeftOut | NodeLost | CannotSend
+"""What may be told at any time."""
+
+Heard = Joined | Survey | BatchDone | ErrandDone | ErrandFailed | OfNodes | RanksSeen | Ended | GaveUp

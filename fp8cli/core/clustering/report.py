@@ -14,9 +14,16 @@ class NodeWork:
     """Summed over its tasks, of which several may run at once."""
     bytes_per_second: float
     """Read, over the time from the first batch handed out to its last one done."""
+    files_hashed: int
+    bytes_hashed: int
+    files_sent: int
+    bytes_sent: int
+    """Of those that it sent, as a whole: what an attempt before it had sent counts too."""
     lost: bool
     left_out: str | None
     """Why it got no work, or no more of it."""
+    cannot_send: str | None
+    """Why it sends nothing, or no more; others do."""
     slow_because: str | None
 
 
@@ -41,6 +48,7 @@ class ClusterReport:
         said = [
             *((node.name, node.left_out) for node in self.nodes if node.left_out is not None),
             *((node.name, node.slow_because) for node in self.nodes if node.slow_because is not None),
+            *((node.name, f"does not send: {node.cannot_send}") for node in self.nodes if node.cannot_send is not None),
             *((node.name, "was lost; others did its work") for node in self.nodes if node.lost),
         ]
         left_out = {node.name for node in self.nodes if node.left_out is not None}

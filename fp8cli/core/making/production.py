@@ -10,7 +10,7 @@ output in the making, so that a run that goes on need not calibrate again. llm-c
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -155,7 +155,9 @@ def produce(production: Production, notify: Notify) -> Produced:
             production.judge(whole)
         calibrated = _calibrate(production, staging, notify)
         streamed = None
-        with _discarded_if_unfit(out), _attest(production, staging) as attestation:
+        with _discarded_if_unfit(out), ExitStack() as joined, ExitStack() as opened:
+            labour = joined.enter_context(_labour(production, staging))
+            attestation = opened.enter_context(_attest(production, staging, labour, calibrated))
             plan = plan if whole is None else whole.plan
             watch = Together((attestation, delivery.watch(plan)))
             if whole is not None:
@@ -169,16 +171,16 @@ def produce(production: Production, notify: Notify) -> Produced:
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
                 resources = production.resources
-                with source.supply(staging, hashed=production.hashed) as supply, _labour(production, staging) as labour:
+                with source.supply(staging, hashed=production.hashed) as supply:
                     written = execute(
                         plan, supply, staging, resources, notify, scales=scales, watch=watch, labour=labour
                     )
                     attestation.learn_source(supply)
-                cluster = None if labour is None else labour.report
                 streamed = supply.facts() if isinstance(supply, WindowSupply) else None
             attestation.complete(notify)
             source.refuse_changed(state, called=production.model)
             attestation.learn(delivery.wait())
+            joined.close()  # In what follows no node has a part.
             provenance = _provenance(production, calibrated, whole)
             with disk_errors(out):
                 describe(source.checkpoint, source.folder, plan, staging, provenance)
@@ -190,6 +192,7 @@ def produce(production: Production, notify: Notify) -> Produced:
                 )
             findings = pass_gate(LocalFolder(staging.checkpoint))
             delivered = delivery.publish()
+            cluster = None if labour is None else labour.report
     return Produced(
         plan=plan,
         written=written,
@@ -202,10 +205,21 @@ def produce(production: Production, notify: Notify) -> Produced:
     )
 
 
-def _attest(production: Production, staging: Staging) -> AbstractContextManager[Attestation]:
-    source, threads = production.source, production.resources.workers
-    sent = production.delivery is not None
-    return attest(source.checkpoint, source.folder, staging, threads=threads, hashed=production.hashed, sent=sent)
+def _attest(
+    production: Production, staging: Staging, labour: ClusterLabour | None, calibrated: Calibrated | None
+) -> AbstractContextManager[Attestation]:
+    source = production.source
+    return attest(
+        source.checkpoint,
+        source.folder,
+        staging,
+        threads=production.resources.workers,
+        hashed=production.hashed,
+        sent=production.delivery is not None,
+        nodes=labour,
+        # Scales may be found anew, and llm-compressor writes all of it anew.
+        lasting=calibrated is None and production.compression is None,
+    )
 
 
 def _identity(production: Production, state: dict[str, list[int | str]]) -> dict[str, object]:

@@ -1,0 +1,317 @@
+"""What the foreman has under way: batches and errands handed to Ray, results taken in, nodes that are lost or unfit.
+
+Which node does something is Ray's to decide, and so is doing it again when a worker or a node dies; this side keeps
+Ray's queue filled, leaves out nodes that are unfit (by a label selector), and begins a batch a second time when all
+others are done and it takes far longer than they did. While batches wait, errands get no more than half of the places.
+
+What is handed out is packed before it comes here, and results are asked for many at a time: one driver has so many
+nodes to keep busy as it has results in a second.
+"""
+
+import queue
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final
+
+import ray
+
+from fp8cli.core.clustering import errand_labour, labour
+from fp8cli.core.clustering.errand_messages import CannotSend, Errand, ErrandFailed, HashDone, SendDone
+from fp8cli.core.clustering.messages import BatchDone, BatchFailed, Ended, GaveUp, NodeLeftOut, NodeLost, Work
+from fp8cli.core.clustering.roll import name_of, reached, working_nodes
+
+_RETRIES: Final = 5
+"""Times that Ray does again what was lost with its worker or node."""
+_LOOK_SECONDS: Final = 1.0
+"""Between looking at which nodes there are, and which batch takes long."""
+_HEAR_SECONDS: Final = 0.05
+"""For which a result is waited for, before it is seen whether this process wants something."""
+_GATHER_SECONDS: Final = 0.002
+"""For which others are waited for that come with it."""
+_EMPTY_SECONDS: Final = 60.0
+"""A cluster without a node that may work is given up after so long."""
+_SLOW: Final = 3.0
+"""A batch that takes so many times the median is begun a second time."""
+_SLOW_SECONDS: Final = 5.0
+"""But not before so long."""
+
+Said = Work | Errand | None
+"""None: nobody listens any more."""
+
+
+@dataclass
+class _Try:
+    """What was handed out: a batch by its number in `Work`, or an errand."""
+
+    what: int | Errand
+    begun: float
+    again: bool = False
+    """Whether it is a second time, or has had one."""
+
+
+@dataclass
+class Site:
+    """All that is under way at a time."""
+
+    tell: Callable[[Any], None]
+    inbox: "queue.SimpleQueue[Any]"
+    """What this process says meanwhile."""
+    _work: Work | None = None
+    _batches: deque[int] = field(default_factory=deque)
+    _errands: deque[Errand] = field(default_factory=deque)
+    _tries: dict[Any, _Try] = field(default_factory=dict)
+    """By their references."""
+    _under_way: int = 0
+    """Batches among them."""
+    _unfit: set[str] = field(default_factory=set)
+    """Nodes that got nothing from the beginning."""
+    _left_out: set[str] = field(default_factory=set)
+    """Those, and others that were unfit when they had got something."""
+    _mute: set[str] = field(default_factory=set)
+    """Nodes that cannot send."""
+    _done: set[int] = field(default_factory=set)
+    _seconds: list[float] = field(default_factory=list)
+    _nodes: dict[str, str] = field(default_factory=dict)
+    _seen_at: float = 0.0
+
+    def carry_out(self, said: Work | Errand) -> None:
+        """Begin with this, and go on until nothing is left of all that is said meanwhile. Raises EOFError."""
+        self._seen_at = time.monotonic()
+        self._begin(said)
+        looked = 0.0
+        while self._work is not None or self._errands or self._tries:
+            self._listen()
+            self._hand_out()
+            given_up = self._take_in()
+            if given_up is None and time.monotonic() - looked >= _LOOK_SECONDS:
+                looked = time.monotonic()
+                given_up = self._look_around()
+            if given_up is not None:
+                self._end(given_up)
+        self._name_lost(alive=reached(working_nodes()))
+
+    def _listen(self) -> None:
+        while not self.inbox.empty():
+            said = self.inbox.get()
+            if said is None:
+                raise EOFError
+            self._begin(said)
+
+    def _begin(self, said: Work | Errand) -> None:
+        match said:
+            case Work():
+                self._work = said
+                self._batches = deque(range(len(said.orders)))
+                self._refuse(said.left_out)
+                self._done, self._seconds = set(), []
+                self._end_if_done(said)
+            case Errand():
+                self._refuse(said.left_out)
+                self._errands.append(said)
+            case other:
+                message = f"at work it was told {type(other).__name__}"
+                raise TypeError(message)
+
+    def _refuse(self, nodes: Sequence[str]) -> None:
+        self._unfit.update(node for node in nodes if node not in self._left_out)
+        self._left_out.update(nodes)
+
+    def _hand_out(self) -> None:
+        work = self._work
+        while work is not None and self._batches and self._under_way < 2 * work.slots:
+            self._hand_out_batch(work, self._batches.popleft())
+        room = max(1, work.slots // 2) if work is not None and self._batches else len(self._errands) + len(self._tries)
+        while self._errands and len(self._tries) - self._under_way < room:
+            self._hand_out_errand(self._errands.popleft())
+
+    def _hand_out_batch(self, work: Work, number: int, *, again: bool = False) -> None:
+        task = _batch_task(work.cpus, work.gpus, tuple(sorted(self._left_out)))
+        self._under_way += 1
+        self._tries[task.remote(work.orders[number])] = _Try(what=number, begun=time.monotonic(), again=again)
+
+    def _hand_out_errand(self, errand: Errand) -> None:
+        left_out = self._left_out | (self._mute if errand.kind == "send" else set())
+        able = tuple(node for node in errand.able if node not in left_out)
+        if errand.kind == "send" and not able:
+            self.tell(ErrandFailed(number=errand.order.number, node="", name="", message="no node can send"))
+            return
+        task = _sending_task(able) if errand.kind == "send" else _hashing_task(tuple(sorted(left_out)))
+        self._tries[task.remote(errand.order)] = _Try(what=errand, begun=time.monotonic())
+
+    def _take_in(self) -> GaveUp | None:
+        """Act on the answers that are there; what cannot be mended is returned."""
+        if not self._tries:
+            return None
+        ready, _ = ray.wait(list(self._tries), num_returns=1, timeout=_HEAR_SECONDS, fetch_local=False)
+        if ready and len(self._tries) > 1:
+            ready, _ = ray.wait(
+                list(self._tries), num_returns=len(self._tries), timeout=_GATHER_SECONDS, fetch_local=False
+            )
+        for reference, answer in zip(ready, _answers(ready), strict=True):
+            tried = self._tries.pop(reference)
+            if isinstance(tried.what, Errand):
+                self._take_errand(tried.what, answer)
+            elif (given_up := self._take_batch(tried, tried.what, answer)) is not None:
+                return given_up
+        if self._work is not None:
+            self._end_if_done(self._work)
+        return None
+
+    def _take_batch(self, tried: _Try, number: int, answer: object) -> GaveUp | None:
+        self._under_way -= 1
+        work = self._work
+        if work is None or number in self._done:
+            return None  # The second answer to a batch that was begun twice.
+        match answer:
+            case BatchDone():
+                self._done.add(number)
+                self._seconds.append(answer.seconds)
+                self.tell(answer)
+            case BatchFailed(fault="source"):
+                return GaveUp(fault="source", message=answer.message, hint=answer.hint)
+            case BatchFailed():
+                self._leave_out(answer.node, answer.name, answer.message)
+                if not self._look():
+                    message = f"{answer.name}: {answer.message}, and no other node is left"
+                    return GaveUp(fault="cluster", message=message, hint=answer.hint)
+                self._hand_out_batch(work, number, again=tried.again)
+            case ray.exceptions.RayTaskError():
+                message = f"a node failed at a batch: {last_line(answer)}"
+                return GaveUp(fault="cluster", message=message, hint="run the same command again to go on")
+            case _:
+                message = f"a batch was lost {_RETRIES + 1} times with its worker or node: {last_line(answer)}"
+                return GaveUp(fault="cluster", message=message, hint="run the same command again to go on")
+        return None
+
+    def _take_errand(self, errand: Errand, answer: object) -> None:
+        match answer:
+            case HashDone() | SendDone():
+                self.tell(answer)
+            case ErrandFailed() if errand.kind == "send":
+                if answer.node not in self._mute:
+                    self._mute.add(answer.node)
+                    self.tell(CannotSend(node=answer.node, name=answer.name, reason=answer.message))
+                self._errands.append(errand)
+            case ErrandFailed():
+                self._leave_out(answer.node, answer.name, answer.message)
+                if self._look():
+                    self._errands.append(errand)
+                else:
+                    self.tell(answer)
+            case _:
+                message = f"it was lost with its worker or node: {last_line(answer)}"
+                self.tell(ErrandFailed(number=errand.order.number, node="", name="", message=message))
+
+    def _end_if_done(self, work: Work) -> None:
+        if len(self._done) == len(work.orders):
+            self._name_lost(alive=reached(working_nodes()))
+            self._drop_batches()
+            self.tell(Ended())
+
+    def _leave_out(self, node: str, name: str, reason: str) -> None:
+        if node not in self._left_out:
+            self._left_out.add(node)
+            self.tell(NodeLeftOut(node=node, name=name, reason=reason))
+        # What waits in Ray's queue may still go there: it comes back as this one did.
+
+    def _look_around(self) -> GaveUp | None:
+        if not self._look():
+            message = "no node of the cluster can work any more"
+            hint = "run the same command again to go on: with a cluster that can, or without --cluster"
+            return GaveUp(fault="cluster", message=message, hint=hint)
+        if self._work is not None and not self._batches:
+            self._begin_again(self._work)
+        return None
+
+    def _look(self) -> bool:
+        """See which nodes there are. False: none that may work, and none for a while, or all of them were unfit."""
+        now = working_nodes()
+        self._name_lost(alive=now)
+        for node in now.keys() - self._left_out:
+            self._nodes[node] = name_of(node, now[node])
+        if self._nodes:
+            self._seen_at = time.monotonic()
+        patience = 0.0 if self._left_out - self._unfit else _EMPTY_SECONDS
+        return time.monotonic() - self._seen_at <= patience
+
+    def _name_lost(self, alive: Mapping[str, Any]) -> None:
+        for node in [node for node in self._nodes if node not in alive or node in self._left_out]:
+            name = self._nodes.pop(node)
+            if node not in self._left_out:
+                self.tell(NodeLost(node=node, name=name))
+
+    def _begin_again(self, work: Work) -> None:
+        """Give batches that take far longer than others to another task too, where one would be idle."""
+        if not self._seconds or len(self._tries) >= work.slots:
+            return
+        limit = max(_SLOW_SECONDS, _SLOW * statistics.median(self._seconds))
+        for tried in [each for each in self._tries.values() if isinstance(each.what, int) and not each.again]:
+            if time.monotonic() - tried.begun > limit:
+                tried.again = True
+                self._hand_out_batch(work, int(str(tried.what)), again=True)
+
+    def _drop_batches(self) -> None:
+        """Cancel the batches that nobody waits for any more."""
+        for reference in [each for each, tried in self._tries.items() if isinstance(tried.what, int)]:
+            del self._tries[reference]
+            ray.cancel(reference, force=True)
+        self._work, self._under_way = None, 0
+        self._batches.clear()
+
+    def _end(self, given_up: GaveUp) -> None:
+        """Cancel everything, and say why."""
+        self._drop_batches()
+        for reference in self._tries:
+            ray.cancel(reference, force=True)
+        self._tries.clear()
+        self._errands.clear()
+        self.tell(given_up)
+
+
+def last_line(problem: object) -> str:
+    """Return the last line of what an error says: Ray's begin with where it happened."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return lines[-1] if lines else type(problem).__name__
+
+
+def _answers(references: Sequence[Any]) -> list[object]:
+    """Return what was answered, or what was raised instead."""
+    try:
+        return list(ray.get(list(references)))
+    except Exception:  # noqa: BLE001 - of one of them: which one is found out below
+        return [_answer(reference) for reference in references]
+
+
+def _answer(reference: Any) -> object:
+    try:
+        return ray.get(reference)
+    except Exception as problem:  # noqa: BLE001 - looked at by who takes it
+        return problem
+
+
+@cache
+def _batch_task(cpus: int, gpus: int, left_out: tuple[str, ...]) -> Any:
+    """Return the task, made once: Ray sends a new one to the cluster before it is used."""
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": _RETRIES, **_without(left_out)}
+    return ray.remote(labour.carry_out).options(**options)
+
+
+@cache
+def _hashing_task(left_out: tuple[str, ...]) -> Any:
+    return ray.remote(errand_labour.run).options(num_cpus=1, max_retries=_RETRIES, **_without(left_out))
+
+
+@cache
+def _sending_task(able: tuple[str, ...]) -> Any:
+    # It waits for a network for most of the time, and so takes nobody's place.
+    where = {"label_selector": {"ray.io/node-id": f"in({','.join(able)})"}}
+    options: dict[str, Any] = {"num_cpus": 0, "max_retries": _RETRIES, "scheduling_strategy": "SPREAD", **where}
+    return ray.remote(errand_labour.run).options(**options)
+
+
+def _without(left_out: tuple[str, ...]) -> dict[str, Any]:
+    return {"label_selector": {"ray.io/node-id": f"!in({','.join(left_out)})"}} if left_out else {}
