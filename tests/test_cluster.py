@@ -25,11 +25,17 @@ import pytest
 from fp8cli.commands.quantize import QuantizeReport, QuantizeRequest, run
 from fp8cli.core.calibrating.calibration_events import TextsRead
 from fp8cli.core.calibrating.ordering import CalibrationOptions
+from fp8cli.core.clustering.choice import ClusterChoice
+from fp8cli.core.clustering.driving import ClusterWork, cluster_labour
 from fp8cli.core.processes.process_group import MARK
-from fp8cli.core.quantizing.engine import Progress
+from fp8cli.core.quantizing.engine import Progress, execute
+from fp8cli.core.quantizing.resources import Resources
+from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES
 from fp8cli.errors import BadInput, CannotRun, Interrupted
-from fp8cli.formats.staging import partial_folder
+from fp8cli.formats.checkpoint import LocalFolder
+from fp8cli.formats.staging import partial_folder, stage
+from tests.calibrated import plan_of
 from tests.models import ODD, llama_config, save_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -209,6 +215,10 @@ def test_the_bytes_are_those_of_one_machine(nodes: Nodes, source: Path, tmp_path
         assert nodes.far in {node.name.partition("/")[0] for node in worked}
     assert sum(node.batches for node in worked) == report.cluster.batches > 20
     assert sum(node.bytes_read for node in worked) == report.bytes_read
+    # fp8.json, which is among those bytes, has the SHA-256 of every shard, read by nodes alone.
+    shards = [*source.glob("*.safetensors"), *(tmp_path / "out").glob("*.safetensors")]
+    assert sum(node.files_hashed for node in report.cluster.nodes) == len(shards)
+    assert sum(node.bytes_hashed for node in report.cluster.nodes) == sum(path.stat().st_size for path in shards)
     assert report.warnings == ()
     assert not partial_folder(tmp_path / "out").exists()
 
@@ -273,7 +283,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(source: Path, tmp_path: Pat
 KILLED = """
 import os, pathlib, signal, sys
 from fp8cli.commands.quantize import QuantizeRequest, run
-from fp8cli.core.quantizing.engine import Progress
+from fp8cli.core.quantizing.engine import Progress, execute
 heard = []
 def kill(event):
     heard.append(event) if isinstance(event, Progress) else None
@@ -387,20 +397,50 @@ def link(nodes: Nodes, state: str) -> None:
     subprocess.run(["ip", "link", "set", nodes.plug, state], check=True)
 
 
-def test_a_node_that_is_killed_is_made_up_for_by_the_others(nodes: Nodes, source: Path, tmp_path: Path) -> None:
+def test_a_node_that_is_killed_while_it_hashes_is_made_up_for_by_the_others(
+    nodes: Nodes, source: Path, tmp_path: Path
+) -> None:
     """The last test: the node stays dead."""
     raylet = nodes.second.all_processes["raylet"][0].process
-    heard = 0
+    names = [str(number) for number in range(4)]
+    for name in names:
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**30)
+    plan, here = plan_of(source, "FP8_BLOCK"), LocalFolder(source)
+    work = ClusterWork(choice=ClusterChoice(address=nodes.address, batch_bytes=512), workers=None, begins=lambda: None)
+    resources = Resources(device="cpu", workers=1, memory_bytes=2**20, piece_bytes=512)
+    with (
+        stage(tmp_path / "out", {}, restart=False) as staging,
+        cluster_labour(work, here, None, staging, resources) as labour,
+    ):
+        # Asked for before anybody knows which nodes there are.
+        promises = [labour.hash_file(tmp_path, name) for name in names]
+        threading.Thread(target=kill_when_it_hashes, args=(raylet,), daemon=True).start()
+        execute(plan, LocalSupply(here.resolve), staging, resources, lambda _: None, labour=labour)
+        found = [promise.result(timeout=120) for promise in promises]
+        assert raylet.wait(0) == -signal.SIGKILL
+        quantize(source, tmp_path / "alone", None, scheme="FP8_BLOCK")
+        for path in (tmp_path / "alone").glob("*.safetensors"):
+            assert (staging.checkpoint / path.name).read_bytes() == path.read_bytes()
+    zeros = hashlib.sha256()
+    for _ in range(2**10):
+        zeros.update(bytes(2**20))
+    assert found == [(2**30, zeros.hexdigest())] * len(names)
+    assert labour.report is not None
+    assert sum(node.files_hashed for node in labour.report.nodes) == len(names)
+    (lost,) = [node for node in labour.report.nodes if node.lost]
+    assert lost.files_hashed == 0
+    assert labour.report.warnings == (f"node `{lost.name}` was lost; others did its work",)
 
-    def kill(event: object) -> None:
-        nonlocal heard
-        heard += isinstance(event, Progress)
-        if heard == 1:
-            os.kill(raylet.pid, signal.SIGKILL)
 
-    report = quantize(source, tmp_path / "out", nodes.address, scheme="FP8_BLOCK", notify=kill, size=512)
-    assert raylet.poll() == -signal.SIGKILL
-    assert report.cluster is not None
-    assert [node.lost for node in report.cluster.nodes].count(True) == 1
-    assert any("was lost; others did its work" in warning for warning in report.warnings)
-    assert digest(tmp_path / "out") == alone(source, tmp_path, "FP8_BLOCK")
+def kill_when_it_hashes(raylet: Any) -> None:
+    """Kill a node with all that runs on it, as when its power fails."""
+    while not any(line.startswith("ray::run") for line in children_of(raylet.pid).values()):
+        time.sleep(0.005)
+    for pid in (raylet.pid, *children_of(raylet.pid)):
+        os.kill(pid, signal.SIGKILL)
+
+
+def children_of(pid: int) -> dict[int, str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children}
