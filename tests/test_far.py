@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
         node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
         # Ray takes the signal for itself.
         before = signal.getsignal(signal.SIGTERM)
-        cluster = Cluster(initialize_head=True, head_node_args=node)
+        # The head reads the Hub, and may not write to the bucket.
+        cluster = Cluster(initialize_head=True, head_node_args=node | {"env_vars": {"AWS_ACCESS_KEY_ID": ""}})
         try:
             second = cluster.add_node(**node)
             signal.signal(signal.SIGTERM, before)
@@ -123,6 +125,10 @@ def test_a_checkpoint_larger_than_the_disk_goes_from_the_hub_into_a_bucket_thoug
     assert started.returncode == 0, err
     report = json.loads(out)["result"]
     assert sorted(node["lost"] for node in report["cluster"]["nodes"]) == [False, True]
+    head, second = sorted(report["cluster"]["nodes"], key=lambda node: bool(node["lost"]))
+    assert head["files_sent"] == 0
+    assert "credentials" in head["cannot_send"]
+    print(report["warnings"], second, Counter(far.bucket.parts().values()))
     assert report["delivery"]["files"] == len(list(wanted.out.iterdir()))
     told_by_name = {"README.md", "fp8.json"}  # Which name the source.
     there = {name: text for name, text in far.bucket.contents(FOLDER).items() if name not in told_by_name}

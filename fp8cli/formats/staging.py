@@ -59,7 +59,7 @@ class Staging:
     done: Mapping[Piece, Harm]
     """Pieces that an earlier run finished, each with what it had to report."""
     hashes: dict[str, str]
-    """SHA-256 of files that it, or this one, has hashed: by `source/NAME` and `output/NAME`."""
+    """SHA-256 of files that it, or this one, has hashed; see `source_key` and `output_key`."""
     _journal: IO[str]
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -111,6 +111,16 @@ class Staging:
             _exchange(self.checkpoint, self.out)
         _flush_folder(self.out.parent)
         discard(self.out)
+
+
+def source_key(shard: str) -> str:
+    """Return what `Staging.hashes` calls a shard of the source."""
+    return f"source/{shard}"
+
+
+def output_key(shard: str) -> str:
+    """Return what it calls a shard of the output."""
+    return f"output/{shard}"
 
 
 def partial_folder(out: Path) -> Path:

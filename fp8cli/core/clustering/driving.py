@@ -1,8 +1,8 @@
 """A cluster as the labour of one run: its nodes looked at, the pieces cut into batches, the results taken in.
 
-Files that are whole, and those of the source, its nodes hash as well (see `errands`). The journal stays with the
-engine: a piece is told to it when its node has seen its bytes reach the disk, so that a run that is killed goes on with
-the cluster, with another one, or without.
+Files that are whole, and those of the source, its nodes hash or send as well (see `errands`, `carrier`). The journal
+stays with the engine: a piece is told to it when its node has seen its bytes reach the disk, so that a run that is
+killed goes on with the cluster, with another one, or without.
 """
 
 import pickle
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from fp8cli.core.clustering.admission import admit
-from fp8cli.core.clustering.batches import Batch, cut_batches, excerpt, source_shards
+from fp8cli.core.clustering.batches import SHARDS_PER_SLOT, Batch, cut_batches, excerpt, source_shards, whole_shards
+from fp8cli.core.clustering.carrier import Carrier, travels
 from fp8cli.core.clustering.choice import ClusterChoice
 from fp8cli.core.clustering.code import code_digest
 from fp8cli.core.clustering.errand_messages import HashDone, HashOrder, Order, Sight
@@ -25,19 +26,23 @@ from fp8cli.core.clustering.foreman_process import Foreman, foreman_of
 from fp8cli.core.clustering.judging import judge_nodes, nobody_can
 from fp8cli.core.clustering.messages import BatchDone, BatchOrder, Ended, NodeFacts, Place, Work
 from fp8cli.core.clustering.report import ClusterReport
+from fp8cli.core.clustering.sending_notes import FOLDER as SENT
 from fp8cli.core.clustering.slots import Slots, share_nodes
 from fp8cli.core.clustering.tally import Tally
 from fp8cli.core.fetching.streaming import Streaming
+from fp8cli.core.fetching.window_hashing import ShardToHash
 from fp8cli.core.hashing import Hash
 from fp8cli.core.quantizing.crew import ShardWatch
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import Resources
 from fp8cli.errors import Interrupted
+from fp8cli.formats.addresses import Address
 from fp8cli.formats.checkpoint import LocalFolder
+from fp8cli.formats.destinations import Destination, SendOptions, Sends
 from fp8cli.formats.hub import HubRepo
 from fp8cli.formats.remote_folder import RemoteFolder
 from fp8cli.formats.sources import Elsewhere
-from fp8cli.formats.staging import Harm, Piece, Staging, bytes_on_disk, disk_errors
+from fp8cli.formats.staging import Harm, Piece, Staging, bytes_on_disk, disk_errors, source_key
 
 FOLDER: Final = "cluster"
 """Beside the output in the making: the log, the token, and what nodes write to show that they see it."""
@@ -63,8 +68,13 @@ def cluster_labour(
     streaming: Streaming | None,
     staging: Staging,
     resources: Resources,
+    *,
+    hashing: Mapping[str, ShardToHash] | None = None,
 ) -> Iterator["ClusterLabour"]:
-    """Join the cluster, or begin one, for the time of a run. Raises CannotRun if there is none to be had."""
+    """Join the cluster, or begin one, for the time of a run. Raises CannotRun if there is none to be had.
+
+    hashing: the shards of a source that is streamed whose SHA-256 is wanted.
+    """
     work.begins()
     begun = time.monotonic()
     folder = staging.folder / FOLDER
@@ -80,6 +90,7 @@ def cluster_labour(
                 streaming=streaming,
                 staging=staging,
                 resources=resources,
+                hashing=hashing or {},
                 foreman=foreman,
                 errands=errands,
                 begun=begun,
@@ -98,11 +109,14 @@ class ClusterLabour:
     streaming: Streaming | None
     staging: Staging
     resources: Resources
+    hashing: Mapping[str, ShardToHash]
     foreman: Foreman
     errands: Errands
     begun: float
     tally: Tally
     _slots: Slots | None = None
+    _whole: bool = False
+    """Whether a batch is a whole shard."""
     _batches: int = 0
     _start_seconds: float = 0.0
     _work_seconds: float = 0.0
@@ -120,6 +134,10 @@ class ClusterLabour:
             batches=self._batches,
             slots=self._slots.count,
             cpus_per_task=self._slots.cpus,
+            shards_not_hashed=sum(
+                shard.told is None and source_key(name) not in self.staging.hashes
+                for name, shard in self.hashing.items()
+            ),
             nodes=self.tally.rows(),
         )
 
@@ -157,6 +175,19 @@ class ClusterLabour:
         self.errands.ask(order).add_done_callback(lambda done: _keep(promise, done))
         return promise
 
+    def carry(self, address: Address, options: SendOptions, destination: Destination) -> Sends:
+        """Return who sends files of the output to this place: nodes, where one can be told of it."""
+        if not travels(address):
+            return destination
+        return Carrier(
+            errands=self.errands,
+            sight=lambda: self._sight,
+            notes=self.staging.folder / FOLDER / SENT,
+            address=address,
+            options=options,
+            destination=destination,
+        )
+
     def _waves(
         self, plan: Plan, pieces: Sequence[Piece], slots: Slots, watch: ShardWatch
     ) -> Iterator[tuple[Batch, ...]]:
@@ -164,8 +195,13 @@ class ClusterLabour:
         by_shard: dict[str, list[Piece]] = {}
         for piece in pieces:
             by_shard.setdefault(plan.tensors[piece[0]].shard, []).append(piece)
+        # Whoever streams a whole shard hashes it on its way; parts of one that several tasks read make no hash.
+        self._whole = bool(self.hashing) and len(by_shard) >= SHARDS_PER_SLOT * slots.count
         for shards in admit(watch, tuple(by_shard)):
             admitted = [piece for shard in shards for piece in by_shard[shard]]
+            if self._whole:
+                yield whole_shards(plan, admitted)
+                continue
             yield cut_batches(plan, admitted, slots=slots.count, share_bytes=self.work.choice.batch_bytes)
 
     def _hear(self, batches: Sequence[Batch], finished: Callable[[Piece, Harm], None]) -> None:
@@ -173,6 +209,8 @@ class ClusterLabour:
             match self.errands.hear():
                 case BatchDone() as done:
                     self.tally.count(done)
+                    for name, digest in done.sha256.items():
+                        self.staging.record_hash(source_key(name), digest)
                     for piece, harm in zip(batches[done.number].pieces, done.harms, strict=True):
                         finished(piece, harm)
                 case Ended():
@@ -216,6 +254,7 @@ class ClusterLabour:
             source=self._place(),
             streaming=self.streaming,
             sizes=self._sizes(source_shards(part.tensors)),
+            hashing=self._hashed_by(part) if self._whole else {},
             shared=(self.staging.folder / FOLDER).absolute(),
             checkpoint=self.staging.checkpoint.absolute(),
             out=self.staging.out,
@@ -226,6 +265,11 @@ class ClusterLabour:
             device=self.resources.device,
             piece_bytes=self.resources.piece_bytes,
         )
+
+    def _hashed_by(self, part: Plan) -> Mapping[str, ShardToHash]:
+        """Return what of the source is hashed by who makes these tensors: the shard from which the output's comes."""
+        names = dict.fromkeys(tensor.shard for tensor in part.tensors)
+        return {name: self.hashing[name] for name in names if name in self.hashing}
 
     @property
     def _sight(self) -> Sight:

@@ -67,6 +67,14 @@ class Errands:
             self._send_for(made)
         return promise
 
+    def mute(self, node: str, name: str, reason: str) -> None:
+        """Let a node send nothing any more."""
+        with self._lock:
+            assert self._nodes is not None  # noqa: S101 - it has sent something
+            left_out, able = self._nodes
+            self._nodes = left_out, tuple(each for each in able if each != node)
+        self.told(CannotSend(node=node, name=name, reason=reason))
+
     def hear(self) -> Heard:
         """Wait for what the foreman says next about batches. Raises as `Foreman.hear` does."""
         said = self._heard.get()

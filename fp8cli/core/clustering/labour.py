@@ -83,7 +83,7 @@ def carry_out(packed: bytes) -> BatchDone | BatchFailed:
     order: BatchOrder = pickle.loads(packed)  # noqa: S301 - from who may run any code here, by way of Ray
     name = node_name(node)
     try:
-        harms = _do(order)
+        harms, sha256 = _do(order)
     except Fp8Error as problem:
         fault: Literal["source", "node"] = "source" if isinstance(problem, BadInput) else "node"
         return BatchFailed(
@@ -94,12 +94,14 @@ def carry_out(packed: bytes) -> BatchDone | BatchFailed:
         node=node,
         name=name,
         harms=tuple(harms[piece] for piece in order.pieces),
+        sha256=sha256,
         bytes_read=sum(source_bytes(order.plan.tensors[piece[0]], piece) for piece in order.pieces),
         seconds=time.monotonic() - begun,
     )
 
 
-def _do(order: BatchOrder) -> Mapping[Piece, Harm]:
+def _do(order: BatchOrder) -> tuple[Mapping[Piece, Harm], Mapping[str, str]]:
+    """Do the pieces; return what each has to report, and the SHA-256 of what was hashed on its way."""
     # Asked for every batch: a node may have joined late, or lost its disk, and the output may be another's by now.
     if code_digest() != order.code:
         message = f"fp8 {__version__} there is not the fp8 that asks"
@@ -123,12 +125,13 @@ def _do(order: BatchOrder) -> Mapping[Piece, Harm]:
             finished=harms.__setitem__,
         )
         crew.carry_out(order.pieces)
+        sha256 = supply.hashes() if isinstance(supply, WindowSupply) else {}
     try:
         flush_shards(order.checkpoint, {order.plan.tensors[number].shard for number, _, _ in order.pieces})
     except OSError as problem_of_disk:
         message = f"`{order.out}` cannot be written: {problem_of_disk.strerror or problem_of_disk}"
         raise CannotRun(message) from problem_of_disk
-    return harms
+    return harms, sha256
 
 
 @contextmanager
@@ -145,6 +148,7 @@ def _supply(order: BatchOrder) -> Iterator[Supply]:
             out=order.out,
             connections=order.streaming.connections,
             window_bytes=order.streaming.window_bytes,
+            hashing=order.hashing,
         )
         try:
             yield window

@@ -16,6 +16,7 @@ from typing import Final, Literal
 from fp8cli.core.clustering.errand_messages import CannotSend, ErrandDone, ErrandFailed
 from fp8cli.core.clustering.rank_messages import RanksSeen
 from fp8cli.core.fetching.streaming import Streaming
+from fp8cli.core.fetching.window_hashing import ShardToHash
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.formats.sources import Elsewhere
 from fp8cli.formats.staging import Harm, Piece
@@ -99,6 +100,8 @@ class BatchOrder:
     """How a source is read that is in no folder: a window for every task."""
     sizes: Mapping[str, int]
     """Bytes of each file of the source that it reads."""
+    hashing: Mapping[str, ShardToHash]
+    """Shards of a source in no folder that are to be hashed on their way: those that it reads as a whole."""
     shared: Path
     """The folder with the token."""
     checkpoint: Path
@@ -122,6 +125,8 @@ class BatchDone:
     name: str
     harms: tuple[Harm, ...]
     """In the order of the pieces."""
+    sha256: Mapping[str, str]
+    """Of the shards that were hashed on their way."""
     bytes_read: int
     seconds: float
 

@@ -40,6 +40,8 @@ class ClusterReport:
     slots: int
     """Tasks that could run at once."""
     cpus_per_task: int
+    shards_not_hashed: int
+    """Of a source that is streamed: no task read them from their beginning to their end, and no server says more."""
     nodes: tuple[NodeWork, ...]
 
     @property
@@ -52,4 +54,15 @@ class ClusterReport:
             *((node.name, "was lost; others did its work") for node in self.nodes if node.lost),
         ]
         left_out = {node.name for node in self.nodes if node.left_out is not None}
-        return tuple(f"node `{name}` {why}" + ("; it was left out" * (name in left_out)) for name, why in said)
+        of_nodes = (f"node `{name}` {why}" + ("; it was left out" * (name in left_out)) for name, why in said)
+        return (*of_nodes, *self._of_hashes)
+
+    @property
+    def _of_hashes(self) -> tuple[str, ...]:
+        count = self.shards_not_hashed
+        if not count:
+            return ()
+        shards = "1 shard" if count == 1 else f"{count:,} shards"
+        return (
+            f"fp8.json has no SHA-256 of {shards} of the source: the tasks were too many for each to read whole ones",
+        )

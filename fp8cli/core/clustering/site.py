@@ -52,6 +52,10 @@ class _Try:
     again: bool = False
     """Whether it is a second time, or has had one."""
 
+    def is_late(self, seconds: float) -> bool:
+        """Whether it takes longer than that."""
+        return time.monotonic() - self.begun > seconds
+
 
 @dataclass
 class Site:
@@ -72,11 +76,12 @@ class Site:
     _left_out: set[str] = field(default_factory=set)
     """Those, and others that were unfit when they had got something."""
     _mute: set[str] = field(default_factory=set)
-    """Nodes that cannot send."""
+    """Nodes that cannot send, or not any more."""
     _done: set[int] = field(default_factory=set)
     _seconds: list[float] = field(default_factory=list)
     _nodes: dict[str, str] = field(default_factory=dict)
     _seen_at: float = 0.0
+    _reached_at: float = 0.0
 
     def carry_out(self, said: Work | Errand) -> None:
         """Begin with this, and go on until nothing is left of all that is said meanwhile. Raises EOFError."""
@@ -225,7 +230,27 @@ class Site:
             return GaveUp(fault="cluster", message=message, hint=hint)
         if self._work is not None and not self._batches:
             self._begin_again(self._work)
+        self._send_elsewhere()
         return None
+
+    def _send_elsewhere(self) -> None:
+        """Take files back from nodes that are gone: Ray would wait for others of the same names."""
+        late = {
+            reference: tried.what
+            for reference, tried in self._tries.items()
+            if isinstance(tried.what, Errand) and tried.what.kind == "send" and tried.is_late(_SLOW_SECONDS)
+        }
+        asked = {node for errand in late.values() for node in errand.able} - self._mute
+        if not asked or time.monotonic() - self._reached_at < _SLOW_SECONDS:
+            return
+        self._reached_at = time.monotonic()
+        there = reached({node: facts for node, facts in working_nodes().items() if node in asked})
+        self._mute |= asked - there.keys()
+        for reference, errand in late.items():
+            if self._mute.issuperset(errand.able):
+                del self._tries[reference]
+                ray.cancel(reference, force=True)
+                self._errands.append(errand)
 
     def _look(self) -> bool:
         """See which nodes there are. False: none that may work, and none for a while, or all of them were unfit."""
@@ -250,7 +275,7 @@ class Site:
             return
         limit = max(_SLOW_SECONDS, _SLOW * statistics.median(self._seconds))
         for tried in [each for each in self._tries.values() if isinstance(each.what, int) and not each.again]:
-            if time.monotonic() - tried.begun > limit:
+            if tried.is_late(limit):
                 tried.again = True
                 self._hand_out_batch(work, int(str(tried.what)), again=True)
 

@@ -30,13 +30,9 @@ from fp8cli.formats.provenance import PROVENANCE, FileFacts, PlanNote, Provenanc
 from fp8cli.formats.remote_folder import RemoteFolder
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.sources import Elsewhere
-from fp8cli.formats.staging import Staging
+from fp8cli.formats.staging import Staging, output_key, source_key
 
 Notify = Callable[[ReadingBegins | BytesRead], None]
-
-_SOURCE: Final = "source/"
-_OUTPUT: Final = "output/"
-"""What comes before the name of a shard in the journal."""
 
 _MOST_THREADS: Final = 8
 """A disk gives no more than so many readers want."""
@@ -91,7 +87,7 @@ class Attestation:
     def finished(self, shard: str) -> None:
         """Hash a shard of the output."""
         if not self.sent:
-            before = self.staging.hashes.get(_OUTPUT + shard) if self.lasting else None
+            before = self.staging.hashes.get(output_key(shard)) if self.lasting else None
             self._hash_weights(self.staging.checkpoint, shard, before)
 
     def abandon(self) -> None:
@@ -171,13 +167,13 @@ class Attestation:
         if name in self._known or not isinstance(self.folder, LocalFolder):
             return
         if name in self._shards:
-            self._hash_weights(self.folder.path, name, self.staging.hashes.get(_SOURCE + name))
+            self._hash_weights(self.folder.path, name, self.staging.hashes.get(source_key(name)))
         else:
             self._hash(self.folder.resolve(name))
 
     def _saw(self, name: str) -> bool:
         """Whether somebody has hashed a file of the source, in this run or in the one that it goes on from."""
-        return name in self._streamed or _SOURCE + name in self.staging.hashes
+        return name in self._streamed or source_key(name) in self.staging.hashes
 
     def _hash_weights(self, folder: Path, name: str, before: str | None) -> None:
         """Have a shard hashed, or take what an earlier run has found."""
@@ -194,7 +190,7 @@ class Attestation:
             self.hashes.add(path)
 
     def _source_facts(self, name: str) -> FileFacts:
-        known = self._streamed.get(name, self.staging.hashes.get(_SOURCE + name, self._known.get(name)))
+        known = self._streamed.get(name, self.staging.hashes.get(source_key(name), self._known.get(name)))
         if known is None and isinstance(self.folder, LocalFolder):
             return self._facts(self.folder.resolve(name))
         if known is None and name not in self._shards and self.hashes is not None:
@@ -230,9 +226,9 @@ def attest(
         yield Attestation(checkpoint, folder, staging, None, sent=sent)
         return
     shards = [shard.name for shard in checkpoint.shards]
-    names = {staging.checkpoint / name: _OUTPUT + name for name in shards}
+    names = {staging.checkpoint / name: output_key(name) for name in shards}
     if isinstance(folder, LocalFolder):
-        names |= {folder.resolve(name): _SOURCE + name for name in shards}
+        names |= {folder.resolve(name): source_key(name) for name in shards}
 
     def found(path: Path, digest: str) -> None:
         # What cannot be written down is found out by who writes down more than this.

@@ -159,7 +159,7 @@ def produce(production: Production, notify: Notify) -> Produced:
             labour = joined.enter_context(_labour(production, staging))
             attestation = opened.enter_context(_attest(production, staging, labour, calibrated))
             plan = plan if whole is None else whole.plan
-            watch = Together((attestation, delivery.watch(plan)))
+            watch = Together((attestation, delivery.watch(plan, labour)))
             if whole is not None:
                 written = Written(harmed=(), bytes_resumed=0)
                 notify(Started(tensors=whole.tensors, bytes_read=plan.bytes_written))
@@ -246,7 +246,14 @@ def _labour(production: Production, staging: Staging) -> Iterator[ClusterLabour 
         yield None
         return
     source = production.source
-    with cluster_labour(production.cluster, source.folder, source.streaming, staging, production.resources) as labour:
+    with cluster_labour(
+        production.cluster,
+        source.folder,
+        source.streaming,
+        staging,
+        production.resources,
+        hashing=source.to_hash() if production.hashed else {},
+    ) as labour:
         yield labour
 
 
