@@ -195,14 +195,15 @@ class ClusterLabour:
         by_shard: dict[str, list[Piece]] = {}
         for piece in pieces:
             by_shard.setdefault(plan.tensors[piece[0]].shard, []).append(piece)
+        share = self.work.choice.batch_bytes
         # Whoever streams a whole shard hashes it on its way; parts of one that several tasks read make no hash.
-        self._whole = bool(self.hashing) and len(by_shard) >= SHARDS_PER_SLOT * slots.count
+        self._whole = bool(self.hashing) and share is None and len(by_shard) >= SHARDS_PER_SLOT * slots.count
         for shards in admit(watch, tuple(by_shard)):
             admitted = [piece for shard in shards for piece in by_shard[shard]]
             if self._whole:
                 yield whole_shards(plan, admitted)
-                continue
-            yield cut_batches(plan, admitted, slots=slots.count, share_bytes=self.work.choice.batch_bytes)
+            else:
+                yield cut_batches(plan, admitted, slots=slots.count, share_bytes=share)
 
     def _hear(self, batches: Sequence[Batch], finished: Callable[[Piece, Harm], None]) -> None:
         while True:
