@@ -27,6 +27,7 @@ from fp8cli.core.calibrating.calibration_events import TextsRead
 from fp8cli.core.calibrating.ordering import CalibrationOptions
 from fp8cli.core.clustering.choice import ClusterChoice
 from fp8cli.core.clustering.driving import ClusterWork, cluster_labour
+from fp8cli.core.clustering.slots import Slots
 from fp8cli.core.processes.process_group import MARK
 from fp8cli.core.quantizing.engine import Progress, execute
 from fp8cli.core.quantizing.resources import Resources
@@ -223,9 +224,13 @@ def test_the_bytes_are_those_of_one_machine(nodes: Nodes, source: Path, tmp_path
     assert not partial_folder(tmp_path / "out").exists()
 
 
-def test_a_node_that_sees_another_folder_is_named_and_left_out(nodes: Nodes, source: Path, tmp_path: Path) -> None:
+def test_a_node_that_sees_another_folder_is_named_and_left_out_by_relays_too(
+    nodes: Nodes, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if nodes.blind is None:
         pytest.skip("no mount namespace can be made here, which takes root")
+    # As on a cluster of many: a relay hands the batches out from a node.
+    monkeypatch.setattr(Slots, "bundle", 50)
     hidden = Path(nodes.blind) / "source"
     shutil.copytree(source, hidden)
     report = quantize(hidden, tmp_path / "out", nodes.address)

@@ -1,6 +1,6 @@
 """A plan cut for a cluster, and what is foreseen of it: no piece is lost, no batch is a straggler, times add up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -196,7 +196,7 @@ class Twice:
         self.asked = 0
 
     def carry_out(
-        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None], watch: ShardWatch
+        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Mapping[Piece, Harm]], None], watch: ShardWatch
     ) -> None:
         del watch
         self.asked = len(pieces)
@@ -213,7 +213,7 @@ class Twice:
                     finished=heard.__setitem__,
                 )
                 crew.carry_out(numbered)
-            finished(piece, heard[numbered[0]])
+            finished({piece: heard[numbered[0]]})
 
 
 @pytest.mark.parametrize("scheme", ["FP8", "FP8_BLOCK"])

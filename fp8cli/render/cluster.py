@@ -43,8 +43,9 @@ def show_outlook(outlook: ClusterOutlook, output: Output) -> None:
     )
     output.line(
         f"an estimate at {size(outlook.cpu_bytes_per_second)}/s of reading plus writing per processor, "
-        f"{outlook.batch_seconds * 1000:g} ms per batch, {outlook.driver_seconds * 1000:g} ms of the driver, and "
-        f"storage that keeps up; {outlook.start_seconds:.0f} s to begin come on top"
+        f"{outlook.batch_seconds * 1000:g} ms per batch, {outlook.driver_seconds * 1000:g} ms of the driver "
+        f"({outlook.bundled_driver_seconds * 1000:g} ms where relays hand batches out for it), and storage that keeps "
+        f"up; {outlook.start_seconds:.0f} s to begin, and the SHA-256 of the files, come on top"
     )
 
 
@@ -63,6 +64,8 @@ def show_work(report: ClusterReport, output: Output) -> None:
                 Column(title="batches", right=True),
                 Column(title="read", right=True),
                 Column(title="GB/s", right=True),
+                Column(title="hashed", right=True, rank=1),
+                Column(title="sent", right=True, rank=1),
                 Column(title=""),
             ),
             rows=tuple(
@@ -71,6 +74,8 @@ def show_work(report: ClusterReport, output: Output) -> None:
                     count(node.batches),
                     gb(node.bytes_read),
                     f"{node.bytes_per_second / 10**9:.2f}",
+                    size(node.bytes_hashed) if node.files_hashed else "",
+                    size(node.bytes_sent) if node.files_sent else "",
                     "lost" if node.lost else "left out" if node.left_out is not None else "",
                 )
                 for node in report.nodes

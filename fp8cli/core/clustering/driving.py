@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,7 @@ from fp8cli.core.clustering.errand_messages import HashDone, HashOrder, Order, S
 from fp8cli.core.clustering.errands import Answer, Errands
 from fp8cli.core.clustering.foreman_process import Foreman, foreman_of
 from fp8cli.core.clustering.judging import judge_nodes, nobody_can
-from fp8cli.core.clustering.messages import BatchDone, BatchOrder, Ended, NodeFacts, Place, Work
+from fp8cli.core.clustering.messages import BatchesDone, BatchOrder, Ended, NodeFacts, Place, Work
 from fp8cli.core.clustering.report import ClusterReport
 from fp8cli.core.clustering.sending_notes import FOLDER as SENT
 from fp8cli.core.clustering.slots import Slots, share_nodes
@@ -120,6 +121,7 @@ class ClusterLabour:
     _batches: int = 0
     _start_seconds: float = 0.0
     _work_seconds: float = 0.0
+    _found: dict[str, int] = field(default_factory=dict)
     _token: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @property
@@ -142,7 +144,7 @@ class ClusterLabour:
         )
 
     def carry_out(
-        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None], watch: ShardWatch
+        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Mapping[Piece, Harm]], None], watch: ShardWatch
     ) -> None:
         """Do these pieces. Raises CannotRun where no node may work, or all that could are gone."""
         nodes = self._survey(plan)
@@ -205,15 +207,17 @@ class ClusterLabour:
             else:
                 yield cut_batches(plan, admitted, slots=slots.count, share_bytes=share)
 
-    def _hear(self, batches: Sequence[Batch], finished: Callable[[Piece, Harm], None]) -> None:
+    def _hear(self, batches: Sequence[Batch], finished: Callable[[Mapping[Piece, Harm]], None]) -> None:
         while True:
             match self.errands.hear():
-                case BatchDone() as done:
-                    self.tally.count(done)
-                    for name, digest in done.sha256.items():
-                        self.staging.record_hash(source_key(name), digest)
-                    for piece, harm in zip(batches[done.number].pieces, done.harms, strict=True):
-                        finished(piece, harm)
+                case BatchesDone(done=several):
+                    pieces: dict[Piece, Harm] = {}
+                    for done in several:
+                        self.tally.count(done)
+                        pieces.update(zip(batches[done.number].pieces, done.harms, strict=True))
+                        for name, digest in done.sha256.items():
+                            self.staging.record_hash(source_key(name), digest)
+                    finished(pieces)
                 case Ended():
                     return
                 case other:
@@ -226,7 +230,7 @@ class ClusterLabour:
         with disk_errors(self.staging.out):
             return judge_nodes(
                 self.foreman,
-                source=self._place(),
+                source=self._place,
                 sizes=self._sizes(source_shards(plan.tensors)),
                 shared=self.staging.folder / FOLDER,
                 token=self._token,
@@ -243,6 +247,7 @@ class ClusterLabour:
             cpus=slots.cpus,
             gpus=1 if self.resources.device == "cuda" else 0,
             slots=slots.count,
+            bundle=slots.bundle,
             left_out=left_out,
         )
 
@@ -252,15 +257,13 @@ class ClusterLabour:
             number=number,
             plan=part,
             pieces=pieces,
-            source=self._place(),
+            sight=self._sight,
+            source=self._place,
             streaming=self.streaming,
             sizes=self._sizes(source_shards(part.tensors)),
             hashing=self._hashed_by(part) if self._whole else {},
-            shared=(self.staging.folder / FOLDER).absolute(),
-            checkpoint=self.staging.checkpoint.absolute(),
+            checkpoint=self._checkpoint,
             out=self.staging.out,
-            token=self._token,
-            code=code_digest(),
             workers=slots.workers,
             memory_bytes=slots.memory_bytes,
             device=self.resources.device,
@@ -272,16 +275,27 @@ class ClusterLabour:
         names = dict.fromkeys(tensor.shard for tensor in part.tensors)
         return {name: self.hashing[name] for name in names if name in self.hashing}
 
-    @property
+    @cached_property
+    def _checkpoint(self) -> Path:
+        return self.staging.checkpoint.absolute()
+
+    @cached_property
     def _sight(self) -> Sight:
         return Sight(shared=(self.staging.folder / FOLDER).absolute(), token=self._token, code=code_digest())
 
     def _sizes(self, names: Sequence[str]) -> Mapping[str, int]:
-        if isinstance(self.place, LocalFolder):
-            return {name: self.place.resolve(name).stat().st_size for name in names}
-        files = self.place.files()
-        return {name: files[name] for name in names}
+        """Return the bytes of files of the source, as they were when they were asked for first."""
+        for name in names:
+            if name not in self._found:
+                self._found[name] = self._ask_size(name)
+        return {name: self._found[name] for name in names}
 
+    def _ask_size(self, name: str) -> int:
+        if isinstance(self.place, LocalFolder):
+            return self.place.resolve(name).stat().st_size
+        return self.place.files()[name]
+
+    @cached_property
     def _place(self) -> Place:
         """Return the source as every node finds it: of a repository the commit that this machine has read."""
         match self.place:

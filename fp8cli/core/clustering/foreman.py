@@ -24,7 +24,8 @@ from fp8cli.core.clustering.messages import GaveUp, Joined, NodeFacts, Question,
 from fp8cli.core.clustering.rank_messages import Dismissal, Muster
 from fp8cli.core.clustering.ranks_at_work import RanksAtWork
 from fp8cli.core.clustering.roll import name_of, working_nodes
-from fp8cli.core.clustering.site import Site, last_line
+from fp8cli.core.clustering.site import Site
+from fp8cli.core.clustering.tasks import last_line
 from fp8cli.worker.parent_watch import watch_parent
 
 SURVEY_SECONDS: Final = 60.0

@@ -103,10 +103,10 @@ def carry_out(packed: bytes) -> BatchDone | BatchFailed:
 def _do(order: BatchOrder) -> tuple[Mapping[Piece, Harm], Mapping[str, str]]:
     """Do the pieces; return what each has to report, and the SHA-256 of what was hashed on its way."""
     # Asked for every batch: a node may have joined late, or lost its disk, and the output may be another's by now.
-    if code_digest() != order.code:
+    if code_digest() != order.sight.code:
         message = f"fp8 {__version__} there is not the fp8 that asks"
         raise CannotRun(message, hint="install the same version on every node")
-    problem = sight_problem(order.shared, order.token) or source_problem(order.source, order.sizes)
+    problem = sight_problem(order.sight.shared, order.sight.token) or source_problem(order.source, order.sizes)
     if problem is not None:
         raise CannotRun(problem, hint="every node must see the source and the output under the same paths")
     harms: dict[Piece, Harm] = {}

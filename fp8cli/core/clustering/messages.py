@@ -1,7 +1,7 @@
 """What travels between this process, the foreman that speaks Ray, and the nodes: plain data, all of it picklable.
 
 this process ──Summons, Question, Work──▶ foreman ──Question, BatchOrder──▶ node
-this process ◀──Joined, Survey, BatchDone, NodeLeftOut, NodeLost, Ended, GaveUp── foreman
+this process ◀──Joined, Survey, BatchesDone, NodeLeftOut, NodeLost, Ended, GaveUp── foreman
 foreman ◀──NodeFacts, BatchDone, BatchFailed── node
 
 What ranks of one program say and are told is in `rank_messages`, and what nodes do with single files in
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from fp8cli.core.clustering.errand_messages import CannotSend, ErrandDone, ErrandFailed
+from fp8cli.core.clustering.errand_messages import CannotSend, ErrandDone, ErrandFailed, Sight
 from fp8cli.core.clustering.rank_messages import RanksSeen
 from fp8cli.core.fetching.streaming import Streaming
 from fp8cli.core.fetching.window_hashing import ShardToHash
@@ -92,6 +92,7 @@ class BatchOrder:
     """A batch, with all that a node needs for it."""
 
     number: int
+    sight: Sight
     plan: Plan
     """Of the batch's own tensors; see `batches.excerpt`."""
     pieces: tuple[Piece, ...]
@@ -102,14 +103,10 @@ class BatchOrder:
     """Bytes of each file of the source that it reads."""
     hashing: Mapping[str, ShardToHash]
     """Shards of a source in no folder that are to be hashed on their way: those that it reads as a whole."""
-    shared: Path
-    """The folder with the token."""
     checkpoint: Path
     """The output in the making."""
     out: Path
     """What messages call the output."""
-    token: str
-    code: str
     workers: int
     memory_bytes: int
     device: str
@@ -132,6 +129,13 @@ class BatchDone:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchesDone:
+    """Those of which the foreman has heard at once."""
+
+    done: tuple[BatchDone, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchFailed:
     """It is not."""
 
@@ -145,6 +149,15 @@ class BatchFailed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lost:
+    """What came of a task instead of an answer."""
+
+    message: str
+    raised: bool
+    """Whether the task itself ended so; else its worker or its node was lost, again and again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """All batches, in the order in which they are to be begun."""
 
@@ -155,6 +168,8 @@ class Work:
     gpus: int
     slots: int
     """Tasks that run at once."""
+    bundle: int
+    """Batches that are handed out together."""
     left_out: tuple[str, ...]
     """Ids of nodes that get none."""
 
@@ -207,4 +222,4 @@ class GaveUp:
 OfNodes = NodeLeftOut | NodeLost | CannotSend
 """What may be told at any time."""
 
-Heard = Joined | Survey | BatchDone | ErrandDone | ErrandFailed | OfNodes | RanksSeen | Ended | GaveUp
+Heard = Joined | Survey | BatchesDone | ErrandDone | ErrandFailed | OfNodes | RanksSeen | Ended | GaveUp

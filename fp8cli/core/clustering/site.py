@@ -4,8 +4,8 @@ Which node does something is Ray's to decide, and so is doing it again when a wo
 Ray's queue filled, leaves out nodes that are unfit (by a label selector), and begins a batch a second time when all
 others are done and it takes far longer than they did. While batches wait, errands get no more than half of the places.
 
-What is handed out is packed before it comes here, and results are asked for many at a time: one driver has so many
-nodes to keep busy as it has results in a second.
+What is handed out is packed before it comes here, on a large cluster in bundles (`tasks`), and results are asked for
+many at a time: a driver keeps no more nodes busy than it hands out batches in the time that one takes.
 """
 
 import queue
@@ -14,24 +14,33 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final
 
 import ray
 
-from fp8cli.core.clustering import errand_labour, labour
 from fp8cli.core.clustering.errand_messages import CannotSend, Errand, ErrandFailed, HashDone, SendDone
-from fp8cli.core.clustering.messages import BatchDone, BatchFailed, Ended, GaveUp, NodeLeftOut, NodeLost, Work
+from fp8cli.core.clustering.messages import (
+    BatchDone,
+    BatchesDone,
+    BatchFailed,
+    Ended,
+    GaveUp,
+    Lost,
+    NodeLeftOut,
+    NodeLost,
+    Work,
+)
 from fp8cli.core.clustering.roll import name_of, reached, working_nodes
+from fp8cli.core.clustering.tasks import RETRIES, answers, batch_task, hashing_task, relay_task, sending_task
 
-_RETRIES: Final = 5
-"""Times that Ray does again what was lost with its worker or node."""
 _LOOK_SECONDS: Final = 1.0
 """Between looking at which nodes there are, and which batch takes long."""
 _HEAR_SECONDS: Final = 0.05
 """For which a result is waited for, before it is seen whether this process wants something."""
-_GATHER_SECONDS: Final = 0.002
-"""For which others are waited for that come with it."""
+_GATHER_SECONDS: Final = 0.01
+"""For which others are waited for that come with it: what Ray has ahead lasts longer."""
+_LEAST_AHEAD: Final = 64
+"""Batches that Ray has at least; more than the tasks at once, so that none waits for this process."""
 _EMPTY_SECONDS: Final = 60.0
 """A cluster without a node that may work is given up after so long."""
 _SLOW: Final = 3.0
@@ -45,9 +54,9 @@ Said = Work | Errand | None
 
 @dataclass
 class _Try:
-    """What was handed out: a batch by its number in `Work`, or an errand."""
+    """What was handed out: batches by their numbers in `Work`, or an errand."""
 
-    what: int | Errand
+    what: tuple[int, ...] | Errand
     begun: float
     again: bool = False
     """Whether it is a second time, or has had one."""
@@ -79,6 +88,8 @@ class Site:
     """Nodes that cannot send, or not any more."""
     _done: set[int] = field(default_factory=set)
     _seconds: list[float] = field(default_factory=list)
+    _heard: list[BatchDone] = field(default_factory=list)
+    """What this process was not told yet."""
     _nodes: dict[str, str] = field(default_factory=dict)
     _seen_at: float = 0.0
     _reached_at: float = 0.0
@@ -127,16 +138,23 @@ class Site:
 
     def _hand_out(self) -> None:
         work = self._work
-        while work is not None and self._batches and self._under_way < 2 * work.slots:
-            self._hand_out_batch(work, self._batches.popleft())
-        room = max(1, work.slots // 2) if work is not None and self._batches else len(self._errands) + len(self._tries)
-        while self._errands and len(self._tries) - self._under_way < room:
+        while work is not None and self._batches and self._under_way < max(2 * work.slots, _LEAST_AHEAD):
+            bundle = min(work.bundle, len(self._batches))
+            self._hand_out_batches(work, tuple(self._batches.popleft() for _ in range(bundle)))
+        under_way = sum(isinstance(tried.what, Errand) for tried in self._tries.values()) if self._errands else 0
+        room = max(1, work.slots // 2) - under_way if work is not None and self._batches else len(self._errands)
+        for _ in range(min(room, len(self._errands))):
             self._hand_out_errand(self._errands.popleft())
 
-    def _hand_out_batch(self, work: Work, number: int, *, again: bool = False) -> None:
-        task = _batch_task(work.cpus, work.gpus, tuple(sorted(self._left_out)))
-        self._under_way += 1
-        self._tries[task.remote(work.orders[number])] = _Try(what=number, begun=time.monotonic(), again=again)
+    def _hand_out_batches(self, work: Work, numbers: tuple[int, ...], *, again: bool = False) -> None:
+        left_out = tuple(sorted(self._left_out))
+        if len(numbers) == 1:
+            reference = batch_task(work.cpus, work.gpus, left_out).remote(work.orders[numbers[0]])
+        else:
+            orders = tuple(work.orders[number] for number in numbers)
+            reference = relay_task(left_out).remote(orders, work.cpus, work.gpus, left_out)
+        self._under_way += len(numbers)
+        self._tries[reference] = _Try(what=numbers, begun=time.monotonic(), again=again)
 
     def _hand_out_errand(self, errand: Errand) -> None:
         left_out = self._left_out | (self._mute if errand.kind == "send" else set())
@@ -144,7 +162,7 @@ class Site:
         if errand.kind == "send" and not able:
             self.tell(ErrandFailed(number=errand.order.number, node="", name="", message="no node can send"))
             return
-        task = _sending_task(able) if errand.kind == "send" else _hashing_task(tuple(sorted(left_out)))
+        task = sending_task(able) if errand.kind == "send" else hashing_task(tuple(sorted(left_out)))
         self._tries[task.remote(errand.order)] = _Try(what=errand, begun=time.monotonic())
 
     def _take_in(self) -> GaveUp | None:
@@ -156,12 +174,18 @@ class Site:
             ready, _ = ray.wait(
                 list(self._tries), num_returns=len(self._tries), timeout=_GATHER_SECONDS, fetch_local=False
             )
-        for reference, answer in zip(ready, _answers(ready), strict=True):
+        for reference, answer in zip(ready, answers(ready), strict=True):
             tried = self._tries.pop(reference)
             if isinstance(tried.what, Errand):
                 self._take_errand(tried.what, answer)
-            elif (given_up := self._take_batch(tried, tried.what, answer)) is not None:
-                return given_up
+                continue
+            each = answer if isinstance(answer, list) else [answer] * len(tried.what)
+            for number, of_batch in zip(tried.what, each, strict=True):
+                if (given_up := self._take_batch(tried, number, of_batch)) is not None:
+                    return given_up
+        if self._heard:
+            self.tell(BatchesDone(done=tuple(self._heard)))
+            self._heard.clear()
         if self._work is not None:
             self._end_if_done(self._work)
         return None
@@ -175,7 +199,7 @@ class Site:
             case BatchDone():
                 self._done.add(number)
                 self._seconds.append(answer.seconds)
-                self.tell(answer)
+                self._heard.append(answer)
             case BatchFailed(fault="source"):
                 return GaveUp(fault="source", message=answer.message, hint=answer.hint)
             case BatchFailed():
@@ -183,13 +207,16 @@ class Site:
                 if not self._look():
                     message = f"{answer.name}: {answer.message}, and no other node is left"
                     return GaveUp(fault="cluster", message=message, hint=answer.hint)
-                self._hand_out_batch(work, number, again=tried.again)
-            case ray.exceptions.RayTaskError():
-                message = f"a node failed at a batch: {last_line(answer)}"
+                self._hand_out_batches(work, (number,), again=tried.again)
+            case Lost(raised=True):
+                message = f"a node failed at a batch: {answer.message}"
                 return GaveUp(fault="cluster", message=message, hint="run the same command again to go on")
-            case _:
-                message = f"a batch was lost {_RETRIES + 1} times with its worker or node: {last_line(answer)}"
+            case Lost():
+                message = f"a batch was lost {RETRIES + 1} times with its worker or node: {answer.message}"
                 return GaveUp(fault="cluster", message=message, hint="run the same command again to go on")
+            case other:
+                message = f"the answer to a batch was {type(other).__name__}"
+                raise TypeError(message)
         return None
 
     def _take_errand(self, errand: Errand, answer: object) -> None:
@@ -207,9 +234,11 @@ class Site:
                     self._errands.append(errand)
                 else:
                     self.tell(answer)
-            case _:
-                message = f"it was lost with its worker or node: {last_line(answer)}"
-                self.tell(ErrandFailed(number=errand.order.number, node="", name="", message=message))
+            case Lost():
+                self.tell(ErrandFailed(number=errand.order.number, node="", name="", message=answer.message))
+            case other:
+                message = f"the answer to an errand was {type(other).__name__}"
+                raise TypeError(message)
 
     def _end_if_done(self, work: Work) -> None:
         if len(self._done) == len(work.orders):
@@ -271,17 +300,18 @@ class Site:
 
     def _begin_again(self, work: Work) -> None:
         """Give batches that take far longer than others to another task too, where one would be idle."""
-        if not self._seconds or len(self._tries) >= work.slots:
+        if not self._seconds or self._under_way >= work.slots:
             return
         limit = max(_SLOW_SECONDS, _SLOW * statistics.median(self._seconds))
-        for tried in [each for each in self._tries.values() if isinstance(each.what, int) and not each.again]:
+        for tried in [each for each in self._tries.values() if not isinstance(each.what, Errand) and not each.again]:
             if tried.is_late(limit):
                 tried.again = True
-                self._hand_out_batch(work, int(str(tried.what)), again=True)
+                for number in [] if isinstance(tried.what, Errand) else tried.what:
+                    self._hand_out_batches(work, (number,), again=True)
 
     def _drop_batches(self) -> None:
         """Cancel the batches that nobody waits for any more."""
-        for reference in [each for each, tried in self._tries.items() if isinstance(tried.what, int)]:
+        for reference in [each for each, tried in self._tries.items() if not isinstance(tried.what, Errand)]:
             del self._tries[reference]
             ray.cancel(reference, force=True)
         self._work, self._under_way = None, 0
@@ -295,48 +325,3 @@ class Site:
         self._tries.clear()
         self._errands.clear()
         self.tell(given_up)
-
-
-def last_line(problem: object) -> str:
-    """Return the last line of what an error says: Ray's begin with where it happened."""
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    return lines[-1] if lines else type(problem).__name__
-
-
-def _answers(references: Sequence[Any]) -> list[object]:
-    """Return what was answered, or what was raised instead."""
-    try:
-        return list(ray.get(list(references)))
-    except Exception:  # noqa: BLE001 - of one of them: which one is found out below
-        return [_answer(reference) for reference in references]
-
-
-def _answer(reference: Any) -> object:
-    try:
-        return ray.get(reference)
-    except Exception as problem:  # noqa: BLE001 - looked at by who takes it
-        return problem
-
-
-@cache
-def _batch_task(cpus: int, gpus: int, left_out: tuple[str, ...]) -> Any:
-    """Return the task, made once: Ray sends a new one to the cluster before it is used."""
-    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": _RETRIES, **_without(left_out)}
-    return ray.remote(labour.carry_out).options(**options)
-
-
-@cache
-def _hashing_task(left_out: tuple[str, ...]) -> Any:
-    return ray.remote(errand_labour.run).options(num_cpus=1, max_retries=_RETRIES, **_without(left_out))
-
-
-@cache
-def _sending_task(able: tuple[str, ...]) -> Any:
-    # It waits for a network for most of the time, and so takes nobody's place.
-    where = {"label_selector": {"ray.io/node-id": f"in({','.join(able)})"}}
-    options: dict[str, Any] = {"num_cpus": 0, "max_retries": _RETRIES, "scheduling_strategy": "SPREAD", **where}
-    return ray.remote(errand_labour.run).options(**options)
-
-
-def _without(left_out: tuple[str, ...]) -> dict[str, Any]:
-    return {"label_selector": {"ray.io/node-id": f"!in({','.join(left_out)})"}} if left_out else {}

@@ -18,7 +18,7 @@ from typing import Final
 from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent
 from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of
-from fp8cli.core.clustering.driving import ClusterLabour, ClusterWork, cluster_labour
+from fp8cli.core.clustering.driving import ClusterLabour, ClusterWork
 from fp8cli.core.clustering.events import ClusterBegins
 from fp8cli.core.clustering.report import ClusterReport
 from fp8cli.core.compressing.compression_events import CompressionEvent
@@ -35,6 +35,7 @@ from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.making.attesting import Attestation, attest, note_of_quantization
 from fp8cli.core.making.calibrating import find_scales
+from fp8cli.core.making.joining import joined
 from fp8cli.core.making.notes import note_budget, note_calibration, tools_of
 from fp8cli.core.making.source import Source
 from fp8cli.core.model.selection import Selection
@@ -131,7 +132,6 @@ def produce(production: Production, notify: Notify) -> Produced:
     """
     source, plan, out = production.source, production.plan, production.out
     state = source.state()
-    cluster = None
     identity = _identity(production, state)
     with (
         stage(out, identity, restart=production.restart) as staging,
@@ -155,9 +155,10 @@ def produce(production: Production, notify: Notify) -> Produced:
             production.judge(whole)
         calibrated = _calibrate(production, staging, notify)
         streamed = None
-        with _discarded_if_unfit(out), ExitStack() as joined, ExitStack() as opened:
-            labour = joined.enter_context(_labour(production, staging))
-            attestation = opened.enter_context(_attest(production, staging, labour, calibrated))
+        nodes = joined(production.cluster, source, staging, production.resources, hashed=production.hashed)
+        with _discarded_if_unfit(out), ExitStack() as cluster, ExitStack() as books:
+            labour = cluster.enter_context(nodes)
+            attestation = books.enter_context(_attest(production, staging, labour, calibrated))
             plan = plan if whole is None else whole.plan
             watch = Together((attestation, delivery.watch(plan, labour)))
             if whole is not None:
@@ -180,7 +181,7 @@ def produce(production: Production, notify: Notify) -> Produced:
             attestation.complete(notify)
             source.refuse_changed(state, called=production.model)
             attestation.learn(delivery.wait())
-            joined.close()  # In what follows no node has a part.
+            cluster.close()  # In what follows no node has a part.
             provenance = _provenance(production, calibrated, whole)
             with disk_errors(out):
                 describe(source.checkpoint, source.folder, plan, staging, provenance)
@@ -192,7 +193,6 @@ def produce(production: Production, notify: Notify) -> Produced:
                 )
             findings = pass_gate(LocalFolder(staging.checkpoint))
             delivered = delivery.publish()
-            cluster = None if labour is None else labour.report
     return Produced(
         plan=plan,
         written=written,
@@ -201,7 +201,7 @@ def produce(production: Production, notify: Notify) -> Produced:
         whole=whole,
         delivered=delivered,
         streamed=streamed,
-        cluster=cluster,
+        cluster=None if labour is None else labour.report,
     )
 
 
@@ -238,23 +238,6 @@ def _identity(production: Production, state: dict[str, list[int | str]]) -> dict
         identity["the modifiers"] = " and ".join(production.choice.modifiers.names) or "none"
         identity["the recipe"] = "none" if recipe is None else hashlib.sha256(recipe.text.encode()).hexdigest()
     return identity
-
-
-@contextmanager
-def _labour(production: Production, staging: Staging) -> Iterator[ClusterLabour | None]:
-    if production.cluster is None:
-        yield None
-        return
-    source = production.source
-    with cluster_labour(
-        production.cluster,
-        source.folder,
-        source.streaming,
-        staging,
-        production.resources,
-        hashing=source.to_hash() if production.hashed else {},
-    ) as labour:
-        yield labour
 
 
 @contextmanager
