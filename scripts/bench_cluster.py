@@ -4,8 +4,9 @@
 
 Measured: a checkpoint of 4 GB, whose weights are holes in its files so that no disk has to be read, on a node with
 room for 1, 2 and 4 tasks at once, beside the same on this machine without a cluster; and what a batch costs that moves
-next to nothing. Simulated (core.clustering.schedule): the real batches of a dense 2-TB model's headers, at the rates
-measured. FOLDER takes the checkpoints, 3 GB at most; by default a temporary one.
+next to nothing, handed out one by one and in bundles. Nothing is hashed. Simulated (core.clustering.schedule): the real
+batches of a dense 2-TB model's headers, at the rates measured. FOLDER takes the checkpoints, 3 GB at most; by default a
+temporary one.
 """
 
 import json
@@ -45,7 +46,7 @@ SLOW_CORES: Final = (0.5 * GB, 0.1 * GB)
 """Bytes a second of a core whose share of the storage is what bounds it: 1 TB/s and 0.2 TB/s for 1,000 nodes."""
 BUNDLE: Final = 31
 """Batches that a relay hands out on a cluster of 1,000 nodes."""
-TINY_BYTES: Final = 1024
+TINY_BYTES: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,23 +97,26 @@ def measure(folder: Path) -> tuple[float, Rates, Rates]:
             efficiency = rates[-1] / rates[0] / slots
             print(f"| {slots} | {moved / GB:.2f} GB | {seconds:.2f} s | {efficiency:.0%} | {here:.2f} s |")
         print()
-        singly = measure_batches(bundled, folder, address, rates[0])
+        before = driver_time()
+        quantize(bundled, folder, workers=CPUS_PER_NODE, address=address)
+        few = driver_time() - before
+        singly = measure_batches(bundled, folder, address, rates[0], few)
         with patch.object(Slots, "bundle", BUNDLE):
-            bundled_rates = measure_batches(bundled, folder, address, rates[0])
+            bundled_rates = measure_batches(bundled, folder, address, rates[0], few)
     return rates[0], singly, replace(bundled_rates, batch_seconds=singly.batch_seconds)
 
 
-def measure_batches(source: Path, folder: Path, address: str, slot_rate: float) -> Rates:
-    """Return what batches of next to nothing cost a slot and the driver."""
+def measure_batches(source: Path, folder: Path, address: str, slot_rate: float, few: float) -> Rates:
+    """Return what batches of next to nothing cost a slot and the driver, beyond a run that has `few`, in seconds.
+
+    What the driver spends on waiting counts too.
+    """
     before = driver_time()
-    quantize(source, folder, workers=CPUS_PER_NODE, address=address)
-    between = driver_time()
     _, seconds, batches = quantize(source, folder, workers=CPUS_PER_NODE, address=address, batch_bytes=TINY_BYTES)
-    driver = (driver_time() - between) - (between - before)
     rates = Rates(
         slot_bytes_per_second=slot_rate,
         batch_seconds=CPUS_PER_NODE * seconds / batches,
-        driver_seconds=driver / batches,
+        driver_seconds=(driver_time() - before - few) / batches,
     )
     together = Slots(count=1, cpus=1, workers=1, memory_bytes=1).bundle
     print(
@@ -144,6 +148,7 @@ def quantize(
         workers=workers,
         cluster=None if address is None else f"ray={address}",
         batch_bytes=batch_bytes,
+        hashed=False,
         piece_bytes=PIECE_BYTES if batch_bytes is None else batch_bytes,
     )
     os.sync()

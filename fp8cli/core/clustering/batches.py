@@ -24,7 +24,7 @@ SHARDS_PER_SLOT: Final = 2
 """Shards for every task that runs at once, from which on a task can do whole ones and nobody waits long."""
 
 MOST_BATCHES: Final = 1024
-"""One driver hands out some hundreds a second: on a large cluster a slot gets fewer, down to a single one."""
+"""One driver hands out some thousands a second: on a large cluster a slot gets fewer, down to a single one."""
 
 LEAST_BYTES: Final = 96 * 2**20
 """Read plus written; a smaller batch takes no longer than the messages about it. A piece of BF16 moves as much."""

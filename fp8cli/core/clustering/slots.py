@@ -12,8 +12,7 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import SCRATCH_BYTES_PER_ELEMENT
 
 MOST_SLOTS: Final = 1024
-"""Tasks at once: more than one driver keeps busy, which hands out some hundreds a second (see the table in README)."""
-
+"""Tasks at once: more than one driver keeps busy (see the table in README)."""
 
 BUNDLED_FROM: Final = 64
 """Tasks at once, from which on batches are handed out in bundles."""
