@@ -22,6 +22,7 @@ from fp8cli.errors import CannotRun, Fp8Error, Interrupted
 from fp8cli.formats.addresses import Address, parse_address
 from fp8cli.formats.destinations import SendOptions, Sent, Standing, Upload, open_destination
 from tests.loopback_bucket import BUCKET, LoopbackBucket, serving, small_parts
+from tests.loopback_hub_uploads import serving as hub_serving
 
 PART = 2**16
 SIZE = 5 * PART + 1000
@@ -95,14 +96,14 @@ class Books:
         self.before += count if before else 0
 
 
-def carrier(node: Node, folder: Path) -> Carrier:
+def carrier(node: Node, folder: Path, place: Address = PLACE) -> Carrier:
     return Carrier(
         errands=node,  # type: ignore[arg-type]  # what it asks of `Errands`
         sight=lambda: Sight(shared=folder, token="token", code="code"),
         notes=folder / "sent",
-        address=PLACE,
+        address=place,
         options=SendOptions(),
-        destination=open_destination(PLACE, SendOptions()),
+        destination=open_destination(place, SendOptions()),
     )
 
 
@@ -172,6 +173,24 @@ def test_another_run_goes_on_where_a_node_of_the_last_one_was(
     assert sorted(second.parts) == [1, 2, 3, 4, 5, 6]
     assert (second.count, second.before) == (SIZE, SIZE)
     assert set(bucket.parts().values()) == {1}
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_a_node_puts_a_shard_into_the_storage_of_the_hub_and_this_machine_makes_the_commit(
+    shard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Address(scheme="hf", path="acme/out")
+    with hub_serving(tmp_path, monkeypatch) as hub:
+        destination = open_destination(place, SendOptions())
+        standing = destination.prepare(destination.look())
+        commits = len(hub.repos["acme/out"].commits)
+        books = Books()
+        upload, sha256 = carrier(Node(at_once), tmp_path, place).send(NAME, shard, None, books)
+        assert (books.upload, books.count) == (None, SIZE)
+        assert hub.contents("acme/out") == {}
+        destination.commit([Sent(name=NAME, file=shard, upload=upload, sha256=sha256)], {}, standing)
+        assert hub.contents("acme/out") == {NAME: shard.read_bytes()}
+        assert len(hub.repos["acme/out"].commits) == commits + 1
 
 
 @pytest.mark.parametrize("ends", ["failed", "alone"])

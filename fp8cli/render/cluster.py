@@ -57,6 +57,11 @@ def show_work(report: ClusterReport, output: Output) -> None:
         f"{batches} on a Ray cluster {where}: {report.start_seconds:.1f} s to begin, "
         f"{report.work_seconds:.1f} s of work, {count(report.slots)} tasks at once"
     )
+    beside = {
+        "hashed": [node.bytes_hashed for node in report.nodes],
+        "sent": [node.bytes_sent for node in report.nodes],
+    }
+    beside = {title: of_nodes for title, of_nodes in beside.items() if any(of_nodes)}
     output.table(
         Table(
             columns=(
@@ -64,8 +69,7 @@ def show_work(report: ClusterReport, output: Output) -> None:
                 Column(title="batches", right=True),
                 Column(title="read", right=True),
                 Column(title="GB/s", right=True),
-                Column(title="hashed", right=True, rank=1),
-                Column(title="sent", right=True, rank=1),
+                *(Column(title=title, right=True, rank=1) for title in beside),
                 Column(title=""),
             ),
             rows=tuple(
@@ -74,11 +78,10 @@ def show_work(report: ClusterReport, output: Output) -> None:
                     count(node.batches),
                     gb(node.bytes_read),
                     f"{node.bytes_per_second / 10**9:.2f}",
-                    size(node.bytes_hashed) if node.files_hashed else "",
-                    size(node.bytes_sent) if node.files_sent else "",
+                    *(size(of_nodes[number]) if of_nodes[number] else "" for of_nodes in beside.values()),
                     "lost" if node.lost else "left out" if node.left_out is not None else "",
                 )
-                for node in report.nodes
+                for number, node in enumerate(report.nodes)
             ),
         )
     )
