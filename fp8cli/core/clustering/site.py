@@ -47,6 +47,8 @@ _SLOW: Final = 3.0
 """A batch that takes so many times the median is begun a second time."""
 _SLOW_SECONDS: Final = 5.0
 """But not before so long."""
+_PATIENCE_SECONDS: Final = 6.0
+"""A node that does not answer for so long is called lost."""
 
 Said = Work | Errand | None
 """None: nobody listens any more."""
@@ -61,9 +63,9 @@ class _Try:
     again: bool = False
     """Whether it is a second time, or has had one."""
 
-    def is_late(self, seconds: float) -> bool:
-        """Whether it takes longer than that."""
-        return time.monotonic() - self.begun > seconds
+    def is_late(self, seconds: float, *, running_since: float = 0.0) -> bool:
+        """Whether it takes longer than that. running_since: when it waited for its turn no longer, at the latest."""
+        return time.monotonic() - max(self.begun, running_since) > seconds
 
 
 @dataclass
@@ -85,14 +87,22 @@ class Site:
     _left_out: set[str] = field(default_factory=set)
     """Those, and others that were unfit when they had got something."""
     _mute: set[str] = field(default_factory=set)
-    """Nodes that cannot send, or not any more."""
+    """Nodes that cannot send."""
+    _gone: set[str] = field(default_factory=set)
+    """Nodes that were out of reach when that was looked at last; an errand goes to none of them."""
     _done: set[int] = field(default_factory=set)
     _seconds: list[float] = field(default_factory=list)
     _heard: list[BatchDone] = field(default_factory=list)
     """What this process was not told yet."""
     _nodes: dict[str, str] = field(default_factory=dict)
+    _named: set[str] = field(default_factory=set)
+    """Nodes that were told of as lost."""
     _seen_at: float = 0.0
+    _running_since: float | None = None
+    """When all batches that are left had a place of their own; None: some wait for one."""
     _reached_at: float = 0.0
+    _gone_at: float = 0.0
+    """When a node was found to be out of reach."""
 
     def carry_out(self, said: Work | Errand) -> None:
         """Begin with this, and go on until nothing is left of all that is said meanwhile. Raises EOFError."""
@@ -108,7 +118,7 @@ class Site:
                 given_up = self._look_around()
             if given_up is not None:
                 self._end(given_up)
-        self._name_lost(alive=reached(working_nodes()))
+        self._name_unreached()
 
     def _listen(self) -> None:
         while not self.inbox.empty():
@@ -123,7 +133,7 @@ class Site:
                 self._work = said
                 self._batches = deque(range(len(said.orders)))
                 self._refuse(said.left_out)
-                self._done, self._seconds = set(), []
+                self._done, self._seconds, self._running_since = set(), [], None
                 self._end_if_done(said)
             case Errand():
                 self._refuse(said.left_out)
@@ -157,7 +167,7 @@ class Site:
         self._tries[reference] = _Try(what=numbers, begun=time.monotonic(), again=again)
 
     def _hand_out_errand(self, errand: Errand) -> None:
-        left_out = self._left_out | (self._mute if errand.kind == "send" else set())
+        left_out = self._left_out | self._gone | (self._mute if errand.kind == "send" else set())
         able = tuple(node for node in errand.able if node not in left_out)
         if errand.kind == "send" and not able:
             self.tell(ErrandFailed(number=errand.order.number, node="", name="", message="no node can send"))
@@ -242,7 +252,7 @@ class Site:
 
     def _end_if_done(self, work: Work) -> None:
         if len(self._done) == len(work.orders):
-            self._name_lost(alive=reached(working_nodes()))
+            self._name_unreached()
             self._drop_batches()
             self.tell(Ended())
 
@@ -259,24 +269,28 @@ class Site:
             return GaveUp(fault="cluster", message=message, hint=hint)
         if self._work is not None and not self._batches:
             self._begin_again(self._work)
-        self._send_elsewhere()
+        self._ask_elsewhere()
         return None
 
-    def _send_elsewhere(self) -> None:
-        """Take files back from nodes that are gone: Ray would wait for others of the same names."""
+    def _ask_elsewhere(self) -> None:
+        """Take errands back that may be with nodes that are out of reach: Ray would wait for these for minutes."""
         late = {
-            reference: tried.what
+            reference: tried
             for reference, tried in self._tries.items()
-            if isinstance(tried.what, Errand) and tried.what.kind == "send" and tried.is_late(_SLOW_SECONDS)
+            if isinstance(tried.what, Errand) and tried.is_late(_SLOW_SECONDS)
         }
-        asked = {node for errand in late.values() for node in errand.able} - self._mute
-        if not asked or time.monotonic() - self._reached_at < _SLOW_SECONDS:
+        if not late or time.monotonic() - self._reached_at < _SLOW_SECONDS:
             return
+        nodes = working_nodes()
+        known = set(nodes).union(*(tried.what.able for tried in late.values() if isinstance(tried.what, Errand)))
+        there = reached(nodes)
         self._reached_at = time.monotonic()
-        there = reached({node: facts for node, facts in working_nodes().items() if node in asked})
-        self._mute |= asked - there.keys()
-        for reference, errand in late.items():
-            if self._mute.issuperset(errand.able):
+        if known - there.keys() - self._gone:
+            self._gone_at = self._reached_at
+        self._gone = known - there.keys()
+        for reference, tried in late.items():
+            errand = tried.what
+            if isinstance(errand, Errand) and tried.begun < self._gone_at:
                 del self._tries[reference]
                 ray.cancel(reference, force=True)
                 self._errands.append(errand)
@@ -295,16 +309,24 @@ class Site:
     def _name_lost(self, alive: Mapping[str, Any]) -> None:
         for node in [node for node in self._nodes if node not in alive or node in self._left_out]:
             name = self._nodes.pop(node)
-            if node not in self._left_out:
+            if node not in self._left_out | self._named:
+                self._named.add(node)
                 self.tell(NodeLost(node=node, name=name))
+
+    def _name_unreached(self) -> None:
+        """Name nodes that do not answer, though Ray has them still among the live."""
+        asked = {node: facts for node, facts in working_nodes().items() if node not in self._named}
+        self._name_lost(alive=reached(asked, patience_seconds=_PATIENCE_SECONDS))
 
     def _begin_again(self, work: Work) -> None:
         """Give batches that take far longer than others to another task too, where one would be idle."""
-        if not self._seconds or self._under_way >= work.slots:
+        if self._running_since is None and self._under_way <= work.slots:
+            self._running_since = time.monotonic()
+        if not self._seconds or self._running_since is None or self._under_way >= work.slots:
             return
         limit = max(_SLOW_SECONDS, _SLOW * statistics.median(self._seconds))
         for tried in [each for each in self._tries.values() if not isinstance(each.what, Errand) and not each.again]:
-            if tried.is_late(limit):
+            if tried.is_late(limit, running_since=self._running_since):
                 tried.again = True
                 for number in [] if isinstance(tried.what, Errand) else tried.what:
                     self._hand_out_batches(work, (number,), again=True)
