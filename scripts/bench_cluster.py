@@ -4,8 +4,9 @@
 
 Measured: a checkpoint of 4 GB, whose weights are holes in its files so that no disk has to be read, on a node with
 room for 1, 2 and 4 tasks at once, beside the same on this machine without a cluster; and what a batch costs that moves
-next to nothing. Simulated (core.clustering.schedule): the real batches of a dense 2-TB model's headers, at the rates
-measured. FOLDER takes the checkpoints, 3 GB at most; by default a temporary one.
+next to nothing, handed out one by one and in bundles. Nothing is hashed. Simulated (core.clustering.schedule): the real
+batches of a dense 2-TB model's headers, at the rates measured. FOLDER takes the checkpoints, 3 GB at most; by default a
+temporary one.
 """
 
 import json
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 import bench_machine
 from ray.cluster_utils import Cluster
@@ -27,7 +29,7 @@ from ray.cluster_utils import Cluster
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core.clustering.batches import cut_batches
 from fp8cli.core.clustering.schedule import Rates, simulate
-from fp8cli.core.clustering.slots import share_nodes
+from fp8cli.core.clustering.slots import Slots, share_nodes
 from fp8cli.core.making.planning import Wish, plan_checkpoint
 from fp8cli.core.quantizing.choices import choose
 from fp8cli.core.quantizing.modifiers import Modifiers
@@ -40,8 +42,11 @@ from fp8cli.formats.safetensors import lay_out
 GB: Final = 10**9
 NODES: Final = (1, 2, 4, 10, 100, 1000, 4000)
 CPUS_PER_NODE: Final = 2
-SLOW_SLOT: Final = 0.1 * GB
-"""Bytes a second of a slot whose share of the storage is what bounds it: 0.2 TB/s for 1,000 nodes."""
+SLOW_CORES: Final = (0.5 * GB, 0.1 * GB)
+"""Bytes a second of a core whose share of the storage is what bounds it: 1 TB/s and 0.2 TB/s for 1,000 nodes."""
+BUNDLE: Final = 31
+"""Batches that a relay hands out on a cluster of 1,000 nodes."""
+TINY_BYTES: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +72,14 @@ def main() -> None:
     try:
         machine = bench_machine.hardware()
         print(f"{datetime.now(UTC):%Y-%m-%d}, {machine['cores']} cores ({machine['processor']}), {machine['memory']}\n")
-        slot_rate, batch_seconds, driver_seconds = measure(folder)
         print()
-        scale(folder, slot_rate, batch_seconds, driver_seconds)
+        scale(folder, *measure(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def measure(folder: Path) -> tuple[float, float, float]:
-    """Return bytes a second of one slot, and seconds of a slot and of the driver for a batch of next to nothing.
+def measure(folder: Path) -> tuple[float, Rates, Rates]:
+    """Return the bytes a second of one slot, and what batches cost: handed out one by one, and in bundles.
 
     All of it is printed. The driver's are processor time, of this process and of the one that speaks Ray.
     """
@@ -92,18 +96,34 @@ def measure(folder: Path) -> tuple[float, float, float]:
             rates.append(moved / seconds)
             efficiency = rates[-1] / rates[0] / slots
             print(f"| {slots} | {moved / GB:.2f} GB | {seconds:.2f} s | {efficiency:.0%} | {here:.2f} s |")
+        print()
         before = driver_time()
         quantize(bundled, folder, workers=CPUS_PER_NODE, address=address)
-        between = driver_time()
-        tiny = quantize(bundled, folder, workers=CPUS_PER_NODE, address=address, batch_bytes=4096)
-        driver = (driver_time() - between) - (between - before)
-    _, tiny_seconds, batches = tiny
-    slot_seconds, driver_seconds = CPUS_PER_NODE * tiny_seconds / batches, driver / batches
-    print(
-        f"\n{batches} batches of 4 kB on {CPUS_PER_NODE} slots: {slot_seconds * 1000:.1f} ms of a slot for each, "
-        f"{driver_seconds * 1000:.1f} ms of the driver"
+        few = driver_time() - before
+        singly = measure_batches(bundled, folder, address, rates[0], few)
+        with patch.object(Slots, "bundle", BUNDLE):
+            bundled_rates = measure_batches(bundled, folder, address, rates[0], few)
+    return rates[0], singly, replace(bundled_rates, batch_seconds=singly.batch_seconds)
+
+
+def measure_batches(source: Path, folder: Path, address: str, slot_rate: float, few: float) -> Rates:
+    """Return what batches of next to nothing cost a slot and the driver, beyond a run that has `few`, in seconds.
+
+    What the driver spends on waiting counts too.
+    """
+    before = driver_time()
+    _, seconds, batches = quantize(source, folder, workers=CPUS_PER_NODE, address=address, batch_bytes=TINY_BYTES)
+    rates = Rates(
+        slot_bytes_per_second=slot_rate,
+        batch_seconds=CPUS_PER_NODE * seconds / batches,
+        driver_seconds=(driver_time() - before - few) / batches,
     )
-    return rates[0], slot_seconds, driver_seconds
+    together = Slots(count=1, cpus=1, workers=1, memory_bytes=1).bundle
+    print(
+        f"{batches:,} batches of {TINY_BYTES} bytes on {CPUS_PER_NODE} slots, {together} handed out at a time: "
+        f"{rates.batch_seconds * 1000:.1f} ms of a slot for each, {rates.driver_seconds * 1000:.2f} ms of the driver"
+    )
+    return rates
 
 
 def driver_time() -> float:
@@ -128,6 +148,7 @@ def quantize(
         workers=workers,
         cluster=None if address is None else f"ray={address}",
         batch_bytes=batch_bytes,
+        hashed=False,
         piece_bytes=PIECE_BYTES if batch_bytes is None else batch_bytes,
     )
     os.sync()
@@ -150,30 +171,33 @@ def cluster(*, cpus: int) -> Iterator[str]:
         running.shutdown()
 
 
-def scale(folder: Path, slot_rate: float, batch_seconds: float, driver_seconds: float) -> None:
+def scale(folder: Path, slot_rate: float, singly: Rates, bundled: Rates) -> None:
     """Print how the batches of a 2-TB model spread over many nodes of two cores."""
     plan = plan_of(write_model(folder / "simulated", SIMULATED))
     pieces = cut(plan, PIECE_BYTES)
     moved = plan.bytes_read + plan.bytes_written
     print(
         f"{plan.bytes_read / 10**12:.2f} TB of BF16, {moved / 10**12:.2f} TB read plus written, "
-        f"{len(pieces):,} pieces; {slot_rate / GB:.2f} GB/s per slot, {batch_seconds * 1000:.1f} ms lost per batch, "
-        f"{driver_seconds * 1000:.1f} ms of the driver per batch\n"
+        f"{len(pieces):,} pieces; {slot_rate / GB:.2f} GB/s per core, {singly.batch_seconds * 1000:.1f} ms lost per "
+        f"batch, {singly.driver_seconds * 1000:.2f} ms of the driver per batch, "
+        f"{bundled.driver_seconds * 1000:.2f} ms in bundles\n"
     )
-    print("| nodes | slots | batches | largest | work | efficiency | at 0.1 GB/s per slot | efficiency |")
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
-    rates = Rates(slot_bytes_per_second=slot_rate, batch_seconds=batch_seconds, driver_seconds=driver_seconds)
+    columns = "".join(f" at {rate / GB:g} GB/s per core | efficiency |" for rate in SLOW_CORES)
+    print(f"| nodes | slots | batches | largest | work | efficiency |{columns}")
+    print("|---:|---:|---:|---:|---:|---:|" + "---:|---:|" * len(SLOW_CORES))
     for nodes in NODES:
         slots = share_nodes(plan, [CPUS_PER_NODE] * nodes, workers=None, memory_bytes=2**30)
         sizes = [batch.moved_bytes for batch in cut_batches(plan, pieces, slots=slots.count)]
-        free = replace(rates, slot_bytes_per_second=slot_rate * slots.workers)
-        best = simulate(sizes, slots=slots.count, rates=free)
-        slow = replace(rates, slot_bytes_per_second=SLOW_SLOT * slots.workers)
-        capped = simulate(sizes, slots=slots.count, rates=slow)
-        print(
-            f"| {nodes:,} | {slots.count:,} | {len(sizes):,} | {max(sizes) / GB:.2f} GB | {best.seconds:,.1f} s | "
-            f"{best.efficiency:.1%} | {capped.seconds:,.1f} s | {capped.efficiency:.1%} |"
-        )
+        rates = singly if slots.bundle == 1 else bundled
+        cells = []
+        for rate in (slot_rate, *SLOW_CORES):
+            schedule = simulate(
+                sizes, slots=slots.count, rates=replace(rates, slot_bytes_per_second=rate * slots.workers)
+            )
+            cells.append(f"{schedule.seconds:,.1f} s | {schedule.efficiency:.1%}")
+        print(f"| {nodes:,} | {slots.count:,} | {len(sizes):,} | {max(sizes) / GB:.2f} GB | {' | '.join(cells)} |")
+    largest = max(shard.header.file_bytes for shard in plan.shards)
+    print(f"\nthe largest shard of the output has {largest / GB:.2f} GB: one node reads it for its SHA-256")
 
 
 def plan_of(source: Path) -> Plan:

@@ -1,6 +1,6 @@
 """A real Ray cluster of several nodes on this machine: the bytes are those of one machine, whatever befalls the nodes.
 
-One cluster for all tests: a head, a node that is killed in the last of them, and one that is as good as another host.
+One cluster for all tests: a head, a node that is killed in the last but one, and one that is as good as another host.
 In namespaces of its own it has another name, another network, to which a cable leads, and another folder where the
 others see a common one.
 """
@@ -25,11 +25,18 @@ import pytest
 from fp8cli.commands.quantize import QuantizeReport, QuantizeRequest, run
 from fp8cli.core.calibrating.calibration_events import TextsRead
 from fp8cli.core.calibrating.ordering import CalibrationOptions
+from fp8cli.core.clustering.choice import ClusterChoice
+from fp8cli.core.clustering.driving import ClusterWork, cluster_labour
+from fp8cli.core.clustering.slots import Slots
 from fp8cli.core.processes.process_group import MARK
-from fp8cli.core.quantizing.engine import Progress
+from fp8cli.core.quantizing.engine import Progress, execute
+from fp8cli.core.quantizing.resources import Resources
+from fp8cli.core.quantizing.supply import LocalSupply
 from fp8cli.core.sampling.data import BUNDLED_MODEL, BUNDLED_STORIES
 from fp8cli.errors import BadInput, CannotRun, Interrupted
-from fp8cli.formats.staging import partial_folder
+from fp8cli.formats.checkpoint import LocalFolder
+from fp8cli.formats.staging import partial_folder, stage
+from tests.calibrated import plan_of
 from tests.models import ODD, llama_config, save_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -209,13 +216,21 @@ def test_the_bytes_are_those_of_one_machine(nodes: Nodes, source: Path, tmp_path
         assert nodes.far in {node.name.partition("/")[0] for node in worked}
     assert sum(node.batches for node in worked) == report.cluster.batches > 20
     assert sum(node.bytes_read for node in worked) == report.bytes_read
+    # fp8.json, which is among those bytes, has the SHA-256 of every shard, read by nodes alone.
+    shards = [*source.glob("*.safetensors"), *(tmp_path / "out").glob("*.safetensors")]
+    assert sum(node.files_hashed for node in report.cluster.nodes) == len(shards)
+    assert sum(node.bytes_hashed for node in report.cluster.nodes) == sum(path.stat().st_size for path in shards)
     assert report.warnings == ()
     assert not partial_folder(tmp_path / "out").exists()
 
 
-def test_a_node_that_sees_another_folder_is_named_and_left_out(nodes: Nodes, source: Path, tmp_path: Path) -> None:
+def test_a_node_that_sees_another_folder_is_named_and_left_out_by_relays_too(
+    nodes: Nodes, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if nodes.blind is None:
         pytest.skip("no mount namespace can be made here, which takes root")
+    # As on a cluster of many: a relay hands the batches out from a node.
+    monkeypatch.setattr(Slots, "bundle", 50)
     hidden = Path(nodes.blind) / "source"
     shutil.copytree(source, hidden)
     report = quantize(hidden, tmp_path / "out", nodes.address)
@@ -273,7 +288,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(source: Path, tmp_path: Pat
 KILLED = """
 import os, pathlib, signal, sys
 from fp8cli.commands.quantize import QuantizeRequest, run
-from fp8cli.core.quantizing.engine import Progress
+from fp8cli.core.quantizing.engine import Progress, execute
 heard = []
 def kill(event):
     heard.append(event) if isinstance(event, Progress) else None
@@ -304,8 +319,10 @@ def test_a_driver_that_is_killed_takes_its_own_cluster_along_and_another_run_goe
 CALIBRATION = CalibrationOptions(data=str(BUNDLED_STORIES), samples=6, max_seq_length=64)
 
 
-def calibrate_on(address: str, out: Path, notify: Callable[[object], None] = lambda _: None) -> QuantizeReport:
-    options = replace(CALIBRATION, processes=3)
+def calibrate_on(
+    address: str, out: Path, processes: int, notify: Callable[[object], None] = lambda _: None
+) -> QuantizeReport:
+    options = replace(CALIBRATION, processes=processes)
     model = str(BUNDLED_MODEL)
     request = QuantizeRequest(
         model=model, out=out, scheme="FP8", device="cpu", calibration=options, cluster=f"ray={address}"
@@ -314,7 +331,7 @@ def calibrate_on(address: str, out: Path, notify: Callable[[object], None] = lam
 
 
 def test_ranks_on_several_hosts_find_the_scales_that_one_process_finds(nodes: Nodes, tmp_path: Path) -> None:
-    report = calibrate_on(nodes.address, tmp_path / "out")
+    report = calibrate_on(nodes.address, tmp_path / "out", 3)
     assert report.calibration is not None
     hosts = [node.partition("/")[0] for node in report.calibration.nodes]
     assert len(set(report.calibration.nodes)) == 3 if nodes.blind else 2
@@ -335,11 +352,11 @@ def test_the_end_of_one_rank_is_one_sentence_and_the_end_of_all(nodes: Nodes, tm
 
     def kill(event: object) -> None:
         if isinstance(event, TextsRead):
-            (pid,) = [pid for pid, line in marked(folder) if line.endswith(f"{folder} 2")]
+            (pid,) = [pid for pid, line in marked(folder) if line.endswith(f"{folder} 1")]
             os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(CannotRun, match=r"^process 3 of the calibration on `[^`]+`: .*SIGKILL") as end:
-        calibrate_on(nodes.address, out, kill)
+    with pytest.raises(CannotRun, match=r"^process 2 of the calibration on `[^`]+`: .*SIGKILL") as end:
+        calibrate_on(nodes.address, out, 2, kill)
     assert "\n" not in end.value.message
     assert not marked(folder)
     assert not out.exists()
@@ -364,8 +381,57 @@ def test_a_cable_that_is_out_for_seconds_costs_time_alone(nodes: Nodes, source: 
     assert not any(node.lost for node in report.cluster.nodes)
 
 
+def test_a_node_that_is_killed_while_it_hashes_is_made_up_for_by_the_others(
+    nodes: Nodes, source: Path, tmp_path: Path
+) -> None:
+    """The last of the second node: it stays dead."""
+    raylet = nodes.second.all_processes["raylet"][0].process
+    names = [str(number) for number in range(4)]
+    for name in names:
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**29)
+    plan, here = plan_of(source, "FP8_BLOCK"), LocalFolder(source)
+    work = ClusterWork(choice=ClusterChoice(address=nodes.address, batch_bytes=1024), workers=None, begins=lambda: None)
+    resources = Resources(device="cpu", workers=1, memory_bytes=2**20, piece_bytes=1024)
+    with (
+        stage(tmp_path / "out", {}, restart=False) as staging,
+        cluster_labour(work, here, None, staging, resources) as labour,
+    ):
+        # Asked for before anybody knows which nodes there are.
+        promises = [labour.hash_file(tmp_path, name) for name in names]
+        threading.Thread(target=kill_when_it_hashes, args=(raylet,), daemon=True).start()
+        execute(plan, LocalSupply(here.resolve), staging, resources, lambda _: None, labour=labour)
+        found = [promise.result(timeout=120) for promise in promises]
+        assert raylet.wait(0) == -signal.SIGKILL
+        quantize(source, tmp_path / "alone", None, scheme="FP8_BLOCK")
+        for path in (tmp_path / "alone").glob("*.safetensors"):
+            assert (staging.checkpoint / path.name).read_bytes() == path.read_bytes()
+    zeros = hashlib.sha256()
+    for _ in range(2**9):
+        zeros.update(bytes(2**20))
+    assert found == [(2**29, zeros.hexdigest())] * len(names)
+    assert labour.report is not None
+    assert sum(node.files_hashed for node in labour.report.nodes) == len(names)
+    (lost,) = [node for node in labour.report.nodes if node.lost]
+    assert lost.files_hashed == 0
+    assert labour.report.warnings == (f"node `{lost.name}` was lost; others did its work",)
+
+
+def kill_when_it_hashes(raylet: Any) -> None:
+    """Kill a node with all that runs on it, as when its power fails."""
+    while not any(line.startswith("ray::run") for line in children_of(raylet.pid).values()):
+        time.sleep(0.005)
+    for pid in (raylet.pid, *children_of(raylet.pid)):
+        os.kill(pid, signal.SIGKILL)
+
+
+def children_of(pid: int) -> dict[int, str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children}
+
+
 def test_a_node_whose_cable_is_cut_is_made_up_for_by_the_others(nodes: Nodes, source: Path, tmp_path: Path) -> None:
-    """The last of the far host: it stays cut off."""
+    """The last test: the far host stays cut off."""
     if nodes.plug is None:
         pytest.skip("no network namespace can be made here, which takes root and iproute2")
     heard = 0
@@ -385,22 +451,3 @@ def test_a_node_whose_cable_is_cut_is_made_up_for_by_the_others(nodes: Nodes, so
 def link(nodes: Nodes, state: str) -> None:
     assert nodes.plug is not None
     subprocess.run(["ip", "link", "set", nodes.plug, state], check=True)
-
-
-def test_a_node_that_is_killed_is_made_up_for_by_the_others(nodes: Nodes, source: Path, tmp_path: Path) -> None:
-    """The last test: the node stays dead."""
-    raylet = nodes.second.all_processes["raylet"][0].process
-    heard = 0
-
-    def kill(event: object) -> None:
-        nonlocal heard
-        heard += isinstance(event, Progress)
-        if heard == 1:
-            os.kill(raylet.pid, signal.SIGKILL)
-
-    report = quantize(source, tmp_path / "out", nodes.address, scheme="FP8_BLOCK", notify=kill, size=512)
-    assert raylet.poll() == -signal.SIGKILL
-    assert report.cluster is not None
-    assert [node.lost for node in report.cluster.nodes].count(True) == 1
-    assert any("was lost; others did its work" in warning for warning in report.warnings)
-    assert digest(tmp_path / "out") == alone(source, tmp_path, "FP8_BLOCK")

@@ -1,6 +1,7 @@
 """A plan cut for a cluster, and what is foreseen of it: no piece is lost, no batch is a straggler, times add up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fp8cli.core.clustering.batches import LEAST_BYTES, cut_batches, excerpt, moved_bytes, wanted_batches
+from fp8cli.core.clustering.batches import LEAST_BYTES, cut_batches, excerpt, moved_bytes, wanted_batches, whole_shards
 from fp8cli.core.clustering.choice import ClusterChoice, read_cluster, refuse_device
 from fp8cli.core.clustering.fitness import odd_ones, why_unfit
 from fp8cli.core.clustering.messages import NodeFacts
 from fp8cli.core.clustering.outlook import foresee_cluster
+from fp8cli.core.clustering.report import ClusterReport
 from fp8cli.core.clustering.schedule import Rates, simulate
-from fp8cli.core.clustering.slots import share_nodes
+from fp8cli.core.clustering.slots import Slots, share_nodes
 from fp8cli.core.quantizing.crew import Crew, ShardWatch
 from fp8cli.core.quantizing.engine import execute
 from fp8cli.core.quantizing.pieces import cut, source_bytes
@@ -75,6 +77,41 @@ def test_an_excerpt_describes_the_same_pieces(plans: dict[str, Plan]) -> None:
         assert part.tensors[there[0]] == plan.tensors[here[0]]
         assert here[1:] == there[1:]
         assert source_bytes(part.tensors[there[0]], there) == source_bytes(plan.tensors[here[0]], here)
+
+
+def test_whoever_hashes_what_it_streams_gets_whole_shards(plans: dict[str, Plan]) -> None:
+    plan = plans["FP8_BLOCK"]
+    pieces = cut(plan, PIECE_BYTES)
+    batches = whole_shards(plan, pieces)
+    assert sorted(piece for batch in batches for piece in batch.pieces) == sorted(pieces)
+    shards = [{plan.tensors[number].shard for number, _, _ in batch.pieces} for batch in batches]
+    assert all(len(each) == 1 for each in shards)
+    assert set.union(*shards) == {shard.name for shard in plan.shards}
+    assert len(batches) == len(plan.shards)
+    sizes = [sum(moved_bytes(plan.tensors[piece[0]], piece) for piece in batch.pieces) for batch in batches]
+    assert [batch.moved_bytes for batch in batches] == sizes
+
+
+def test_batches_go_out_in_bundles_where_there_are_many_tasks_and_one_by_one_elsewhere() -> None:
+    of = {count: Slots(count=count, cpus=1, workers=1, memory_bytes=1).bundle for count in (1, 2, 63, 64, 200, 1000)}
+    assert of == {1: 1, 2: 1, 63: 1, 64: 2, 200: 7, 1000: 32}
+
+
+def test_shards_that_nobody_read_as_a_whole_are_told_of() -> None:
+    report = ClusterReport(
+        address=None,
+        start_seconds=1.0,
+        work_seconds=1.0,
+        batches=9,
+        slots=8,
+        cpus_per_task=1,
+        shards_not_hashed=3,
+        nodes=(),
+    )
+    assert report.warnings == (
+        "fp8.json has no SHA-256 of 3 shards of the source: the tasks were too many for each to read whole ones",
+    )
+    assert replace(report, shards_not_hashed=0).warnings == ()
 
 
 def test_a_giant_is_begun_first(plans: dict[str, Plan]) -> None:
@@ -196,7 +233,7 @@ class Twice:
         self.asked = 0
 
     def carry_out(
-        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None], watch: ShardWatch
+        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Mapping[Piece, Harm]], None], watch: ShardWatch
     ) -> None:
         del watch
         self.asked = len(pieces)
@@ -213,7 +250,7 @@ class Twice:
                     finished=heard.__setitem__,
                 )
                 crew.carry_out(numbered)
-            finished(piece, heard[numbered[0]])
+            finished({piece: heard[numbered[0]]})
 
 
 @pytest.mark.parametrize("scheme", ["FP8", "FP8_BLOCK"])

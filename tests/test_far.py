@@ -3,6 +3,7 @@
 Everything is real but the network: Ray's nodes, S3's API, the Hub's, and a tmpfs that holds half of the checkpoint.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from fp8cli.commands.quantize import QuantizeRequest, run
 from fp8cli.core.clustering.admission import admit
+from fp8cli.core.fetching.streaming import StreamOptions
 from fp8cli.core.quantizing.crew import Unwatched
 from tests.loopback_bucket import BUCKET, PROGRAM, LoopbackBucket, serving
 from tests.loopback_hub import LoopbackHub, Repo
@@ -61,7 +63,8 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
         node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
         # Ray takes the signal for itself.
         before = signal.getsignal(signal.SIGTERM)
-        cluster = Cluster(initialize_head=True, head_node_args=node)
+        # The head reads the Hub, and may not write to the bucket.
+        cluster = Cluster(initialize_head=True, head_node_args=node | {"env_vars": {"AWS_ACCESS_KEY_ID": ""}})
         try:
             second = cluster.add_node(**node)
             signal.signal(signal.SIGTERM, before)
@@ -89,11 +92,39 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+def hashes_of(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+def hashes_in(facts: Any) -> dict[str, str]:
+    return {name: file["sha256"] for name, file in facts["files"].items() if name.endswith(".safetensors")}
+
+
 def wait_until(what: Any) -> None:
     deadline = time.monotonic() + 120
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_shards_of_a_bucket_are_hashed_by_the_nodes_that_stream_them(far: Far, tmp_path: Path) -> None:
+    for path in far.local.iterdir():
+        far.bucket.client.upload_file(str(path), BUCKET, f"source/{path.name}")
+    streaming = StreamOptions(stream=True, window="1MB")
+    request = QuantizeRequest(
+        model=f"s3://{BUCKET}/source", out=tmp_path / "out", cluster=f"ray={far.address}", streaming=streaming
+    )
+    report = run(request)
+    provenance = json.loads((tmp_path / "out" / "fp8.json").read_text())
+    assert hashes_in(provenance["source"]) == hashes_of(far.local)
+    assert hashes_in(provenance) == hashes_of(tmp_path / "out")
+    assert report.cluster is not None
+    assert report.cluster.batches == report.shards
+    # The head may not read the bucket.
+    (warning,) = report.warnings
+    assert "cannot read `s3://models/source`: no credentials" in warning
 
 
 @pytest.mark.slow
@@ -117,17 +148,30 @@ def test_a_checkpoint_larger_than_the_disk_goes_from_the_hub_into_a_bucket_thoug
     raylet = far.second.all_processes["raylet"][0].process
     # In the middle: some shards are in the bucket, and most are not begun.
     wait_until(lambda: len(far.bucket.parts()) > 8 or started.poll() is not None)
+    early = set(far.bucket.parts())
+    time.sleep(0.5)
     assert started.poll() is None, started.communicate()
     os.kill(raylet.pid, signal.SIGKILL)
     out, err = started.communicate(timeout=300)
     assert started.returncode == 0, err
     report = json.loads(out)["result"]
     assert sorted(node["lost"] for node in report["cluster"]["nodes"]) == [False, True]
+    head, second = sorted(report["cluster"]["nodes"], key=lambda node: bool(node["lost"]))
+    assert head["files_sent"] == 0
+    assert "credentials" in head["cannot_send"]
+    assert second["files_sent"] > 0
+    # What it had under way when it was killed may have to be sent again; what was there is not.
+    sent = far.bucket.parts()
+    assert {sent[part] for part in early} == {1}
     assert report["delivery"]["files"] == len(list(wanted.out.iterdir()))
     told_by_name = {"README.md", "fp8.json"}  # Which name the source.
     there = {name: text for name, text in far.bucket.contents(FOLDER).items() if name not in told_by_name}
     assert there == {path.name: path.read_bytes() for path in wanted.out.iterdir() if path.name not in told_by_name}
     assert far.bucket.uploads() == []
+    # Every shard was hashed on its way by the node that read it, and not taken for what the Hub says it is.
+    provenance = json.loads(far.bucket.contents(FOLDER)["fp8.json"])
+    assert hashes_in(provenance["source"]) == hashes_of(far.local)
+    assert not [name for name in provenance["source"]["hub_says"] if name.endswith(".safetensors")]
     assert list(small_disk.iterdir()) == []
 
     verified = fp8(tmp_path, "verify", PLACE, "--source", f"hf://{ID}", "--json", **far.environment)

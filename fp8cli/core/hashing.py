@@ -1,5 +1,7 @@
 """SHA-256 of files, by threads of its own while others work: whatever is done by then costs no time at the end.
 
+Or by somebody else, who promises it: a node of a cluster. What nobody there could do is done here after all.
+
 OpenSSL computes it without Python's lock, at 1 to 2 GB/s and thread. A file that was just read or written is still in
 memory, so that it comes from no disk a second time.
 """
@@ -15,6 +17,13 @@ from typing import Final, Self
 from fp8cli.errors import CannotRun
 
 _READ_BYTES: Final = 2**20
+
+
+Hash = tuple[int, str]
+"""Length and SHA-256 of a file."""
+
+Ask = Callable[[], "Future[Hash | None]"]
+"""Has somebody else hash a file, who answers None where nobody could."""
 
 
 class StoppedError(Exception):
@@ -46,10 +55,11 @@ def pieces_of(path: Path) -> Iterator[memoryview]:
 class Hashes:
     """The files to be hashed, and what came of it. Used as a context manager: at its end no thread is left."""
 
-    def __init__(self, threads: int) -> None:
-        """Begin with no file."""
+    def __init__(self, threads: int, found: Callable[[Path, str], None] = lambda _path, _digest: None) -> None:
+        """Begin with no file. `found` is told of every hash, by any thread, as soon as it is there."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fp8-hash")
-        self._jobs: dict[Path, Future[tuple[int, str]]] = {}
+        self._found = found
+        self._jobs: dict[Path, Future[Hash | None]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._done_bytes = 0
@@ -66,11 +76,23 @@ class Hashes:
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def add(self, path: Path) -> None:
+    def add(self, path: Path, ask: Ask | None = None) -> None:
         """Have a file hashed, once. Returns at once; any thread may call it."""
         with self._lock:
-            if path not in self._jobs and not self._stop.is_set():
-                self._jobs[path] = self._pool.submit(self._hash, path)
+            if path in self._jobs or self._stop.is_set():
+                return
+            job = self._jobs[path] = self._pool.submit(self._hash, path) if ask is None else ask()
+        if ask is not None:
+            job.add_done_callback(lambda done: self._take(path, done))
+
+    def know(self, path: Path, digest: str) -> None:
+        """Take the hash of a file that was found before. Raises OSError for one that is not there."""
+        job: Future[Hash | None] = Future()
+        job.set_result((path.stat().st_size, digest))
+        with self._lock:
+            if path not in self._jobs:
+                self._jobs[path] = job
+                self._done_bytes += path.stat().st_size
 
     def wait(self, begins: Callable[[int], None], told: Callable[[Path, int], None]) -> None:
         """Wait for all of them. `begins` is told how many bytes are left, `told` of every piece after that.
@@ -83,21 +105,35 @@ class Hashes:
             if waiting and left > 0:
                 begins(left)
                 self._told = told
-        for path, job in self._jobs.items():
+        for path in list(self._jobs):
             try:
-                job.result()
+                if self._jobs[path].result() is None:
+                    self._jobs[path] = self._pool.submit(self._hash, path)
+                    self._jobs[path].result()
             except OSError as problem:
                 message = f"`{path.name}` cannot be read: {problem.strerror or problem}"
                 raise CannotRun(message, hint="run the same command again: it goes on") from problem
 
-    def of(self, path: Path) -> tuple[int, str]:
+    def of(self, path: Path) -> Hash:
         """Return the length and the SHA-256 of a file that was waited for."""
-        return self._jobs[path].result()
+        hashed = self._jobs[path].result()
+        assert hashed is not None  # noqa: S101 - see `wait`
+        return hashed
 
-    def _hash(self, path: Path) -> tuple[int, str]:
+    def _hash(self, path: Path) -> Hash:
         sizes: list[int] = []
         digest = sha256_of(pieces_of(path), lambda size: self._note(path, size, sizes), self._stop)
+        self._found(path, digest)
         return sum(sizes), digest
+
+    def _take(self, path: Path, job: "Future[Hash | None]") -> None:
+        """Count what somebody else has hashed."""
+        if self._stop.is_set() or job.cancelled() or job.exception() is not None:
+            return
+        hashed = job.result()
+        if hashed is not None:
+            self._note(path, hashed[0], [])
+            self._found(path, hashed[1])
 
     def _note(self, path: Path, size: int, sizes: list[int]) -> None:
         sizes.append(size)

@@ -68,7 +68,14 @@ class Sent:
     sha256: str
 
 
-class Destination(Protocol):
+class Sends(Protocol):
+    """Who sends files to a place: the place as this machine sees it, or others on its behalf."""
+
+    def send(self, name: str, file: Path, before: Upload | None, notes: Notes) -> tuple[Upload, str]:
+        """Send a file, going on from what was sent `before`; return what `commit` needs, and its SHA-256 in hex."""
+
+
+class Destination(Sends, Protocol):
     """A place that a checkpoint can be sent to. Raises Fp8Error, in one sentence, for whatever goes wrong there."""
 
     @property
@@ -81,8 +88,8 @@ class Destination(Protocol):
     def prepare(self, standing: Standing | None) -> Standing:
         """Make the place, if there is none; return how it stands."""
 
-    def send(self, name: str, file: Path, before: Upload | None, notes: Notes) -> tuple[Upload, str]:
-        """Send a file, going on from what was sent `before`; return what `commit` needs, and its SHA-256 in hex."""
+    def begin(self, name: str, size: int) -> Upload | None:
+        """Let it take a file of so many bytes, of which nothing is sent yet; None where there is nothing to begin."""
 
     def holds(self, name: str, size: int, upload: Upload) -> bool:
         """Whether all of a file that was sent is still there."""

@@ -79,6 +79,10 @@ class HubDestination:
             raise CannotRun(message, hint="your token needs to read it too; run the command again")
         return standing
 
+    def begin(self, name: str, size: int) -> None:
+        """Nothing to do: the storage knows files by their content."""
+        del name, size
+
     def send(self, name: str, file: Path, before: Upload | None, notes: Notes) -> tuple[Upload, str]:
         """Put a file into the Hub's storage, which takes no file twice."""
         del before

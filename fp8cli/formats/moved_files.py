@@ -75,10 +75,15 @@ class MovedFiles:
             self._place[0].makedirs(self._hidden(), exist_ok=True)
         return standing or Standing(files=())
 
+    def begin(self, name: str, size: int) -> Upload:
+        """Say where it grows."""
+        del size
+        return Upload(id=self._hidden(name))
+
     def send(self, name: str, file: Path, before: Upload | None, notes: Notes) -> tuple[Upload, str]:
         """Write the file into the hidden folder, from its beginning."""
         del before
-        upload, digest = Upload(id=self._hidden(name)), hashlib.sha256()
+        upload, digest = self.begin(name, 0), hashlib.sha256()
         notes.begun(upload)
         with self._explained(), file.open("rb") as reading:
             self._make_folder_of(upload.id)

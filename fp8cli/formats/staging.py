@@ -2,7 +2,7 @@
 
     .NAME.fp8-partial/
         lock          held (flock) by the one run that may write
-        journal       first line: what this run makes; then one line per batch of finished pieces
+        journal       first line: what this run makes; then one line per batch of finished pieces, or per SHA-256
         checkpoint/   the output; renamed to NAME when it is whole, its config.json written last
 
 A reader can never mistake the hidden folder for a checkpoint, and NAME appears in one step. The journal only
@@ -18,9 +18,10 @@ import os
 import shlex
 import shutil
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
@@ -57,7 +58,10 @@ class Staging:
     folder: Path
     done: Mapping[Piece, Harm]
     """Pieces that an earlier run finished, each with what it had to report."""
+    hashes: dict[str, str]
+    """SHA-256 of files that it, or this one, has hashed; see `source_key` and `output_key`."""
     _journal: IO[str]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def checkpoint(self) -> Path:
@@ -66,10 +70,18 @@ class Staging:
 
     def record(self, pieces: Mapping[Piece, Harm]) -> None:
         """Note pieces as finished. Their bytes must have been flushed to the disk before."""
-        lines = [[*piece, *harm] for piece, harm in pieces.items()]
-        self._journal.write(json.dumps(lines, separators=(",", ":")) + "\n")
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
+        self._note([[*piece, *harm] for piece, harm in pieces.items()])
+
+    def record_hash(self, name: str, sha256: str) -> None:
+        """Note the SHA-256 of a file, by its name in `hashes`. Any thread may call it."""
+        self.hashes[name] = sha256
+        self._note({"sha256": [name, sha256]})
+
+    def _note(self, line: object) -> None:
+        with self._lock:
+            self._journal.write(json.dumps(line, separators=(",", ":")) + "\n")
+            self._journal.flush()
+            os.fsync(self._journal.fileno())
 
     def write_file(self, name: str, content: bytes, *, mode: int = 0o666) -> None:
         """Write one small file of the output and flush it. `mode` is subject to the umask."""
@@ -99,6 +111,16 @@ class Staging:
             _exchange(self.checkpoint, self.out)
         _flush_folder(self.out.parent)
         discard(self.out)
+
+
+def source_key(shard: str) -> str:
+    """Return what `Staging.hashes` calls a shard of the source."""
+    return f"source/{shard}"
+
+
+def output_key(shard: str) -> str:
+    """Return what it calls a shard of the output."""
+    return f"output/{shard}"
 
 
 def partial_folder(out: Path) -> Path:
@@ -146,7 +168,8 @@ def stage(out: Path, identity: Mapping[str, object], *, restart: bool) -> Iterat
             journal = (folder / "journal").open("a", encoding="utf-8")
             journal.write("\n")  # Ends a torn line, so that the next one stands by itself.
         with journal:
-            yield Staging(out=out, folder=folder, done=done or {}, _journal=journal)
+            hashes = {} if done is None else _resume_hashes(folder)
+            yield Staging(out=out, folder=folder, done=done or {}, hashes=hashes, _journal=journal)
 
 
 @contextmanager
@@ -235,9 +258,20 @@ def _resume(folder: Path, wanted: Mapping[str, object], out: Path) -> dict[Piece
         raise _different(out, _describe_change(changed[0], identity.get(changed[0]), wanted[changed[0]]))
     done: dict[Piece, Harm] = {}
     for line in lines[1:]:
-        with suppress(json.JSONDecodeError, TypeError, ValueError):  # Empty, or torn by a kill.
+        with suppress(json.JSONDecodeError, TypeError, ValueError):  # Empty, torn by a kill, or a SHA-256.
             done.update(((number, begin, end), (count, first)) for number, begin, end, count, first in json.loads(line))
     return done
+
+
+def _resume_hashes(folder: Path) -> dict[str, str]:
+    """Return what an earlier run, whose pieces are gone on from, has hashed."""
+    found: dict[str, str] = {}
+    for line in (folder / "journal").read_text(encoding="utf-8", errors="replace").split("\n"):
+        if line.startswith('{"sha256"'):
+            with suppress(json.JSONDecodeError, TypeError, ValueError):
+                name, digest = json.loads(line)["sha256"]
+                found[name] = digest
+    return found
 
 
 def _different(out: Path, what: str) -> Fp8Error:

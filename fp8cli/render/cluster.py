@@ -43,8 +43,9 @@ def show_outlook(outlook: ClusterOutlook, output: Output) -> None:
     )
     output.line(
         f"an estimate at {size(outlook.cpu_bytes_per_second)}/s of reading plus writing per processor, "
-        f"{outlook.batch_seconds * 1000:g} ms per batch, {outlook.driver_seconds * 1000:g} ms of the driver, and "
-        f"storage that keeps up; {outlook.start_seconds:.0f} s to begin come on top"
+        f"{outlook.batch_seconds * 1000:g} ms per batch, {outlook.driver_seconds * 1000:g} ms of the driver "
+        f"({outlook.bundled_driver_seconds * 1000:g} ms where relays hand batches out for it), and storage that keeps "
+        f"up; {outlook.start_seconds:.0f} s to begin, and the SHA-256 of the files, come on top"
     )
 
 
@@ -56,6 +57,11 @@ def show_work(report: ClusterReport, output: Output) -> None:
         f"{batches} on a Ray cluster {where}: {report.start_seconds:.1f} s to begin, "
         f"{report.work_seconds:.1f} s of work, {count(report.slots)} tasks at once"
     )
+    beside = {
+        "hashed": [node.bytes_hashed for node in report.nodes],
+        "sent": [node.bytes_sent for node in report.nodes],
+    }
+    beside = {title: of_nodes for title, of_nodes in beside.items() if any(of_nodes)}
     output.table(
         Table(
             columns=(
@@ -63,6 +69,7 @@ def show_work(report: ClusterReport, output: Output) -> None:
                 Column(title="batches", right=True),
                 Column(title="read", right=True),
                 Column(title="GB/s", right=True),
+                *(Column(title=title, right=True, rank=1) for title in beside),
                 Column(title=""),
             ),
             rows=tuple(
@@ -71,9 +78,10 @@ def show_work(report: ClusterReport, output: Output) -> None:
                     count(node.batches),
                     gb(node.bytes_read),
                     f"{node.bytes_per_second / 10**9:.2f}",
+                    *(size(of_nodes[number]) if of_nodes[number] else "" for of_nodes in beside.values()),
                     "lost" if node.lost else "left out" if node.left_out is not None else "",
                 )
-                for node in report.nodes
+                for number, node in enumerate(report.nodes)
             ),
         )
     )

@@ -20,8 +20,11 @@ from fp8cli.formats.staging import Piece
 PER_SLOT: Final = 4
 """Batches for every task that runs at once: with fewer, a slow node keeps the others waiting for its last."""
 
+SHARDS_PER_SLOT: Final = 2
+"""Shards for every task that runs at once, from which on a task can do whole ones and nobody waits long."""
+
 MOST_BATCHES: Final = 1024
-"""One driver hands out some hundreds a second: on a large cluster a slot gets fewer, down to a single one."""
+"""One driver hands out some thousands a second: on a large cluster a slot gets fewer, down to a single one."""
 
 LEAST_BYTES: Final = 96 * 2**20
 """Read plus written; a smaller batch takes no longer than the messages about it. A piece of BF16 moves as much."""
@@ -66,6 +69,17 @@ def cut_batches(
     giants = sorted((each for _, each in batches if each.moved_bytes > 2 * share), key=lambda each: -each.moved_bytes)
     others = sorted((pair for pair in batches if pair[1].moved_bytes <= 2 * share), key=lambda pair: pair[0])
     return (*giants, *(each for _, each in others))
+
+
+def whole_shards(plan: Plan, pieces: Sequence[Piece]) -> tuple[Batch, ...]:
+    """Put together what goes into one file of the output: for tasks that read a shard from its beginning to its end."""
+    by_shard: dict[str, list[Piece]] = defaultdict(list)
+    for piece in pieces:
+        by_shard[plan.tensors[piece[0]].shard].append(piece)
+    return tuple(
+        Batch(pieces=tuple(each), moved_bytes=sum(moved_bytes(plan.tensors[piece[0]], piece) for piece in each))
+        for each in by_shard.values()
+    )
 
 
 def wanted_batches(slots: int) -> int:

@@ -10,15 +10,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
 from fp8cli.core.clustering.choice import ADDRESS_VARIABLE, ClusterChoice
+from fp8cli.core.clustering.errand_messages import Errand
 from fp8cli.core.clustering.messages import Ended, GaveUp, Heard, Joined, NodeFacts, Question, Summons, Survey, Work
 from fp8cli.core.clustering.rank_messages import Dismissal, Muster
 from fp8cli.core.machine.probes import usable_cpus
@@ -63,6 +65,7 @@ class Foreman:
     log: Path
     _process: subprocess.Popen[bytes]
     _pipe: Connection
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def survey(self, question: Question) -> tuple[NodeFacts, ...]:
         """Return what every node answers."""
@@ -74,8 +77,11 @@ class Foreman:
                 message = f"the answer to a survey was {type(other).__name__}"
                 raise TypeError(message)
 
-    def begin(self, work: Work | Muster) -> None:
-        """Let it hand out batches, or place ranks; what it has to say about them is heard one by one."""
+    def begin(self, work: Work | Muster | Errand) -> None:
+        """Let it hand out batches or an errand, or place ranks; what it says about them is heard one by one.
+
+        Any thread may call it.
+        """
         self._say(work)
 
     def dismiss(self) -> None:
@@ -84,6 +90,10 @@ class Foreman:
             self._say(Dismissal())
             while self._pipe.poll(_DISMISSED_SECONDS) and not isinstance(self.hear(), Ended):
                 pass
+
+    def has_spoken(self, seconds: float) -> bool:
+        """Wait for so long at most; return whether there is something to hear."""
+        return self._pipe.poll(seconds)
 
     def hear(self) -> Heard:
         """Wait for what it says next. Raises BadInput or CannotRun when it gave up, or is gone."""
@@ -96,9 +106,10 @@ class Foreman:
             raise kind(said.message, hint=said.hint)
         return said
 
-    def _say(self, what: Question | Work | Muster | Dismissal | Summons) -> None:
+    def _say(self, what: Question | Work | Muster | Errand | Dismissal | Summons) -> None:
         try:
-            self._pipe.send(what)
+            with self._lock:
+                self._pipe.send(what)
         except (BrokenPipeError, ConnectionResetError):
             raise self._gone() from None
 

@@ -6,6 +6,7 @@ it did, and a batch that is done twice leaves the same bytes.
 """
 
 import os
+import pickle
 import platform
 import socket
 import tempfile
@@ -73,12 +74,16 @@ def look_around(question: Question) -> NodeFacts:
     )
 
 
-def carry_out(order: BatchOrder) -> BatchDone | BatchFailed:
-    """Do a batch, and wait until its bytes have reached the disk. Never raises what fp8 itself may raise."""
+def carry_out(packed: bytes) -> BatchDone | BatchFailed:
+    """Do a batch, and wait until its bytes have reached the disk. Never raises what fp8 itself may raise.
+
+    packed: the `BatchOrder`.
+    """
     begun, node = time.monotonic(), node_id()
+    order: BatchOrder = pickle.loads(packed)  # noqa: S301 - from who may run any code here, by way of Ray
     name = node_name(node)
     try:
-        harms = _do(order)
+        harms, sha256 = _do(order)
     except Fp8Error as problem:
         fault: Literal["source", "node"] = "source" if isinstance(problem, BadInput) else "node"
         return BatchFailed(
@@ -89,17 +94,19 @@ def carry_out(order: BatchOrder) -> BatchDone | BatchFailed:
         node=node,
         name=name,
         harms=tuple(harms[piece] for piece in order.pieces),
+        sha256=sha256,
         bytes_read=sum(source_bytes(order.plan.tensors[piece[0]], piece) for piece in order.pieces),
         seconds=time.monotonic() - begun,
     )
 
 
-def _do(order: BatchOrder) -> Mapping[Piece, Harm]:
+def _do(order: BatchOrder) -> tuple[Mapping[Piece, Harm], Mapping[str, str]]:
+    """Do the pieces; return what each has to report, and the SHA-256 of what was hashed on its way."""
     # Asked for every batch: a node may have joined late, or lost its disk, and the output may be another's by now.
-    if code_digest() != order.code:
+    if code_digest() != order.sight.code:
         message = f"fp8 {__version__} there is not the fp8 that asks"
         raise CannotRun(message, hint="install the same version on every node")
-    problem = _token_problem(order.shared, order.token) or source_problem(order.source, order.sizes)
+    problem = sight_problem(order.sight.shared, order.sight.token) or source_problem(order.source, order.sizes)
     if problem is not None:
         raise CannotRun(problem, hint="every node must see the source and the output under the same paths")
     harms: dict[Piece, Harm] = {}
@@ -118,9 +125,10 @@ def _do(order: BatchOrder) -> Mapping[Piece, Harm]:
             finished=harms.__setitem__,
         )
         crew.carry_out(order.pieces)
+        sha256 = supply.hashes() if isinstance(supply, WindowSupply) else {}
     with _part(), disk_errors(order.out):
         flush_shards(order.checkpoint, {order.plan.tensors[number].shard for number, _, _ in order.pieces})
-    return harms
+    return harms, sha256
 
 
 @contextmanager
@@ -155,6 +163,7 @@ def _supply(order: BatchOrder) -> Iterator[Supply]:
             scratch=scratch,
             connections=order.streaming.connections,
             window_bytes=order.streaming.window_bytes,
+            hashing=order.hashing,
         )
         try:
             yield window
@@ -206,7 +215,7 @@ def _problem_elsewhere(place: Elsewhere, sizes: Mapping[str, int]) -> str | None
 def _folder_problem(question: Question, node: str) -> str | None:
     if question.folder is None or question.token is None:
         return None
-    problem = _token_problem(question.folder, question.token)
+    problem = sight_problem(question.folder, question.token)
     if problem is not None:
         return problem
     try:
@@ -216,7 +225,8 @@ def _folder_problem(question: Question, node: str) -> str | None:
     return None
 
 
-def _token_problem(folder: Path, token: str) -> str | None:
+def sight_problem(folder: Path, token: str) -> str | None:
+    """Say why this is not the shared folder with this token; None: it is."""
     try:
         found = (folder / SIGN_FILE).read_text(encoding="utf-8")
     except OSError:

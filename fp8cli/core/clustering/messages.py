@@ -1,10 +1,11 @@
 """What travels between this process, the foreman that speaks Ray, and the nodes: plain data, all of it picklable.
 
 this process ──Summons, Question, Work──▶ foreman ──Question, BatchOrder──▶ node
-this process ◀──Joined, Survey, BatchDone, NodeLeftOut, NodeLost, Ended, GaveUp── foreman
+this process ◀──Joined, Survey, BatchesDone, NodeLeftOut, NodeLost, Ended, GaveUp── foreman
 foreman ◀──NodeFacts, BatchDone, BatchFailed── node
 
-What ranks of one program say and are told is in `rank_messages`.
+What ranks of one program say and are told is in `rank_messages`, and what nodes do with single files in
+`errand_messages`.
 """
 
 from collections.abc import Mapping
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from fp8cli.core.clustering.errand_messages import CannotSend, ErrandDone, ErrandFailed, Sight
 from fp8cli.core.clustering.rank_messages import RanksSeen
 from fp8cli.core.fetching.streaming import Streaming
+from fp8cli.core.fetching.window_hashing import ShardToHash
 from fp8cli.core.quantizing.plan import Plan
 from fp8cli.formats.sources import Elsewhere
 from fp8cli.formats.staging import Harm, Piece
@@ -89,6 +92,7 @@ class BatchOrder:
     """A batch, with all that a node needs for it."""
 
     number: int
+    sight: Sight
     plan: Plan
     """Of the batch's own tensors; see `batches.excerpt`."""
     pieces: tuple[Piece, ...]
@@ -97,14 +101,12 @@ class BatchOrder:
     """How a source is read that is in no folder: a window for every task."""
     sizes: Mapping[str, int]
     """Bytes of each file of the source that it reads."""
-    shared: Path
-    """The folder with the token."""
+    hashing: Mapping[str, ShardToHash]
+    """Shards of a source in no folder that are to be hashed on their way: those that it reads as a whole."""
     checkpoint: Path
     """The output in the making."""
     out: Path
     """What messages call the output."""
-    token: str
-    code: str
     workers: int
     memory_bytes: int
     device: str
@@ -120,8 +122,17 @@ class BatchDone:
     name: str
     harms: tuple[Harm, ...]
     """In the order of the pieces."""
+    sha256: Mapping[str, str]
+    """Of the shards that were hashed on their way."""
     bytes_read: int
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchesDone:
+    """Those of which the foreman has heard at once."""
+
+    done: tuple[BatchDone, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,15 +149,27 @@ class BatchFailed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lost:
+    """What came of a task instead of an answer."""
+
+    message: str
+    raised: bool
+    """Whether the task itself ended so; else its worker or its node was lost, again and again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """All batches, in the order in which they are to be begun."""
 
-    orders: tuple[BatchOrder, ...]
+    orders: tuple[bytes, ...]
+    """Of `BatchOrder`, packed: the foreman has no use for what is in them."""
     cpus: int
     """That a task claims of its node."""
     gpus: int
     slots: int
     """Tasks that run at once."""
+    bundle: int
+    """Batches that are handed out together."""
     left_out: tuple[str, ...]
     """Ids of nodes that get none."""
 
@@ -196,4 +219,7 @@ class GaveUp:
     hint: str | None
 
 
-Heard = Joined | Survey | BatchDone | NodeLeftOut | NodeLost | RanksSeen | Ended | GaveUp
+OfNodes = NodeLeftOut | NodeLost | CannotSend
+"""What may be told at any time."""
+
+Heard = Joined | Survey | BatchesDone | ErrandDone | ErrandFailed | OfNodes | RanksSeen | Ended | GaveUp

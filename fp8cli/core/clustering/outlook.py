@@ -23,8 +23,11 @@ CPU_BYTES_PER_SECOND: Final = 500_000_000
 BATCH_SECONDS: Final = 0.01
 """Lost by a slot for every batch; see `scripts/bench_cluster.py`."""
 
-DRIVER_SECONDS: Final = 0.0015
+DRIVER_SECONDS: Final = 0.0008
 """Of the driver, for every batch; likewise."""
+
+BUNDLED_DRIVER_SECONDS: Final = 0.0003
+"""The same where a relay hands batches out for it: see `slots.BUNDLED_FROM`."""
 
 START_SECONDS: Final = 10.0
 """Until a cluster of one machine stands and its nodes have answered."""
@@ -58,6 +61,8 @@ class ClusterOutlook:
     cpu_bytes_per_second: int
     batch_seconds: float
     driver_seconds: float
+    bundled_driver_seconds: float
+    """For more than so many tasks at once that batches are handed out in bundles."""
     start_seconds: float
     local_seconds: float
     """Of this machine alone, without a cluster."""
@@ -98,7 +103,7 @@ def foresee_cluster(
         rates = Rates(
             slot_bytes_per_second=CPU_BYTES_PER_SECOND * slots.workers,
             batch_seconds=BATCH_SECONDS,
-            driver_seconds=DRIVER_SECONDS,
+            driver_seconds=DRIVER_SECONDS if slots.bundle == 1 else BUNDLED_DRIVER_SECONDS,
         )
         schedule = simulate(sizes, slots=slots.count, rates=rates)
         rows.append(
@@ -118,6 +123,7 @@ def foresee_cluster(
         cpu_bytes_per_second=CPU_BYTES_PER_SECOND,
         batch_seconds=BATCH_SECONDS,
         driver_seconds=DRIVER_SECONDS,
+        bundled_driver_seconds=BUNDLED_DRIVER_SECONDS,
         start_seconds=START_SECONDS if choice.address is None else JOIN_SECONDS,
         local_seconds=local_seconds,
     )

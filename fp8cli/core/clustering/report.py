@@ -14,9 +14,16 @@ class NodeWork:
     """Summed over its tasks, of which several may run at once."""
     bytes_per_second: float
     """Read, over the time from the first batch handed out to its last one done."""
+    files_hashed: int
+    bytes_hashed: int
+    files_sent: int
+    bytes_sent: int
+    """Of those that it sent, as a whole: what an attempt before it had sent counts too."""
     lost: bool
     left_out: str | None
     """Why it got no work, or no more of it."""
+    cannot_send: str | None
+    """Why it sends nothing, or no more; others do."""
     slow_because: str | None
 
 
@@ -33,6 +40,8 @@ class ClusterReport:
     slots: int
     """Tasks that could run at once."""
     cpus_per_task: int
+    shards_not_hashed: int
+    """Of a source that is streamed: no task read them from their beginning to their end, and no server says more."""
     nodes: tuple[NodeWork, ...]
 
     @property
@@ -41,7 +50,19 @@ class ClusterReport:
         said = [
             *((node.name, node.left_out) for node in self.nodes if node.left_out is not None),
             *((node.name, node.slow_because) for node in self.nodes if node.slow_because is not None),
+            *((node.name, f"does not send: {node.cannot_send}") for node in self.nodes if node.cannot_send is not None),
             *((node.name, "was lost; others did its work") for node in self.nodes if node.lost),
         ]
         left_out = {node.name for node in self.nodes if node.left_out is not None}
-        return tuple(f"node `{name}` {why}" + ("; it was left out" * (name in left_out)) for name, why in said)
+        of_nodes = (f"node `{name}` {why}" + ("; it was left out" * (name in left_out)) for name, why in said)
+        return (*of_nodes, *self._of_hashes)
+
+    @property
+    def _of_hashes(self) -> tuple[str, ...]:
+        count = self.shards_not_hashed
+        if not count:
+            return ()
+        shards = "1 shard" if count == 1 else f"{count:,} shards"
+        return (
+            f"fp8.json has no SHA-256 of {shards} of the source: the tasks were too many for each to read whole ones",
+        )

@@ -12,7 +12,13 @@ from fp8cli.core.quantizing.plan import Plan
 from fp8cli.core.quantizing.resources import SCRATCH_BYTES_PER_ELEMENT
 
 MOST_SLOTS: Final = 1024
-"""Tasks at once: more than one driver keeps busy, which hands out some hundreds a second (see the table in README)."""
+"""Tasks at once: more than one driver keeps busy (see the table in README)."""
+
+BUNDLED_FROM: Final = 64
+"""Tasks at once, from which on batches are handed out in bundles."""
+
+BUNDLES: Final = 32
+"""That so many batches as there are tasks at once are put into: each is a message to a node that hands them out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +30,11 @@ class Slots:
     """That Ray reserves for it."""
     workers: int
     memory_bytes: int
+
+    @property
+    def bundle(self) -> int:
+        """How many batches are handed out together."""
+        return 1 if self.count < BUNDLED_FROM else -(-self.count // BUNDLES)
 
 
 def share_nodes(plan: Plan, cpus: Sequence[int], *, workers: int | None, memory_bytes: int) -> Slots:

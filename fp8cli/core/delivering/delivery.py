@@ -18,15 +18,24 @@ from fp8cli.core.delivering.ordering import DeliveryOrder, disk_window, weight_r
 from fp8cli.core.delivering.sending import Delivered, Notify, Sending, give_up, sending
 from fp8cli.core.quantizing.crew import ShardWatch, Unwatched
 from fp8cli.core.quantizing.plan import Plan
+from fp8cli.formats.addresses import Address
 from fp8cli.formats.checkpoint import LocalFolder
+from fp8cli.formats.destinations import Destination, SendOptions, Sends
 from fp8cli.formats.staging import Staging, discard, disk_errors
+
+
+class Carriers(Protocol):
+    """Who can send files of a folder that they see too."""
+
+    def carry(self, address: Address, options: SendOptions, destination: Destination) -> Sends:
+        """Return who sends to this place, which `destination` is as this machine sees it."""
 
 
 class Delivery(Protocol):
     """Where a run's output goes."""
 
-    def watch(self, plan: Plan) -> ShardWatch:
-        """Return who must be told of the shards of this plan."""
+    def watch(self, plan: Plan, carriers: Carriers | None = None) -> ShardWatch:
+        """Return who must be told of the shards of this plan. carriers: who sends them, if not this machine."""
 
     def wait(self) -> Mapping[str, str]:
         """Return when every shard is where it belongs: the SHA-256 of each that was sent."""
@@ -63,8 +72,8 @@ class _Here:
     staging: Staging
     overwrite: bool
 
-    def watch(self, plan: Plan) -> ShardWatch:
-        del plan
+    def watch(self, plan: Plan, carriers: Carriers | None = None) -> ShardWatch:
+        del plan, carriers
         return Unwatched()
 
     def wait(self) -> Mapping[str, str]:
@@ -86,7 +95,7 @@ class _Elsewhere:
     overwrite: bool
     _shards: frozenset[str] = frozenset()
 
-    def watch(self, plan: Plan) -> ShardWatch:
+    def watch(self, plan: Plan, carriers: Carriers | None = None) -> ShardWatch:
         lost = self.opened.lost(self.staging.checkpoint)
         self.staging.done = {
             piece: harm for piece, harm in self.staging.done.items() if plan.tensors[piece[0]].shard not in lost
@@ -95,7 +104,10 @@ class _Elsewhere:
         self._shards = frozenset(sizes)
         window = None if self.order.keep else disk_window(plan, self.staging.folder, workers=self.workers)
         weights = {} if window is None else weight_ranges(plan)
-        return self.opened.begin(self.staging.checkpoint, sizes, weights=weights, window_bytes=window)
+        carrier = None
+        if carriers is not None:
+            carrier = carriers.carry(self.order.address, self.order.options, self.opened.destination)
+        return self.opened.begin(self.staging.checkpoint, sizes, weights=weights, window_bytes=window, carrier=carrier)
 
     def wait(self) -> Mapping[str, str]:
         return self.opened.wait()

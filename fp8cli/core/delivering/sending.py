@@ -18,7 +18,7 @@ from fp8cli.core.delivering.ordering import DeliveryOrder, Range
 from fp8cli.core.delivering.shards import ShardSender
 from fp8cli.errors import BadInput, CannotRun, Fp8Error, Interrupted
 from fp8cli.formats.addresses import parse_address
-from fp8cli.formats.destinations import Destination, SendOptions, Sent, Standing, open_destination
+from fp8cli.formats.destinations import Destination, SendOptions, Sends, Sent, Standing, open_destination
 from fp8cli.formats.interruption import first_on_stop
 from fp8cli.formats.staging import Staging, discard
 
@@ -81,6 +81,7 @@ class Sending:
         *,
         weights: Mapping[str, tuple[Range, ...]] | None = None,
         window_bytes: int | None = None,
+        carrier: Sends | None = None,
     ) -> ShardSender:
         """Begin to send large files, each when the sender is told that it is finished; see `ShardSender`."""
         self._sender = ShardSender(
@@ -91,6 +92,7 @@ class Sending:
             weights=weights or {},
             window_bytes=window_bytes,
             notify=self.notify,
+            carrier=carrier,
         )
         self._sender.start()
         return self._sender

@@ -17,11 +17,14 @@ from fp8cli.core.delivering.delivery_events import BytesSent, DeliveryEvent, Sen
 from fp8cli.core.delivering.ledger import Ledger
 from fp8cli.core.delivering.ordering import Range
 from fp8cli.errors import Interrupted
-from fp8cli.formats.destinations import Destination, Sent, Upload
+from fp8cli.formats.destinations import Destination, Sends, Sent, Upload
 from fp8cli.formats.holes import punch
 
 SENDERS: Final = 2
 """Files under way at a time, each over several connections."""
+
+CARRIED: Final = 32
+"""The same where others send them, each a file or two."""
 
 _LOOK_AGAIN: Final = 0.5
 """Seconds after which a worker that waits for room looks whether the run was stopped."""
@@ -45,6 +48,8 @@ class ShardSender:
     """What shards that are begun and not sent may take here; None: no matter."""
     notify: Callable[[DeliveryEvent], None]
     """Told only while somebody waits for the end."""
+    carrier: Sends | None = None
+    """Who sends the files; None: this machine."""
     sent_bytes: int = 0
     """Including what earlier runs sent."""
     resumed_bytes: int = 0
@@ -63,7 +68,8 @@ class ShardSender:
 
     def start(self) -> None:
         """Begin to send what is told of from now on."""
-        self._threads = [threading.Thread(target=self._work, name="fp8-deliver", daemon=True) for _ in range(SENDERS)]
+        senders = SENDERS if self.carrier is None else CARRIED
+        self._threads = [threading.Thread(target=self._work, name="fp8-deliver", daemon=True) for _ in range(senders)]
         for thread in self._threads:
             thread.start()
 
@@ -159,7 +165,8 @@ class ShardSender:
             self._count(self.sizes[shard], resumed=True)
         else:
             before = None if entry is None else entry.upload
-            upload, sha256 = self.destination.send(shard, file, before, _Notes(self, shard))
+            carrier = self.carrier or self.destination
+            upload, sha256 = carrier.send(shard, file, before, _Notes(self, shard))
             sent = Sent(name=shard, file=file, upload=upload, sha256=sha256)
             self.ledger.whole(sent, punched=bool(self.weights.get(shard)))
         self._give_up(shard)

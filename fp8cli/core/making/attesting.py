@@ -3,17 +3,21 @@
 A shard of the source is hashed as soon as a worker begins to read it, one of the output once it is whole, so that
 either is in memory and comes from the disk no second time. What the Hub's cache names by its SHA-256 is not computed
 again: every blob there is called by the hash that the Hub publishes, and fp8.json says that it is the Hub's word.
+What was hashed is in the journal, so that a run that goes on reads no file twice. The nodes of a cluster hash the
+weights where there is one.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from fp8cli.core.fetching.window_supply import WindowSupply
-from fp8cli.core.hashing import Hashes
+from fp8cli.core.hashing import Hash, Hashes
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.inspection.stored_hashes import blob_hash
 from fp8cli.core.quantizing.plan import Plan
@@ -26,12 +30,19 @@ from fp8cli.formats.provenance import PROVENANCE, FileFacts, PlanNote, Provenanc
 from fp8cli.formats.remote_folder import RemoteFolder
 from fp8cli.formats.safetensors import DTYPES
 from fp8cli.formats.sources import Elsewhere
-from fp8cli.formats.staging import Staging
+from fp8cli.formats.staging import Staging, output_key, source_key
 
 Notify = Callable[[ReadingBegins | BytesRead], None]
 
 _MOST_THREADS: Final = 8
 """A disk gives no more than so many readers want."""
+
+
+class HashesElsewhere(Protocol):
+    """Who reads files that others see too."""
+
+    def hash_file(self, folder: Path, name: str) -> "Future[Hash | None]":
+        """Have a file hashed; None where nobody could."""
 
 
 @dataclass
@@ -46,6 +57,10 @@ class Attestation:
     """None: the files are not hashed, and their sizes alone are written down."""
     sent: bool = False
     """Whether the output's shards are sent elsewhere: who sends them hashes them, and they do not stay here."""
+    nodes: HashesElsewhere | None = None
+    """Who hashes the weights; None: this machine."""
+    lasting: bool = True
+    """Whether what an earlier run has made of a shard is what this one would make of it, to the last byte."""
     _known: dict[str, str] = field(init=False)
     """SHA-256 of source files, where the Hub or its cache tells it."""
     _sources: tuple[str, ...] = field(init=False)
@@ -72,7 +87,8 @@ class Attestation:
     def finished(self, shard: str) -> None:
         """Hash a shard of the output."""
         if not self.sent:
-            self._hash(self.staging.checkpoint / shard)
+            before = self.staging.hashes.get(output_key(shard)) if self.lasting else None
+            self._hash_weights(self.staging.checkpoint, shard, before)
 
     def abandon(self) -> None:
         """Nobody waits."""
@@ -123,7 +139,7 @@ class Attestation:
                 name=name,
                 commit=commit,
                 files={each: self._source_facts(each) for each in self._sources},
-                hub_says=tuple(sorted(self._known.keys() - self._streamed.keys())),
+                hub_says=tuple(sorted(name for name in self._known if not self._saw(name))),
             ),
             files={path.relative_to(root).as_posix(): self._facts(path) for path in paths},
         )
@@ -148,15 +164,33 @@ class Attestation:
                 return None
 
     def _hash_source(self, name: str) -> None:
-        if name not in self._known and isinstance(self.folder, LocalFolder):
+        if name in self._known or not isinstance(self.folder, LocalFolder):
+            return
+        if name in self._shards:
+            self._hash_weights(self.folder.path, name, self.staging.hashes.get(source_key(name)))
+        else:
             self._hash(self.folder.resolve(name))
+
+    def _saw(self, name: str) -> bool:
+        """Whether somebody has hashed a file of the source, in this run or in the one that it goes on from."""
+        return name in self._streamed or source_key(name) in self.staging.hashes
+
+    def _hash_weights(self, folder: Path, name: str, before: str | None) -> None:
+        """Have a shard hashed, or take what an earlier run has found."""
+        if self.hashes is None:
+            return
+        path = LocalFolder(folder).resolve(name)
+        if before is not None:
+            self.hashes.know(path, before)
+        else:
+            self.hashes.add(path, None if self.nodes is None else partial(self.nodes.hash_file, folder, name))
 
     def _hash(self, path: Path) -> None:
         if self.hashes is not None:
             self.hashes.add(path)
 
     def _source_facts(self, name: str) -> FileFacts:
-        known = self._streamed.get(name, self._known.get(name))
+        known = self._streamed.get(name, self.staging.hashes.get(source_key(name), self._known.get(name)))
         if known is None and isinstance(self.folder, LocalFolder):
             return self._facts(self.folder.resolve(name))
         if known is None and name not in self._shards and self.hashes is not None:
@@ -181,16 +215,29 @@ def attest(
     threads: int,
     hashed: bool,
     sent: bool = False,
+    nodes: HashesElsewhere | None = None,
+    lasting: bool = True,
 ) -> Iterator[Attestation]:
     """Keep the books of one run. threads: those of the engine; hashed: whether to compute SHA-256 at all.
 
-    sent: whether the shards are sent elsewhere.
+    sent: whether the shards are sent elsewhere. nodes, lasting: see `Attestation`.
     """
     if not hashed:
         yield Attestation(checkpoint, folder, staging, None, sent=sent)
         return
-    with Hashes(min(threads, _MOST_THREADS)) as hashes:
-        yield Attestation(checkpoint, folder, staging, hashes, sent=sent)
+    shards = [shard.name for shard in checkpoint.shards]
+    names = {staging.checkpoint / name: output_key(name) for name in shards}
+    if isinstance(folder, LocalFolder):
+        names |= {folder.resolve(name): source_key(name) for name in shards}
+
+    def found(path: Path, digest: str) -> None:
+        # What cannot be written down is found out by who writes down more than this.
+        if path in names:
+            with suppress(OSError, ValueError):
+                staging.record_hash(names[path], digest)
+
+    with Hashes(min(threads, _MOST_THREADS), found) as hashes:
+        yield Attestation(checkpoint, folder, staging, hashes, sent=sent, nodes=nodes, lasting=lasting)
 
 
 def note_of_quantization(provenance: Provenance, plan: Plan, modifiers: Sequence[str] | None) -> PlanNote:

@@ -10,7 +10,7 @@ output in the making, so that a run that goes on need not calibrate again. llm-c
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from typing import Final
 from fp8cli.core.budgeting.report import BudgetReport
 from fp8cli.core.calibrating.calibration import Calibrated, CalibrationEvent
 from fp8cli.core.calibrating.ordering import CalibrationOrder, environment_of
-from fp8cli.core.clustering.driving import ClusterLabour, ClusterWork, cluster_labour
+from fp8cli.core.clustering.driving import ClusterLabour, ClusterWork
 from fp8cli.core.clustering.events import ClusterBegins
 from fp8cli.core.clustering.report import ClusterReport
 from fp8cli.core.compressing.compression_events import CompressionEvent
@@ -35,6 +35,7 @@ from fp8cli.core.inspection.gate import pass_gate
 from fp8cli.core.inspection.reading import BytesRead, ReadingBegins
 from fp8cli.core.making.attesting import Attestation, attest, note_of_quantization
 from fp8cli.core.making.calibrating import find_scales
+from fp8cli.core.making.joining import joined
 from fp8cli.core.making.notes import note_budget, note_calibration, tools_of
 from fp8cli.core.making.source import Source
 from fp8cli.core.model.selection import Selection
@@ -131,7 +132,6 @@ def produce(production: Production, notify: Notify) -> Produced:
     """
     source, plan, out = production.source, production.plan, production.out
     state = source.state()
-    cluster = None
     identity = _identity(production, state)
     with (
         stage(out, identity, restart=production.restart) as staging,
@@ -155,9 +155,12 @@ def produce(production: Production, notify: Notify) -> Produced:
             production.judge(whole)
         calibrated = _calibrate(production, staging, notify)
         streamed = None
-        with _discarded_if_unfit(out), _attest(production, staging) as attestation:
+        nodes = joined(production.cluster, source, staging, production.resources, hashed=production.hashed)
+        with _discarded_if_unfit(out), ExitStack() as cluster, ExitStack() as books:
+            labour = cluster.enter_context(nodes)
+            attestation = books.enter_context(_attest(production, staging, labour, calibrated))
             plan = plan if whole is None else whole.plan
-            watch = Together((attestation, delivery.watch(plan)))
+            watch = Together((attestation, delivery.watch(plan, labour)))
             if whole is not None:
                 written = Written(harmed=(), bytes_resumed=0)
                 notify(Started(tensors=whole.tensors, bytes_read=plan.bytes_written))
@@ -169,16 +172,16 @@ def produce(production: Production, notify: Notify) -> Produced:
                 notify(Started(tensors=len(plan.tensors) - plan.counts.get("drop", 0), bytes_read=plan.bytes_read))
                 scales = {} if calibrated is None else calibrated.values
                 resources = production.resources
-                with source.supply(staging, hashed=production.hashed) as supply, _labour(production, staging) as labour:
+                with source.supply(staging, hashed=production.hashed) as supply:
                     written = execute(
                         plan, supply, staging, resources, notify, scales=scales, watch=watch, labour=labour
                     )
                     attestation.learn_source(supply)
-                cluster = None if labour is None else labour.report
                 streamed = supply.facts() if isinstance(supply, WindowSupply) else None
             attestation.complete(notify)
             source.refuse_changed(state, called=production.model)
             attestation.learn(delivery.wait())
+            cluster.close()  # In what follows no node has a part.
             provenance = _provenance(production, calibrated, whole)
             with disk_errors(out):
                 describe(source.checkpoint, source.folder, plan, staging, provenance)
@@ -198,14 +201,25 @@ def produce(production: Production, notify: Notify) -> Produced:
         whole=whole,
         delivered=delivered,
         streamed=streamed,
-        cluster=cluster,
+        cluster=None if labour is None else labour.report,
     )
 
 
-def _attest(production: Production, staging: Staging) -> AbstractContextManager[Attestation]:
-    source, threads = production.source, production.resources.workers
-    sent = production.delivery is not None
-    return attest(source.checkpoint, source.folder, staging, threads=threads, hashed=production.hashed, sent=sent)
+def _attest(
+    production: Production, staging: Staging, labour: ClusterLabour | None, calibrated: Calibrated | None
+) -> AbstractContextManager[Attestation]:
+    source = production.source
+    return attest(
+        source.checkpoint,
+        source.folder,
+        staging,
+        threads=production.resources.workers,
+        hashed=production.hashed,
+        sent=production.delivery is not None,
+        nodes=labour,
+        # Scales may be found anew, and llm-compressor writes all of it anew.
+        lasting=calibrated is None and production.compression is None,
+    )
 
 
 def _identity(production: Production, state: dict[str, list[int | str]]) -> dict[str, object]:
@@ -224,16 +238,6 @@ def _identity(production: Production, state: dict[str, list[int | str]]) -> dict
         identity["the modifiers"] = " and ".join(production.choice.modifiers.names) or "none"
         identity["the recipe"] = "none" if recipe is None else hashlib.sha256(recipe.text.encode()).hexdigest()
     return identity
-
-
-@contextmanager
-def _labour(production: Production, staging: Staging) -> Iterator[ClusterLabour | None]:
-    if production.cluster is None:
-        yield None
-        return
-    source = production.source
-    with cluster_labour(production.cluster, source.folder, source.streaming, staging, production.resources) as labour:
-        yield labour
 
 
 @contextmanager

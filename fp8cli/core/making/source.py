@@ -108,16 +108,18 @@ class Source:
             out=staging.out,
             connections=self.streaming.connections,
             window_bytes=self.streaming.window_bytes,
-            hashing=self._to_hash(self.folder) if hashed else {},
+            hashing=self.to_hash() if hashed else {},
         )
         try:
             yield window
         finally:
             window.close()
 
-    def _to_hash(self, place: Elsewhere) -> Mapping[str, ShardToHash]:
-        """Return what is to be hashed on its way, with what the Hub says of it."""
-        told = place.sha256 if isinstance(place, HubRepo) else lambda _: None
+    def to_hash(self) -> Mapping[str, ShardToHash]:
+        """Return what is to be hashed on its way, with what the Hub says of it; nothing where the files are here."""
+        if isinstance(self.folder, LocalFolder):
+            return {}
+        told = self.folder.sha256 if isinstance(self.folder, HubRepo) else lambda _: None
         sizes = {shard.name: self.checkpoint.files[shard.name] for shard in self.checkpoint.shards}
         return {name: ShardToHash(bytes=size, told=told(name)) for name, size in sizes.items()}
 

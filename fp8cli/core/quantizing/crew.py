@@ -5,7 +5,7 @@ can do comes last, so that it is imported while the rest is done (see core.quant
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,9 +50,9 @@ class Labour(Protocol):
     """Who does the pieces where it is not a crew of this process."""
 
     def carry_out(
-        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Piece, Harm], None], watch: ShardWatch
+        self, plan: Plan, pieces: Sequence[Piece], finished: Callable[[Mapping[Piece, Harm]], None], watch: ShardWatch
     ) -> None:
-        """Do these pieces, and tell of each, by one thread at a time, once its bytes have reached the disk.
+        """Do these pieces, and tell of some at a time, by one thread, once their bytes have reached the disk.
 
         No shard is begun before the watch lets it. The files of the output are there, at their full size. Raises as a
         crew does; a KeyboardInterrupt ends the work first.
