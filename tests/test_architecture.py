@@ -155,6 +155,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         *QUANTIZING,
     ),
     "fp8cli/core/clustering/foreman.py": ("ray", "fp8cli.core.clustering", "fp8cli.worker.parent_watch", *QUANTIZING),
+    "fp8cli/core/clustering/attendance.py": ("ray", "fp8cli.core.clustering", *QUANTIZING),
     "fp8cli/core/clustering/roll.py": ("ray", "fp8cli.core.clustering", *QUANTIZING),
     "fp8cli/core/clustering/site.py": ("ray", "fp8cli.core.clustering", *QUANTIZING),
     "fp8cli/core/clustering/tasks.py": ("ray", "fp8cli.core.clustering", *QUANTIZING),

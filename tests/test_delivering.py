@@ -1,6 +1,7 @@
 """The parts of a delivery one by one: the ledger, the window, holes, threads, and places that move files."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,14 @@ import pytest
 
 from fp8cli.commands.quantize import DeliveryOptions, QuantizeRequest, run
 from fp8cli.core.delivering.ledger import Ledger
+from fp8cli.core.delivering.ordering import disk_window
 from fp8cli.core.delivering.shards import ShardSender
 from fp8cli.errors import CannotRun, Interrupted, UsageError
 from fp8cli.formats.destinations import Notes, SendOptions, Sent, Standing, Upload, name_destination, open_destination
 from fp8cli.formats.holes import punch, takes_holes
 from fp8cli.formats.moved_files import MovedFiles
 from fp8cli.formats.waiting_threads import for_each
+from tests.calibrated import MODEL, plan_of
 from tests.models import llama_config, save_model
 
 
@@ -168,6 +171,17 @@ def test_who_waits_for_room_is_told_what_went_wrong(slow: tuple[Slow, ShardSende
     assert ended == [place.problem]
     with pytest.raises(CannotRun, match="burned down"):
         sender.wait()
+
+
+def test_on_a_cluster_as_many_shards_may_be_made_as_the_disk_has_room_for(tmp_path: Path) -> None:
+    plan = plan_of(MODEL, "FP8_DYNAMIC")
+    (shard,) = (each.header.file_bytes for each in plan.shards)
+    assert disk_window(plan, tmp_path, workers=1) == 3 * shard
+    assert disk_window(plan, tmp_path, workers=64) == 8 * shard
+    room = disk_window(plan, tmp_path, workers=None)
+    assert room is not None
+    free = shutil.disk_usage(tmp_path).free
+    assert 0.8 * free < room < free
 
 
 def test_who_waits_for_room_is_let_go_when_it_is_stopped(slow: tuple[Slow, ShardSender]) -> None:

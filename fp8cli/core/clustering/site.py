@@ -1,8 +1,9 @@
-"""What the foreman has under way: batches and errands handed to Ray, results taken in, nodes that are lost or unfit.
+"""What the foreman has under way: batches and errands that are handed to Ray, and results that are taken in.
 
 Which node does something is Ray's to decide, and so is doing it again when a worker or a node dies; this side keeps
-Ray's queue filled, leaves out nodes that are unfit (by a label selector), and begins a batch a second time when all
-others are done and it takes far longer than they did. While batches wait, errands get no more than half of the places.
+Ray's queue filled, leaves out nodes that are unfit by a label selector (which: `attendance`), and begins a batch a
+second time when all others are done and it takes far longer than they did. While batches wait, errands get no more
+than half of the places.
 
 What is handed out is packed before it comes here, on a large cluster in bundles (`tasks`), and results are asked for
 many at a time: a driver keeps no more nodes busy than it hands out batches in the time that one takes.
@@ -12,25 +13,15 @@ import queue
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import ray
 
-from fp8cli.core.clustering.errand_messages import CannotSend, Errand, ErrandFailed, HashDone, SendDone
-from fp8cli.core.clustering.messages import (
-    BatchDone,
-    BatchesDone,
-    BatchFailed,
-    Ended,
-    GaveUp,
-    Lost,
-    NodeLeftOut,
-    NodeLost,
-    Work,
-)
-from fp8cli.core.clustering.roll import name_of, reached, working_nodes
+from fp8cli.core.clustering.attendance import Attendance
+from fp8cli.core.clustering.errand_messages import Errand, ErrandFailed, HashDone, SendDone
+from fp8cli.core.clustering.messages import BatchDone, BatchesDone, BatchFailed, Ended, GaveUp, Lost, Work
 from fp8cli.core.clustering.tasks import RETRIES, answers, batch_task, hashing_task, relay_task, sending_task
 
 _LOOK_SECONDS: Final = 1.0
@@ -41,14 +32,10 @@ _GATHER_SECONDS: Final = 0.01
 """For which others are waited for that come with it: what Ray has ahead lasts longer."""
 _LEAST_AHEAD: Final = 64
 """Batches that Ray has at least; more than the tasks at once, so that none waits for this process."""
-_EMPTY_SECONDS: Final = 60.0
-"""A cluster without a node that may work is given up after so long."""
 _SLOW: Final = 3.0
 """A batch that takes so many times the median is begun a second time."""
 _SLOW_SECONDS: Final = 5.0
 """But not before so long."""
-_PATIENCE_SECONDS: Final = 6.0
-"""A node that does not answer for so long is called lost."""
 
 Said = Work | Errand | None
 """None: nobody listens any more."""
@@ -76,37 +63,27 @@ class Site:
     inbox: "queue.SimpleQueue[Any]"
     """What this process says meanwhile."""
     _work: Work | None = None
+    _attendance: Attendance = field(init=False)
     _batches: deque[int] = field(default_factory=deque)
     _errands: deque[Errand] = field(default_factory=deque)
     _tries: dict[Any, _Try] = field(default_factory=dict)
     """By their references."""
     _under_way: int = 0
     """Batches among them."""
-    _unfit: set[str] = field(default_factory=set)
-    """Nodes that got nothing from the beginning."""
-    _left_out: set[str] = field(default_factory=set)
-    """Those, and others that were unfit when they had got something."""
-    _mute: set[str] = field(default_factory=set)
-    """Nodes that cannot send."""
-    _gone: set[str] = field(default_factory=set)
-    """Nodes that were out of reach when that was looked at last; an errand goes to none of them."""
     _done: set[int] = field(default_factory=set)
     _seconds: list[float] = field(default_factory=list)
     _heard: list[BatchDone] = field(default_factory=list)
     """What this process was not told yet."""
-    _nodes: dict[str, str] = field(default_factory=dict)
-    _named: set[str] = field(default_factory=set)
-    """Nodes that were told of as lost."""
-    _seen_at: float = 0.0
     _running_since: float | None = None
     """When all batches that are left had a place of their own; None: some wait for one."""
-    _reached_at: float = 0.0
-    _gone_at: float = 0.0
-    """When a node was found to be out of reach."""
+
+    def __post_init__(self) -> None:
+        """Begin to know nodes."""
+        self._attendance = Attendance(self.tell)
 
     def carry_out(self, said: Work | Errand) -> None:
         """Begin with this, and go on until nothing is left of all that is said meanwhile. Raises EOFError."""
-        self._seen_at = time.monotonic()
+        self._attendance.begin()
         self._begin(said)
         looked = 0.0
         while self._work is not None or self._errands or self._tries:
@@ -118,7 +95,7 @@ class Site:
                 given_up = self._look_around()
             if given_up is not None:
                 self._end(given_up)
-        self._name_unreached()
+        self._attendance.name_unreached()
 
     def _listen(self) -> None:
         while not self.inbox.empty():
@@ -132,19 +109,15 @@ class Site:
             case Work():
                 self._work = said
                 self._batches = deque(range(len(said.orders)))
-                self._refuse(said.left_out)
+                self._attendance.refuse(said.left_out)
                 self._done, self._seconds, self._running_since = set(), [], None
                 self._end_if_done(said)
             case Errand():
-                self._refuse(said.left_out)
+                self._attendance.refuse(said.left_out)
                 self._errands.append(said)
             case other:
                 message = f"at work it was told {type(other).__name__}"
                 raise TypeError(message)
-
-    def _refuse(self, nodes: Sequence[str]) -> None:
-        self._unfit.update(node for node in nodes if node not in self._left_out)
-        self._left_out.update(nodes)
 
     def _hand_out(self) -> None:
         work = self._work
@@ -157,7 +130,7 @@ class Site:
             self._hand_out_errand(self._errands.popleft())
 
     def _hand_out_batches(self, work: Work, numbers: tuple[int, ...], *, again: bool = False) -> None:
-        left_out = tuple(sorted(self._left_out))
+        left_out = self._attendance.without
         if len(numbers) == 1:
             reference = batch_task(work.cpus, work.gpus, left_out).remote(work.orders[numbers[0]])
         else:
@@ -167,12 +140,11 @@ class Site:
         self._tries[reference] = _Try(what=numbers, begun=time.monotonic(), again=again)
 
     def _hand_out_errand(self, errand: Errand) -> None:
-        left_out = self._left_out | self._gone | (self._mute if errand.kind == "send" else set())
-        able = tuple(node for node in errand.able if node not in left_out)
+        able = self._attendance.senders(errand.able)
         if errand.kind == "send" and not able:
             self.tell(ErrandFailed(number=errand.order.number, node="", name="", message="no node can send"))
             return
-        task = sending_task(able) if errand.kind == "send" else hashing_task(tuple(sorted(left_out)))
+        task = sending_task(able) if errand.kind == "send" else hashing_task(self._attendance.out_of_reach)
         self._tries[task.remote(errand.order)] = _Try(what=errand, begun=time.monotonic())
 
     def _take_in(self) -> GaveUp | None:
@@ -213,8 +185,8 @@ class Site:
             case BatchFailed(fault="source"):
                 return GaveUp(fault="source", message=answer.message, hint=answer.hint)
             case BatchFailed():
-                self._leave_out(answer.node, answer.name, answer.message)
-                if not self._look():
+                self._attendance.leave_out(answer.node, answer.name, answer.message)
+                if not self._attendance.look():
                     message = f"{answer.name}: {answer.message}, and no other node is left"
                     return GaveUp(fault="cluster", message=message, hint=answer.hint)
                 self._hand_out_batches(work, (number,), again=tried.again)
@@ -234,13 +206,11 @@ class Site:
             case HashDone() | SendDone():
                 self.tell(answer)
             case ErrandFailed() if errand.kind == "send":
-                if answer.node not in self._mute:
-                    self._mute.add(answer.node)
-                    self.tell(CannotSend(node=answer.node, name=answer.name, reason=answer.message))
+                self._attendance.silence(answer.node, answer.name, answer.message)
                 self._errands.append(errand)
             case ErrandFailed():
-                self._leave_out(answer.node, answer.name, answer.message)
-                if self._look():
+                self._attendance.leave_out(answer.node, answer.name, answer.message)
+                if self._attendance.look():
                     self._errands.append(errand)
                 else:
                     self.tell(answer)
@@ -252,18 +222,12 @@ class Site:
 
     def _end_if_done(self, work: Work) -> None:
         if len(self._done) == len(work.orders):
-            self._name_unreached()
+            self._attendance.name_unreached()
             self._drop_batches()
             self.tell(Ended())
 
-    def _leave_out(self, node: str, name: str, reason: str) -> None:
-        if node not in self._left_out:
-            self._left_out.add(node)
-            self.tell(NodeLeftOut(node=node, name=name, reason=reason))
-        # What waits in Ray's queue may still go there: it comes back as this one did.
-
     def _look_around(self) -> GaveUp | None:
-        if not self._look():
+        if not self._attendance.look():
             message = "no node of the cluster can work any more"
             hint = "run the same command again to go on: with a cluster that can, or without --cluster"
             return GaveUp(fault="cluster", message=message, hint=hint)
@@ -279,45 +243,16 @@ class Site:
             for reference, tried in self._tries.items()
             if isinstance(tried.what, Errand) and tried.is_late(_SLOW_SECONDS)
         }
-        if not late or time.monotonic() - self._reached_at < _SLOW_SECONDS:
+        able = {node for tried in late.values() if isinstance(tried.what, Errand) for node in tried.what.able}
+        gone_at = self._attendance.gone_since(able) if late else None
+        if gone_at is None:
             return
-        nodes = working_nodes()
-        known = set(nodes).union(*(tried.what.able for tried in late.values() if isinstance(tried.what, Errand)))
-        there = reached(nodes)
-        self._reached_at = time.monotonic()
-        if known - there.keys() - self._gone:
-            self._gone_at = self._reached_at
-        self._gone = known - there.keys()
         for reference, tried in late.items():
             errand = tried.what
-            if isinstance(errand, Errand) and tried.begun < self._gone_at:
+            if isinstance(errand, Errand) and tried.begun < gone_at:
                 del self._tries[reference]
                 ray.cancel(reference, force=True)
                 self._errands.append(errand)
-
-    def _look(self) -> bool:
-        """See which nodes there are. False: none that may work, and none for a while, or all of them were unfit."""
-        now = working_nodes()
-        self._name_lost(alive=now)
-        for node in now.keys() - self._left_out:
-            self._nodes[node] = name_of(node, now[node])
-        if self._nodes:
-            self._seen_at = time.monotonic()
-            return True
-        patience = 0.0 if self._left_out - self._unfit else _EMPTY_SECONDS
-        return time.monotonic() - self._seen_at <= patience
-
-    def _name_lost(self, alive: Mapping[str, Any]) -> None:
-        for node in [node for node in self._nodes if node not in alive or node in self._left_out]:
-            name = self._nodes.pop(node)
-            if node not in self._left_out | self._named:
-                self._named.add(node)
-                self.tell(NodeLost(node=node, name=name))
-
-    def _name_unreached(self) -> None:
-        """Name nodes that do not answer, though Ray has them still among the live."""
-        asked = {node: facts for node, facts in working_nodes().items() if node not in self._named}
-        self._name_lost(alive=reached(asked, patience_seconds=_PATIENCE_SECONDS))
 
     def _begin_again(self, work: Work) -> None:
         """Give batches that take far longer than others to another task too, where one would be idle."""

@@ -102,7 +102,8 @@ class _Elsewhere:
         }
         sizes = {shard.name: shard.header.file_bytes for shard in plan.shards}
         self._shards = frozenset(sizes)
-        window = None if self.order.keep else disk_window(plan, self.staging.folder, workers=self.workers)
+        workers = None if carriers is not None else self.workers
+        window = None if self.order.keep else disk_window(plan, self.staging.folder, workers=workers)
         weights = {} if window is None else weight_ranges(plan)
         carrier = None
         if carriers is not None:

@@ -119,19 +119,19 @@ def check_destination(order: DeliveryOrder, *, out: Path, overwrite: bool) -> St
     return standing
 
 
-def disk_window(plan: Plan, folder: Path, *, workers: int) -> int | None:
+def disk_window(plan: Plan, folder: Path, *, workers: int | None) -> int | None:
     """Return how many bytes shards that are not sent yet may take in a folder; None: it takes no holes, so all do.
 
     Room for every worker's shard and for those under way, up to what is free beside all that stays, and for one shard
-    in any case.
+    in any case. workers: None where nobody knows how many there will be, on a cluster: as much as is free.
     """
     existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not takes_holes(existing):
         return None
     largest = max((shard.header.file_bytes for shard in plan.shards), default=0)
-    wanted = (min(workers, _SHARDS_MADE_AT_ONCE) + _SHARDS_SENT_AT_ONCE) * largest
-    free = shutil.disk_usage(existing).free - _bytes_not_punched(plan)
-    return max(largest, min(wanted, int(_SHARE_OF_FREE_DISK * free)))
+    room = int(_SHARE_OF_FREE_DISK * (shutil.disk_usage(existing).free - _bytes_not_punched(plan)))
+    wanted = room if workers is None else (min(workers, _SHARDS_MADE_AT_ONCE) + _SHARDS_SENT_AT_ONCE) * largest
+    return max(largest, min(wanted, room))
 
 
 def weight_ranges(plan: Plan) -> dict[str, tuple[Range, ...]]:
