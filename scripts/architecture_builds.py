@@ -74,10 +74,14 @@ TURNED: dict[str, tuple[Any, ...]] = {
     "attn_layer_indices": ([3, 6],),
     "layer_types": (["attention"] * LAYERS, ["mamba", "attention"] * (LAYERS // 2)),
     "layers_block_type": (["attention"] * LAYERS, ["mamba", "attention", "moe", "mlp"] * (LAYERS // 4)),
+    "mlp_layer_types": (["dense"] * LAYERS, ["dense", "sparse"] * (LAYERS // 2)),
+    "num_kv_shared_layers": (2,),
+    "interleave_moe_layer_step": (2,),
     "n_inner": (1777,),
     "word_embed_proj_dim": (1152,),
 }
 FIXED: dict[str, dict[str, Any]] = {
+    "cohere2_moe": {"mlp_layer_types": ["dense", "sparse"] * (LAYERS // 2)},
     "lfm2": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)},
 }

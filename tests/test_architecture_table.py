@@ -22,7 +22,7 @@ from fp8cli.core.model.architectures import (
     pattern_of,
     transformers_version,
 )
-from fp8cli.core.model.modeling import read_rules
+from fp8cli.core.model.modeling import read_rules, read_tensors, tied_names
 from fp8cli.core.model.selection import select
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -143,6 +143,38 @@ def test_a_checkpoint_saved_by_transformers_is_understood_whole(model_type: str,
     again = select(written, tensors, rules=fallback)
     assert again.decisions == selection.decisions
     assert again.ignored_modules == selection.ignored_modules
+
+
+HYBRID = ["conv", "full_attention"]
+RARER: dict[str, tuple[str, dict[str, Any]]] = {
+    "LFM2 with convolutions": ("lfm2", {"layer_types": HYBRID, "block_multiple_of": 32}),
+    "Gemma 4 without inputs per layer": ("gemma4_text", {"hidden_size_per_layer_input": 0}),
+    "Gemma 4 with layers that share a cache": ("gemma4_text", {"num_kv_shared_layers": 2, "num_hidden_layers": 4}),
+    "Llama 4 Maverick": ("llama4_text", {"interleave_moe_layer_step": 2, "num_local_experts": 4}),
+    "Command A with dense layers": (
+        "cohere2_moe",
+        {"mlp_layer_types": ["dense", "sparse"], "prefix_dense_intermediate_size": 160, "num_experts": 4},
+    ),
+    "Mellum with dense layers": ("mellum", {"mlp_layer_types": ["dense", "sparse"], "num_local_experts": 4}),
+}
+"""Models whose layers are not those of the usual config of their architecture."""
+
+
+@pytest.mark.parametrize("which", RARER)
+def test_models_with_other_layers_than_usual_are_whole_and_known_in_every_part(which: str) -> None:
+    model_type, keys = RARER[which]
+    config = CONFIG_MAPPING[model_type](**SMALL | keys)
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
+    with torch.device("meta"):
+        model = getattr(transformers, name)(config)
+    tied = tied_names(model)
+    tensors = {each.name: ("BF16", each.shape) for each in read_tensors(model) if each.name not in tied}
+    written = json.loads(config.to_json_string(use_diff=False)) | {"architectures": [name]}
+    rules = find_rules(written)
+    assert rules is not None
+    selection = select(written, tensors, rules=rules)
+    assert not any("not part of" in each.reason for each in selection.decisions)
+    assert any(each.action == "quantize" for each in selection.decisions)
 
 
 def test_a_pattern_has_a_star_for_each_number_between_dots() -> None:
