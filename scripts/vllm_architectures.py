@@ -2,7 +2,7 @@
 
 Read from vLLM's own registries, `vllm/model_executor/models/registry.py` (before 0.6, `__init__.py` beside it), as
 text: nothing of vLLM is imported. An architecture stands under the first of the releases that were read from which on
-all of them have it.
+all of them have it; of those that the newest has given up, it says which release was the last to have them.
 
     python scripts/vllm_architectures.py --check               # exit 1 where it differs from the installed vLLM
     python scripts/vllm_architectures.py --write               # what is new stands under the installed release
@@ -33,27 +33,28 @@ def main() -> int:
     mode.add_argument("--write", action="store_true", help="write the table")
     parser.add_argument("--older", type=Path, metavar="DIR", help="folder with unpacked sources of older releases")
     arguments = parser.parse_args()
-    release, installed = installed_architectures()
+    release, installed, last = installed_architectures()
     table = json.loads(TABLE.read_text("utf-8")) if TABLE.exists() else {}
     known: dict[str, frozenset[str]] = dict(_unfold(table))
     if arguments.older is not None:
         folders = sorted(arguments.older.iterdir(), key=lambda folder: numbers_in(folder.name))
         known = {folder.name: read_registry(folder) for folder in folders}
     if arguments.write:
-        TABLE.write_text(render(known | {release: installed}), "utf-8")
+        TABLE.write_text(render(known | {release: installed}, last), "utf-8")
         return 0
-    if table.get("checked") == release and known[release] == installed:
+    if table.get("checked") == release and known[release] == installed and table.get("last") == last:
         return 0
     print(f"{TABLE.name} differs from vLLM {release}: run with --write", file=sys.stderr)
     return 1
 
 
-def installed_architectures() -> tuple[str, frozenset[str]]:
-    """Return the installed release of vLLM, without its build, and the architectures in its registry."""
+def installed_architectures() -> tuple[str, frozenset[str], dict[str, str]]:
+    """Return the installed release of vLLM, without its build, and of its registry the architectures and those gone."""
     found = importlib.util.find_spec("vllm")
     if found is None or not found.submodule_search_locations:
         sys.exit("vLLM is not installed here")
-    return _installed_release(), read_registry(Path(found.submodule_search_locations[0]))
+    package = Path(found.submodule_search_locations[0])
+    return _installed_release(), read_registry(package), read_given_up(package)
 
 
 def _installed_release() -> str:
@@ -69,23 +70,32 @@ def read_registry(vllm: Path) -> frozenset[str]:
     """Return the architectures of a vLLM whose package lies at `vllm`: keys of its tables of (module, class)."""
     folder = vllm / "model_executor" / "models"
     files = (folder / "registry.py", folder / "__init__.py")
-    return frozenset(name for file in files if file.exists() for name in _tables_in(file))
+    return frozenset(name for file in files if file.exists() for name in _architectures_in(file))
 
 
-def _tables_in(file: Path) -> Iterator[str]:
-    for statement in ast.parse(file.read_text("utf-8")).body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict() as table):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict() as table):
-                pass
-            case _:
-                continue
+def read_given_up(vllm: Path) -> dict[str, str]:
+    """Return the architectures that a vLLM has no more, each with the last release that had it."""
+    tables = dict(_tables_in(vllm / "model_executor" / "models" / "registry.py"))
+    table = tables.get("_PREVIOUSLY_SUPPORTED_MODELS", ast.Dict(keys=[], values=[]))
+    return dict(sorted(ast.literal_eval(table).items()))
+
+
+def _architectures_in(file: Path) -> Iterator[str]:
+    for name, table in _tables_in(file):
         # Tables of what was supported once, or is elsewhere, hold texts.
         if name.endswith("_MODELS"):
             for key, value in zip(table.keys, table.values, strict=True):
                 if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple):
                     yield str(key.value)
+
+
+def _tables_in(file: Path) -> Iterator[tuple[str, ast.Dict]]:
+    for statement in ast.parse(file.read_text("utf-8")).body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict() as table):
+                yield name, table
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict() as table):
+                yield name, table
 
 
 def numbers_in(release: str) -> tuple[int, ...]:
@@ -101,8 +111,8 @@ def _unfold(table: Mapping[str, object]) -> Iterator[tuple[str, frozenset[str]]]
         yield release, have
 
 
-def render(registries: Mapping[str, frozenset[str]]) -> str:
-    """Write the table; registries: release → architectures."""
+def render(registries: Mapping[str, frozenset[str]], last: Mapping[str, str]) -> str:
+    """Write the table; registries: release → architectures; last: those given up → last release that had them."""
     releases = sorted(registries, key=numbers_in)
     since: dict[str, list[str]] = {release: [] for release in releases}
     for name in sorted(registries[releases[-1]]):
@@ -113,7 +123,8 @@ def render(registries: Mapping[str, frozenset[str]]) -> str:
             first = release
         since[first].append(name)
     rows = ",\n".join(f"{json.dumps(release)}:{json.dumps(names)}" for release, names in since.items())
-    return f'{{\n"checked":{json.dumps(releases[-1])},\n"since":{{\n{rows}\n}}\n}}\n'
+    gone = json.dumps(dict(last))
+    return f'{{\n"checked":{json.dumps(releases[-1])},\n"last":{gone},\n"since":{{\n{rows}\n}}\n}}\n'
 
 
 if __name__ == "__main__":

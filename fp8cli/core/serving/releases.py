@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from fp8cli.core.serving.modes import NATIVE_FROM, Capability, Kind
 
@@ -183,7 +183,12 @@ def _architecture(name: str | None) -> ReleaseNeed:
         source = f"vLLM {checked_release()} runs it as `{stand_in}`; older ones were not looked at"
         return ReleaseNeed(what=f"`{name}`", known="at most", release=checked_release(), source=source)
     if found is None:
-        source = f"not in {registry} of {checked_release()}, whose Transformers backend may run it all the same"
+        last = _table()["last"].get(name)
+        source = (
+            f"not in {registry} of {checked_release()}, whose Transformers backend may run it all the same"
+            if last is None
+            else f"vLLM {last} was the last to have it, and {checked_release()} refuses it"
+        )
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
         return ReleaseNeed(what=f"`{shown}`", known="unknown", release=None, source=source)
     releases = list(_table()["since"])
@@ -216,7 +221,7 @@ def checked_release() -> str:
 
 
 @cache
-def _table() -> dict[str, dict[str, list[str]]]:
+def _table() -> dict[str, Any]:
     text = files("fp8cli.core.serving").joinpath("vllm_architectures.json").read_text("utf-8")
     return dict(json.loads(text))
 
