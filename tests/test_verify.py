@@ -357,7 +357,7 @@ def test_ctrl_c_ends_it_in_the_middle_of_a_file(copy: Path, tmp_path: Path) -> N
     os.truncate(copy / SHARD, 2**42)
     words = words_of(tmp_path, "verify", copy)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and len(list(Path(f"/proc/{process.pid}/task").iterdir())) < 2:
+        while process.poll() is None and len(list(Path(f"/proc/{process.pid}/task").iterdir())) < 3:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)

@@ -14,6 +14,7 @@ import typer
 
 from fp8cli import __version__
 from fp8cli.cli import compare, convert, dequantize, doctor, evaluate, explore, inspect, push, quantize, verify
+from fp8cli.cli.waking import wake_on_signals
 from fp8cli.errors import ExitCode
 
 _EXIT_CODES = "\n\n".join(f"{code.value}: {code.meaning}" for code in ExitCode)
@@ -78,4 +79,5 @@ def main() -> NoReturn:
     # second in all, and find nothing: this process is short, and its memory is freed by counting references.
     gc.disable()
     atexit.register(gc.freeze)
+    wake_on_signals()
     command_line()
