@@ -87,6 +87,9 @@ class Books:
     def begun(self, upload: Upload) -> None:
         self.upload = upload
 
+    def about_to_send(self) -> None:
+        pass
+
     def part(self, number: int, tag: str) -> None:
         assert tag
         self.parts.append(number)
@@ -224,6 +227,26 @@ def test_a_node_that_sends_to_another_place_of_that_name_is_found_out(
     upload, sha256 = carrier(node, tmp_path).send(NAME, shard, None, books)
     assert node.muted == [f"1 one what it sent of `{NAME}` is not at `s3://{BUCKET}/out`"]
     assert sha256 == hashlib.sha256(shard.read_bytes()).hexdigest()
+    commit(upload, shard, sha256)
+    assert bucket.contents("out") == {NAME: shard.read_bytes()}
+
+
+def test_a_node_that_comes_back_from_the_dead_spoils_nothing_that_another_one_has_sent(
+    bucket: LoopbackBucket, shard: Path, tmp_path: Path
+) -> None:
+    def dies_and_comes_back(order: SendOrder) -> Answer:
+        before = with_notes(order.before, read_notes(order.notes, order.file))
+        assert before is not None
+        of_the_dead = NodeNotes(order.notes, order.file, before)
+        answer = at_once(order)
+        # Another one has sent all, and the file was given up.
+        emptied = tmp_path / "emptied"
+        emptied.write_bytes(bytes(SIZE))
+        with pytest.raises(CannotRun, match=f"another node sends `{NAME}` by now"):
+            open_destination(PLACE, SendOptions()).send(NAME, emptied, before, of_the_dead)
+        return answer
+
+    upload, sha256 = carrier(Node(dies_and_comes_back), tmp_path).send(NAME, shard, None, Books())
     commit(upload, shard, sha256)
     assert bucket.contents("out") == {NAME: shard.read_bytes()}
 

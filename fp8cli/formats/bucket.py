@@ -126,6 +126,7 @@ class BucketDestination:
 
         def send_part(part: tuple[int, bytes]) -> None:
             number, data = part
+            notes.about_to_send()
             tag = self._ask(lambda: self.store.put_part(self._key(name), _upload_id(upload), number, data))
             parts[number] = tag
             notes.part(number, tag)

@@ -41,6 +41,9 @@ class Notes(Protocol):
     def begun(self, upload: Upload) -> None:
         """Remember that it was begun, before anything of it is sent."""
 
+    def about_to_send(self) -> None:
+        """Look, when a part was read and before it is sent, whether it is wanted. Raises CannotRun if it is not."""
+
     def part(self, number: int, tag: str) -> None:
         """Remember that a part is there."""
 

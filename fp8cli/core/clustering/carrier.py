@@ -133,6 +133,10 @@ class _Books:
         """Hand on what this machine does after all; see formats.destinations.Notes."""
         self.notes.begun(upload)
 
+    def about_to_send(self) -> None:
+        """Ask on."""
+        self.notes.about_to_send()
+
     def part(self, number: int, tag: str) -> None:
         """Hand it on."""
         self.notes.part(number, tag)

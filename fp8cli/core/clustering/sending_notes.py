@@ -1,5 +1,9 @@
 """What a node has sent of a file, noted where every machine sees it: so that nobody sends a part twice.
 
+A worker outlives its node by seconds, and a node that hangs comes back: by then another one may have sent the file, and
+what it held is given up. So the last attempt claims the file, and whoever finds another's claim after he has read a
+part does not send it: what he read while the claim was his was still there.
+
 Each attempt has a file of its own, because not every shared file system lets two machines add to one. A line for each
 part, written and closed before the next; a torn last line, left by a kill in the middle of a write, is ignored.
 """
@@ -14,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from fp8cli.errors import CannotRun
 from fp8cli.formats.destinations import Upload
 
 FOLDER: Final = "sent"
@@ -39,8 +44,21 @@ class NodeNotes:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        """Choose a name that no other attempt has."""
+        """Choose a name that no other attempt has, and claim the file."""
         self._path = self.folder / f"{_stem(self.file)}-{os.urandom(8).hex()}"
+        claim = self.folder / f"claim-of-{self._path.name}"
+        claim.write_text(self._path.name, encoding="utf-8")
+        claim.replace(self._claim)
+
+    @property
+    def _claim(self) -> Path:
+        return self.folder / f"{_stem(self.file)}.claim"
+
+    def about_to_send(self) -> None:
+        """Raise CannotRun where another attempt has claimed the file."""
+        if self._claim.read_text("utf-8") != self._path.name:
+            message = f"another node sends `{self.file}` by now"
+            raise CannotRun(message)
 
     def begun(self, upload: Upload) -> None:
         """Take note under which name the parts go from now on: the place had forgotten the one before."""

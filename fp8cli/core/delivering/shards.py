@@ -201,6 +201,9 @@ class _Notes:
     def begun(self, upload: Upload) -> None:
         self.sender.ledger.begun(self.shard, upload)
 
+    def about_to_send(self) -> None:
+        """Nobody else sends from here."""
+
     def part(self, number: int, tag: str) -> None:
         self.sender.ledger.part(self.shard, number, tag)
 
