@@ -157,7 +157,9 @@ def _presences(builds: list[Build]) -> dict[str, str]:
         counted = pattern.count("*") < 2 or roles[pattern] == "linear"
         if counted and places == (everywhere if "*" in pattern else once):
             presences[pattern] = ALWAYS
-        elif roles[pattern] in ("linear", "router") and pattern.endswith(".weight"):
+        elif roles[pattern] == "fused experts" or (
+            roles[pattern] in ("linear", "router") and pattern.endswith(".weight")
+        ):
             together[_part(pattern), frozenset(places)].append(pattern)
     for number, patterns in enumerate(group for group in together.values() if len(group) > 1):
         presences |= dict.fromkeys(patterns, str(number + 1))

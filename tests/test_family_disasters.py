@@ -407,6 +407,8 @@ def test_what_a_user_keeps_is_ignored_under_the_names_of_disk_and_memory(source:
     [
         ("Llama 4", "language_model.model.layers.1.feed_forward.experts.3.up_proj.weight"),
         ("Granite-MoE", "model.layers.0.block_sparse_moe.experts.0.down_proj.weight"),
+        ("Granite 4 (hybrid)", "model.layers.1.block_sparse_moe.experts.1.gate_proj.weight"),
+        ("Gemma 4 (vision, experts)", "model.language_model.layers.1.experts.2.down_proj.weight"),
         ("Qwen3-VL", "model.language_model.layers.1.self_attn.q_norm.weight"),
     ],
 )

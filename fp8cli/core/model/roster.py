@@ -255,13 +255,19 @@ class Roster:
     def _missing_companions(self) -> Iterator[Complaint]:
         """Siblings stand together in a layer, and experts without a gap, unless they are in one tensor."""
         label = {rule.pattern: rule for rule in self.rules.tensors if rule.presence not in ("", ALWAYS)}
+        standing = {pattern: rule.presence for pattern, rule in label.items()}
+        for fused in self.rules.fused:
+            if fused.pattern in label:
+                apart = (f"{fused.experts}.*.{leaf}.weight" for leaf in fused.projections)
+                standing |= dict.fromkeys(apart, label[fused.pattern].presence)
         places: dict[str, set[int]] = defaultdict(set)
         for name, rule in self.found.items():
-            if rule.pattern in label:
-                places[rule.presence].add(layer_of(self.full_names[name]) or 0)
+            if rule.pattern in standing:
+                places[standing[rule.pattern]].add(layer_of(self.full_names[name]) or 0)
         for rule in label.values():
             for layer in sorted(places[rule.presence]):
-                yield from (self._missing(name) for name in self._copies(rule, layer) if name not in self._all_names)
+                wanted = self._apart(rule, layer) or self._copies(rule, layer)
+                yield from (self._missing(name) for name in wanted if name not in self._all_names)
 
     def _copies(self, rule: TensorRule, layer: int) -> Iterator[str]:
         """Names of one rule in one layer: one, or one for each expert."""
